@@ -1,0 +1,1 @@
+"""Checkpoint backend on torch's Distributed Checkpoint."""

@@ -1,0 +1,1 @@
+"""Losses for supervised fine-tuning and reinforcement learning."""

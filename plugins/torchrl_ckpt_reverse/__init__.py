@@ -1,0 +1,1 @@
+"""An environment that asks for words to be spelled backwards."""

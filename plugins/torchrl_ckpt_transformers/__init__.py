@@ -1,0 +1,1 @@
+"""Hugging Face transformers: the model, and the embedded engine."""

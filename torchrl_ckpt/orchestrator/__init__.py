@@ -1,0 +1,1 @@
+"""Turns problems into rollouts, rollouts into advantages and batches."""

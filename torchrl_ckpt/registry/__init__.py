@@ -1,0 +1,1 @@
+"""Plugins by entry point: discover, load, check, explain."""
