@@ -265,6 +265,10 @@ class Client(Section):
     timeout: Seconds = 600.0
     """How long to wait for the server to come up, or for an answer, in seconds."""
 
+    canary_tolerance: Annotated[float, Field(gt=0)] = 1e-3
+    """How far the engine's log-probabilities of known sequences may lie from the trainer's, in
+    nats. What shows weights that are not the ones asked for; wider for an engine in bfloat16."""
+
     prompts_per_request: PositiveInt = 128
     """Prompts of one request. They form the engine's batch, so results depend on this number and
     never on timing."""

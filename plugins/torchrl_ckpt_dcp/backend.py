@@ -1,0 +1,91 @@
+"""The checkpoint backend `dcp`: torch's Distributed Checkpoint on a local or shared file system."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import torch.distributed.checkpoint as dcp
+from pydantic import BaseModel, ConfigDict, Field
+from torch.distributed import ProcessGroup
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+
+from torchrl_ckpt.contracts import FileRecord
+from torchrl_ckpt.errors import CheckpointMismatch
+from torchrl_ckpt_dcp.reader import TensorReader, read_metadata
+from torchrl_ckpt_dcp.writer import RecordingWriter
+
+
+class DcpConfig(BaseModel):
+    """Options of `dcp`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    threads: Annotated[int, Field(ge=1)] = 1
+    """Files, and threads writing them, for each rank."""
+
+
+class FinishedSave:
+    """What is left to ask once everything was done in `save` itself."""
+
+    def __init__(self, records: list[FileRecord]) -> None:
+        self._records = records
+
+    def wait_staged(self) -> None:
+        pass
+
+    def wait_written(self) -> list[FileRecord]:
+        return self._records
+
+
+class DcpBackend:
+    """Saves synchronously: training goes on when every byte is durable.
+
+    Each rank writes its shards; what is replicated is written once. A load reshards, so the number
+    of ranks may change.
+    """
+
+    plugin_api = 1
+    Config = DcpConfig
+
+    def __init__(self, config: DcpConfig) -> None:
+        self._config = config
+
+    def save(
+        self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup
+    ) -> FinishedSave:
+        writer = RecordingWriter(directory, thread_count=self._config.threads)
+        dcp.save(dict(state), storage_writer=writer, process_group=group)
+        return FinishedSave(writer.finish_records())
+
+    def load(
+        self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup
+    ) -> None:
+        _check_fit(state, read_metadata(directory), directory)
+        dcp.load(dict(state), storage_reader=TensorReader(directory), process_group=group)
+
+    def close(self) -> None:
+        pass
+
+
+def _check_fit(state: Mapping[str, torch.Tensor], metadata: Metadata, directory: Path) -> None:
+    stored = metadata.state_dict_metadata
+    faults = [f"{name} is missing" for name in state if name not in stored]
+    faults += [f"{name} is there but not wanted" for name in stored if name not in state]
+    for name, tensor in state.items():
+        found = stored.get(name)
+        if isinstance(found, TensorStorageMetadata) and (
+            found.size != tensor.size() or found.properties.dtype != tensor.dtype
+        ):
+            faults.append(
+                f"{name} is {found.properties.dtype} {list(found.size)}, "
+                f"wanted {tensor.dtype} {list(tensor.size())}"
+            )
+    if faults:
+        shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if faults[5:] else "")
+        raise CheckpointMismatch(
+            f"{directory} does not fit this model and optimiser: {shown}. "
+            "Resume with the `model` that the checkpoint was made with"
+        )

@@ -1,0 +1,78 @@
+"""DCP's file reader, which executes nothing that it reads."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan
+
+from torchrl_ckpt.errors import CheckpointDamaged
+
+_METADATA_CLASSES = {
+    "torch.distributed.checkpoint.metadata": {
+        "_MEM_FORMAT_ENCODING",
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.serialization": {"_get_layout"},
+    "torch": {"Size"},
+    "collections": {"OrderedDict"},
+}
+
+
+class MetadataUnpickler(pickle.Unpickler):
+    """Admits the classes that DCP's metadata is made of and torch's dtypes, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name in _METADATA_CLASSES.get(module, ()):
+            return super().find_class(module, name)
+        if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
+            return found
+        raise CheckpointDamaged(
+            f"the checkpoint's .metadata asks for {module}.{name}, which is no part of DCP's "
+            "metadata: it was not written by this program, and nothing of it was executed"
+        )
+
+
+def read_metadata(directory: Path) -> Metadata:
+    """Raises `CheckpointDamaged` for anything but DCP's own metadata."""
+    path = directory / ".metadata"
+    try:
+        with open(path, "rb") as file:
+            metadata = MetadataUnpickler(file).load()
+    except (OSError, EOFError, pickle.UnpicklingError, AttributeError, ValueError) as error:
+        raise CheckpointDamaged(f"{path} cannot be read: {error}") from None
+    if not isinstance(metadata, Metadata):
+        raise CheckpointDamaged(f"{path} is not DCP's metadata")
+    for stored in (metadata.storage_data or {}).values():
+        if Path(stored.relative_path).name != stored.relative_path:
+            raise CheckpointDamaged(f"{path} points outside its directory: {stored.relative_path}")
+    return metadata
+
+
+class TensorReader(FileSystemReader):
+    """Reads tensors. Byte entries, which DCP would unpickle, are refused."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        metadata = read_metadata(Path(self.path))
+        metadata.storage_meta = StorageMeta(load_id=self.load_id)
+        return metadata
+
+    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
+        for item in plan.items:
+            if item.type == LoadItemType.BYTE_IO:
+                raise CheckpointDamaged(
+                    f"{self.path} holds {item.storage_index.fqn} as pickled bytes, not as a tensor"
+                )
+        return plan

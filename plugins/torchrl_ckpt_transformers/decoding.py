@@ -1,0 +1,125 @@
+"""Autoregressive decoding of one batch, with a key-value cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from torchrl_ckpt.contracts import Sample, Sampling
+from torchrl_ckpt_transformers.noise import uniforms
+from torchrl_ckpt_transformers.sampling import draw
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Row = tuple[int, int]
+"""A completion to make: which prompt, and the number of the sample."""
+
+
+@torch.inference_mode()
+def decode(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    rows: Sequence[Row],
+    sampling: Sampling,
+) -> list[Sample]:
+    """A completion for each of `rows`, in their order.
+
+    Every prompt runs through the model once, however many samples it has. Rows that have ended
+    leave the batch as soon as they are half of it, so that a few long completions are not paid for
+    by all.
+    """
+    device = model.device
+    prompt_of_row = torch.tensor([prompt for prompt, _ in rows], device=device)
+    noise = uniforms(
+        np.array([seeds[prompt] % 2**64 for prompt, _ in rows], dtype=np.uint64),
+        np.array([sample for _, sample in rows], dtype=np.uint64),
+        sampling.max_tokens,
+    ).to(device)
+    stop = torch.tensor(sampling.stop_token_ids, dtype=torch.long, device=device)
+
+    input_ids, mask = _pad_left(prompts, device)
+    output = model(
+        input_ids=input_ids,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    cache = output.past_key_values
+    cache.batch_select_indices(prompt_of_row)
+    logits, mask = output.logits[prompt_of_row, -1], mask[prompt_of_row]
+    positions = mask.sum(-1, keepdim=True)
+
+    tokens = torch.zeros(len(rows), sampling.max_tokens, dtype=torch.long, device=device)
+    logprobs = torch.zeros(len(rows), sampling.max_tokens, device=device)
+    lengths = torch.full((len(rows),), sampling.max_tokens, device=device)
+    batch = torch.arange(len(rows), device=device)  # which rows are still in the batch
+    running = torch.ones(len(rows), dtype=torch.bool, device=device)
+    for place in range(sampling.max_tokens):
+        drawn, tokens_logprobs = draw(logits, noise[batch, place], sampling)
+        tokens[batch, place], logprobs[batch, place] = drawn, tokens_logprobs
+        ended = running & torch.isin(drawn, stop)
+        lengths[batch[ended]] = place + 1
+        running = running & ~ended
+        num_running = int(running.sum())
+        if num_running == 0 or place + 1 == sampling.max_tokens:
+            break
+        if num_running <= len(batch) // 2:
+            kept = running.nonzero()[:, 0]
+            cache.batch_select_indices(kept)
+            batch, drawn, mask = batch[kept], drawn[kept], mask[kept]
+            positions, running = positions[kept], running[kept]
+        mask = torch.cat([mask, mask.new_ones(len(batch), 1)], dim=-1)
+        output = model(
+            input_ids=drawn[:, None],
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        logits, positions = output.logits[:, -1], positions + 1
+    return _samples(tokens, logprobs, lengths, set(sampling.stop_token_ids))
+
+
+def _pad_left(
+    prompts: Sequence[Sequence[int]], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask (1 where there is a token), both `[prompts, longest]`."""
+    longest = max(map(len, prompts))
+    padded = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
+
+
+def _samples(
+    tokens: torch.Tensor, logprobs: torch.Tensor, lengths: torch.Tensor, stop: set[int]
+) -> list[Sample]:
+    samples = []
+    for token_ids, values, length in zip(
+        tokens.tolist(), logprobs.tolist(), lengths.tolist(), strict=True
+    ):
+        reason = "stop" if token_ids[length - 1] in stop else "length"
+        samples.append(Sample(token_ids[:length], values[:length], reason))
+    return samples
+
+
+@torch.inference_mode()
+def score(model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+    """For each sequence, the log-probability of every token but the first, at temperature 1.
+
+    The padding is on the right, where a causal model does not see it.
+    """
+    longest = max(map(len, sequences))
+    padded = [[*sequence, *[0] * (longest - len(sequence))] for sequence in sequences]
+    input_ids = torch.tensor(padded, device=model.device)
+    logits = model(input_ids=input_ids, use_cache=False).logits
+    logprobs = logits[:, :-1].float().log_softmax(-1).gather(-1, input_ids[:, 1:, None])[..., 0]
+    return [
+        values[: len(sequence) - 1]
+        for values, sequence in zip(logprobs.tolist(), sequences, strict=True)
+    ]

@@ -1,0 +1,173 @@
+"""Engine "transformers": generates inside the server's process, with nothing more to install.
+
+A request is one batch (or several of `max_batch` sequences, in the order of the request), and
+requests run one after the other. So the arithmetic of a request never depends on timing: the same
+request to the same weights gives the same bits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from torchrl_ckpt.contracts import Generation, Model, Sample
+from torchrl_ckpt.errors import ModelError
+from torchrl_ckpt_transformers.model import TransformersModel
+from torchrl_ckpt_transformers.pretrained import load_causal_lm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+T = TypeVar("T")
+
+
+class TransformersEngineConfig(BaseModel):
+    """The `[engine]` table, less `type`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    max_batch: int = Field(default=1024, ge=1)
+    """Sequences of one forward pass at most."""
+
+    device: str = "auto"
+    """The torch device. `auto`: the GPU where there is one."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """The arithmetic. `auto`: float32 on CPU, bfloat16 on a GPU."""
+
+
+class TransformersEngine:
+    """Batched decoding of a transformers model, one request at a time."""
+
+    plugin_api = 1
+    Config = TransformersEngineConfig
+
+    _model: PreTrainedModel
+    _max_length: int
+    _attention: str
+
+    def __init__(self, config: TransformersEngineConfig) -> None:
+        self.config = config
+        # One thread is the queue: requests and loads run in the order in which they came.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+
+    def start(self, model: Model, *, max_length: int | None, threads: int) -> None:
+        """Raises `ModelError` for a model that is not a `TransformersModel` or is too short."""
+        if not isinstance(model, TransformersModel):
+            raise ModelError(
+                f"the engine `transformers` needs a model of type `transformers`, not "
+                f"{type(model).__name__}: choose another engine, or derive the model's class from "
+                "TransformersModel"
+            )
+        self._thread.submit(self._start, model, max_length, threads).result()
+
+    async def generate(self, request: Generation) -> list[list[Sample]]:
+        """Raises `ValueError` for prompts that the model cannot take."""
+        self._check(request.prompts, request.sampling.max_tokens)
+        return await self._run(lambda: self._generate(request))
+
+    async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Raises `ValueError` for sequences that the model cannot take."""
+        self._check(sequences, 0)
+        return await self._run(lambda: self._logprobs(sequences))
+
+    async def load_weights(self, directory: Path) -> None:
+        """Raises `ModelError` for weights of another model, and then nothing has changed."""
+        await self._run(lambda: self._load(directory))
+
+    async def weights_digest(self) -> str:
+        """As `digest_tensors` of the parameters in use, of tied ones the first."""
+        return await self._run(self._digest)
+
+    def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _start(self, model: TransformersModel, max_length: int | None, threads: int) -> None:
+        import torch
+
+        if threads:
+            torch.set_num_threads(threads)
+        device, dtype = self.config.device, self.config.dtype
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if dtype == "auto":
+            dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
+        self._model = model.causal_lm(pretrained=True).to(device, getattr(torch, dtype)).eval()
+        self._attention = model.config.attention
+        longest = getattr(self._model.config, "max_position_embeddings", None)
+        if max_length is not None and longest is not None and max_length > longest:
+            raise ModelError(f"max_length = {max_length}, but the model holds {longest} tokens")
+        self._max_length = max_length or longest or 2**31
+
+    def _check(self, sequences: Sequence[Sequence[int]], max_tokens: int) -> None:
+        vocabulary = self._model.config.vocab_size
+        for sequence in sequences:
+            if not sequence:
+                raise ValueError("a prompt is empty; it must have at least one token")
+            if len(sequence) + max_tokens > self._max_length:
+                raise ValueError(
+                    f"a prompt of {len(sequence)} tokens and {max_tokens} new ones exceed the "
+                    f"maximum length of {self._max_length}"
+                )
+            if not (min(sequence) >= 0 and max(sequence) < vocabulary):
+                raise ValueError(f"a prompt has a token id that is not in 0..{vocabulary - 1}")
+
+    def _generate(self, request: Generation) -> list[list[Sample]]:
+        from torchrl_ckpt_transformers.decoding import decode
+
+        num_samples = request.num_samples
+        rows = [(i, j) for i in range(len(request.prompts)) for j in range(num_samples)]
+        samples: list[Sample] = []
+        for start in range(0, len(rows), self.config.max_batch):
+            batch = rows[start : start + self.config.max_batch]
+            first, last = batch[0][0], batch[-1][0] + 1
+            samples += decode(
+                self._model,
+                request.prompts[first:last],
+                request.seeds[first:last],
+                [(prompt - first, sample) for prompt, sample in batch],
+                request.sampling,
+            )
+        return [samples[i : i + num_samples] for i in range(0, len(samples), num_samples)]
+
+    def _logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        from torchrl_ckpt_transformers.decoding import score
+
+        results: list[list[float]] = []
+        for start in range(0, len(sequences), self.config.max_batch):
+            results += score(self._model, sequences[start : start + self.config.max_batch])
+        return results
+
+    def _load(self, directory: Path) -> None:
+        loaded = load_causal_lm(str(directory), attention=self._attention)
+        served, offered = _identity(self._model.config), _identity(loaded.config)
+        if differing := sorted(k for k in served | offered if served.get(k) != offered.get(k)):
+            raise ModelError(
+                f"the weights at {directory} are of another model than the one that is served: "
+                + ", ".join(f"{k} {offered.get(k)!r}, not {served.get(k)!r}" for k in differing)
+            )
+        self._model.load_state_dict(loaded.state_dict())
+
+    def _digest(self) -> str:
+        from torchrl_ckpt_transformers.digest import digest_tensors
+
+        tied = self._model.all_tied_weights_keys
+        return digest_tensors({k: v for k, v in self._model.state_dict().items() if k not in tied})
+
+
+def _identity(config: PreTrainedConfig) -> dict[str, Any]:
+    """The hyper-parameters that make two models the same function of their tensors."""
+    incidental = {"_name_or_path", "architectures", "dtype", "transformers_version", "use_cache"}
+    return {
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in incidental and not name.endswith("_token_id")
+    }

@@ -1,0 +1,52 @@
+"""The model over several ranks: FSDP2 on CPU with gloo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from conftest import tiny_model
+from safetensors.torch import load_file
+
+TOKENS = torch.tensor([[5, 6, 7, 3, 7, 6, 5, 1], [8, 9, 3, 9, 8, 1, 0, 0]])
+POSITIONS = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5, 0, 0]])
+
+
+def _train_and_export(rank: int, world_size: int, root: Path) -> None:
+    """One SGD step on a row for each rank (or on both rows, alone), exported by rank 0."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=world_size
+    )
+    torch.manual_seed(0)
+    model = tiny_model()
+    module = model.build(pretrained=False)
+    mesh = dist.init_device_mesh("cpu", (world_size,))
+    model.parallelize(module, mesh, param_dtype=torch.float32)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    rows = slice(rank, None, world_size)
+    module(TOKENS[rows], POSITIONS[rows]).logsumexp(-1).mean().backward()
+    optimizer.step()
+    state = {name: tensor.full_tensor() for name, tensor in module.state_dict().items()}
+    if rank == 0:
+        model.export(state, root / "model")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_sharded_step_exports_what_an_unsharded_one_computes(
+    world_size: int, tmp_path: Path
+) -> None:
+    mp.spawn(_train_and_export, (world_size, tmp_path), nprocs=world_size)
+
+    torch.manual_seed(0)
+    module = tiny_model().build(pretrained=False)
+    module(TOKENS, POSITIONS).logsumexp(-1).mean().backward()
+    torch.optim.SGD(module.parameters(), lr=0.1).step()
+    exported = load_file(tmp_path / "model" / "model.safetensors")
+    assert exported.keys() == module.state_dict().keys()
+    for name, tensor in module.state_dict().items():
+        torch.testing.assert_close(exported[name], tensor, rtol=0, atol=1e-6)

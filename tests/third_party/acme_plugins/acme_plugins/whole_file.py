@@ -1,0 +1,87 @@
+"""The checkpoint backend `acme_torch_save`: everything whole in one safetensors file.
+
+It gathers every tensor on every rank, so it is for models that fit into one rank's memory twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import save
+from torch.distributed import ProcessGroup
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from torchrl_ckpt.contracts import FileRecord
+from torchrl_ckpt.durable import recorded_file
+from torchrl_ckpt.errors import CheckpointMismatch
+
+FILE = "acme.safetensors"
+
+
+class WholeFileSave:
+    """Everything has been copied; `wait_written` writes it, on the one rank that got it."""
+
+    def __init__(self, copies: Mapping[str, torch.Tensor], directory: Path) -> None:
+        self._copies = copies
+        self._directory = directory
+
+    def wait_staged(self) -> None:
+        pass
+
+    def wait_written(self) -> list[FileRecord]:
+        if not self._copies:
+            return []
+        with recorded_file(self._directory, FILE) as (stream, records):
+            stream.write(save(dict(self._copies)))
+        return records
+
+
+class WholeFileBackend:
+    """Writes one file with whole tensors, from rank 0. Any number of ranks can load it."""
+
+    plugin_api = 1
+
+    def save(
+        self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup
+    ) -> WholeFileSave:
+        writes = dist.get_rank(group) == 0
+        copies = {}
+        for name, tensor in state.items():
+            whole = _whole(tensor)  # collective: on every rank, in the same order
+            if writes:
+                copies[name] = whole.cpu().clone(memory_format=torch.contiguous_format)
+        return WholeFileSave(copies, directory)
+
+    def load(self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup) -> None:
+        with safe_open(directory / FILE, framework="pt") as file:
+            stored = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+            for name, tensor in state.items():
+                if stored.get(name) != list(tensor.shape):
+                    raise CheckpointMismatch(
+                        f"{directory / FILE}: {name} is {stored.get(name, 'missing')}, and "
+                        f"{list(tensor.shape)} was wanted. Resume with the same `model`."
+                    )
+            for name, tensor in state.items():
+                _fill(tensor, file.get_tensor(name))
+
+    def close(self) -> None:
+        pass
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    detached = tensor.detach()
+    return detached.full_tensor() if isinstance(detached, DTensor) else detached
+
+
+@torch.no_grad()
+def _fill(tensor: torch.Tensor, whole: torch.Tensor) -> None:
+    """Copy `whole`, or this rank's part of it, into `tensor`."""
+    if isinstance(tensor, DTensor):
+        # Every rank has read the same file, so none has to send anything.
+        whole = whole.to(tensor.device)
+        whole = distribute_tensor(whole, tensor.device_mesh, tensor.placements, src_data_rank=None)
+    tensor.copy_(whole)

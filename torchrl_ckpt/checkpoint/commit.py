@@ -1,0 +1,94 @@
+"""The one place where a checkpoint comes to be: a request, whole parts, a manifest, one rename."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from torchrl_ckpt.checkpoint.layout import PART, REQUEST, Layout
+from torchrl_ckpt.checkpoint.manifest import write_manifest
+from torchrl_ckpt.checkpoint.part import check_sizes, read_part
+from torchrl_ckpt.contracts import FileRecord, Json
+from torchrl_ckpt.durable import digest_file, fsync_directory, make_directory, record_json
+from torchrl_ckpt.errors import WaitTimeout
+
+_POLL_SECONDS = 0.02
+
+
+def request(layout: Layout, step: int, parts: Sequence[str]) -> Path:
+    """Ask every process named in `parts` for its share of step `step`; returns where to put it."""
+    partial = layout.partial(step)
+    if partial.exists():
+        shutil.rmtree(partial)
+    make_directory(partial)
+    record_json(partial, REQUEST, {"step": step, "parts": list(parts)})
+    return partial
+
+
+def wait_for_parts(partial: Path, parts: Sequence[str], timeout: float) -> list[FileRecord]:
+    """The files of all `parts`, relative to `partial`, once every part is whole."""
+    deadline = time.monotonic() + timeout
+    records: list[FileRecord] = []
+    for part in parts:
+        while (files := read_part(partial / part)) is None:
+            if time.monotonic() > deadline:
+                raise WaitTimeout(
+                    f"waited {timeout:.0f} s for the {part}'s part of {partial.name}; "
+                    "the checkpoint is not committed (`ckpt.timeout` sets the limit)"
+                )
+            time.sleep(_POLL_SECONDS)
+        records += [replace(file, path=f"{part}/{file.path}") for file in files]
+    return records
+
+
+def commit(
+    layout: Layout,
+    step: int,
+    parts: Sequence[str],
+    records: Sequence[FileRecord],
+    about: Mapping[str, Json],
+) -> Path:
+    """Make the partial checkpoint of `step` the committed one, in a single rename."""
+    partial = layout.partial(step)
+    check_sizes(partial, records)
+    own = [REQUEST, *(f"{part}/{PART}" for part in parts)]
+    files = [*records, *(FileRecord(path, *digest_file(partial / path)) for path in own)]
+    files.sort(key=lambda file: file.path)
+    write_manifest(
+        partial,
+        {
+            **about,
+            "step": step,
+            "parts": list(parts),
+            "created": time.time(),
+            "files": [asdict(file) for file in files],
+        },
+    )
+    committed = layout.step(step)
+    if committed.exists():
+        # A step that is saved again, after a resume from an earlier one: the old one leaves whole.
+        out_of_sight(layout, step)
+    os.rename(partial, committed)
+    fsync_directory(layout.root)
+    remove_leftovers(layout, keep=())
+    return committed
+
+
+def out_of_sight(layout: Layout, step: int) -> None:
+    """Take a committed step away in one rename; its files go later."""
+    target = layout.deleting(step)
+    if target.exists():
+        shutil.rmtree(target)
+    os.rename(layout.step(step), target)
+    fsync_directory(layout.root)
+
+
+def remove_leftovers(layout: Layout, keep: Sequence[Path]) -> None:
+    """Remove what interrupted saves and deletions left behind."""
+    for path in layout.leftovers():
+        if path not in keep:
+            shutil.rmtree(path)

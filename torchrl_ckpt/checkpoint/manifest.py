@@ -1,0 +1,64 @@
+"""`manifest.json`, the commit record: what a checkpoint is, and every file with size and digest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from torchrl_ckpt.checkpoint.layout import MANIFEST
+from torchrl_ckpt.contracts import FileRecord, Json
+from torchrl_ckpt.durable import record_json
+from torchrl_ckpt.errors import CheckpointDamaged
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A committed checkpoint's record. `about` is everything besides the files."""
+
+    step: int
+    parts: tuple[str, ...]
+    files: tuple[FileRecord, ...]
+    about: Mapping[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.size for file in self.files)
+
+
+def write_manifest(directory: Path, content: Mapping[str, Json]) -> None:
+    """Write the record durably, sealed with a digest of itself."""
+    content = {**content, "format": FORMAT}
+    record_json(directory, MANIFEST, {**content, "seal": _seal(content)})
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Raises `CheckpointDamaged` for a record that is not there or not as it was written."""
+    path = directory / MANIFEST
+    try:
+        content = json.loads(path.read_bytes())
+        seal = content.pop("seal")
+    except FileNotFoundError:
+        raise CheckpointDamaged(f"{path} is missing") from None
+    except (ValueError, KeyError, AttributeError) as error:
+        raise CheckpointDamaged(f"{path} is not a manifest: {error}") from None
+    whole = json.dumps({**content, "seal": seal}, indent=1, sort_keys=True) + "\n"
+    if seal != _seal(content) or whole.encode() != path.read_bytes():
+        raise CheckpointDamaged(f"{path} is not as it was written: its seal does not fit")
+    if content["format"] != FORMAT:
+        raise CheckpointDamaged(
+            f"{path} has format {content['format']}, this version reads format {FORMAT}"
+        )
+    files = tuple(FileRecord(**file) for file in content.pop("files"))
+    return Manifest(content.pop("step"), tuple(content.pop("parts")), files, content)
+
+
+def _seal(content: Mapping[str, Json]) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True))

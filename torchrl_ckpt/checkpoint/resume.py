@@ -1,0 +1,75 @@
+"""Which checkpoint a run goes on from, and whether a fresh run may start at all."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Literal
+
+from torchrl_ckpt.checkpoint.layout import Layout
+from torchrl_ckpt.checkpoint.manifest import Manifest
+from torchrl_ckpt.checkpoint.verify import verify
+from torchrl_ckpt.durable import fsync_directory, make_directory, write_json
+from torchrl_ckpt.errors import CheckpointDamaged, CheckpointNotFound, RunDirectoryInUse
+
+_log = logging.getLogger(__name__)
+
+
+def choose(layout: Layout, wanted: int | Literal["latest"]) -> Manifest:
+    """Verify and return the checkpoint to resume from.
+
+    `latest` steps back to the newest good one and quarantines the bad ones above it. Raises
+    `CheckpointNotFound` or `CheckpointDamaged`, listing what there is, and never picks none.
+    """
+    steps = layout.steps()
+    if wanted != "latest":
+        if wanted not in steps:
+            raise CheckpointNotFound(
+                f"there is no checkpoint of step {wanted} in {layout.root}; {_listed(steps)}"
+            )
+        return verify(layout.step(wanted))
+    if not steps:
+        raise CheckpointNotFound(f"there is no checkpoint in {layout.root} to resume from")
+    bad: dict[int, str] = {}
+    for step in reversed(steps):
+        try:
+            manifest = verify(layout.step(step))
+        except CheckpointDamaged as error:
+            bad[step] = str(error)
+            continue
+        for damaged, reason in bad.items():
+            _quarantine(layout, damaged, reason)
+        return manifest
+    reasons = "\n".join(f"  {reason}" for reason in bad.values())
+    raise CheckpointDamaged(f"no checkpoint in {layout.root} is good:\n{reasons}")
+
+
+def refuse_to_overwrite(layout: Layout) -> None:
+    """Raise `RunDirectoryInUse` where a fresh run would write beside earlier checkpoints."""
+    if steps := layout.steps():
+        raise RunDirectoryInUse(
+            f"{layout.root} already holds checkpoints ({_listed(steps)}). To go on from one of them "
+            f"add `--ckpt.resume-step {steps[-1]}` (or `latest`); to start afresh choose another "
+            "`--output-dir` or remove that directory"
+        )
+
+
+def _listed(steps: list[int]) -> str:
+    if not steps:
+        return "it holds none"
+    return "there are steps " + ", ".join(map(str, steps))
+
+
+def _quarantine(layout: Layout, step: int, reason: str) -> Path:
+    target = layout.quarantine(step)
+    number = 1
+    while target.exists():
+        number += 1
+        target = layout.quarantine(step).with_name(f"step_{step}.{number}")
+    make_directory(target.parent)
+    os.rename(layout.step(step), target)
+    write_json(target / "reason.json", {"step": step, "reason": reason})
+    fsync_directory(layout.root)
+    _log.warning("checkpoint step_%d is damaged and now in %s: %s", step, target, reason)
+    return target

@@ -1,0 +1,40 @@
+"""Does a checkpoint still hold what its manifest promises? Without torch, byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from torchrl_ckpt.checkpoint.layout import MANIFEST
+from torchrl_ckpt.checkpoint.manifest import Manifest, read_manifest
+from torchrl_ckpt.durable import digest_file
+from torchrl_ckpt.errors import CheckpointDamaged
+
+
+def verify(directory: Path) -> Manifest:
+    """Check every file of a committed checkpoint.
+
+    Raises `CheckpointDamaged`, naming every file that is missing, changed, or not in the manifest.
+    """
+    manifest = read_manifest(directory)
+    if faults := list(_faults(directory, manifest)):
+        raise CheckpointDamaged(f"{directory} is damaged: " + "; ".join(faults))
+    return manifest
+
+
+def _faults(directory: Path, manifest: Manifest) -> Iterator[str]:
+    promised = {file.path: file for file in manifest.files}
+    for path, file in promised.items():
+        try:
+            size, digest = digest_file(directory / path)
+        except OSError as error:
+            yield f"{path} cannot be read ({error.strerror})"
+            continue
+        if size != file.size:
+            yield f"{path} has {size} bytes instead of {file.size}"
+        elif digest != file.digest:
+            yield f"{path} has changed (xxh3-128 {digest} instead of {file.digest})"
+    for found in sorted(directory.rglob("*")):
+        relative = found.relative_to(directory).as_posix()
+        if not found.is_dir() and relative != MANIFEST and relative not in promised:
+            yield f"{relative} is not in the manifest"

@@ -1,0 +1,98 @@
+"""Policies, from the trainer to the orchestrator: one Hugging Face directory a step.
+
+`policy.json` beside the weights says which step they are of, and what they answer: the *canary*, a
+few token sequences with the log-probabilities that the trainer computed for them. An engine that
+gives other numbers does not serve these weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ABOUT = "policy.json"
+
+
+@dataclass(frozen=True)
+class Canary:
+    """Sequences of token ids, and for each the log-probability of every token but the first."""
+
+    sequences: list[list[int]]
+    logprobs: list[list[float]]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The weights after step `version`. `last` says that no later ones will come."""
+
+    version: int
+    attempt: int
+    last: bool
+    canary: Canary
+
+
+class WeightDirectory:
+    """A run's `weights`. Policies appear whole, by a rename."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, version: int) -> Path:
+        return self.root / f"step_{version}"
+
+    def clear(self) -> None:
+        """Forget what an earlier attempt left."""
+        shutil.rmtree(self.root, ignore_errors=True)
+        self.root.mkdir(parents=True)
+
+    def publish(self, policy: Policy, export: Callable[[Path], None]) -> None:
+        """Let `export` write the weights, and show them under their version once they are whole."""
+        self.write(policy.version, export, policy)
+
+    def write(
+        self, version: int, export: Callable[[Path], None], policy: Policy | None = None
+    ) -> None:
+        """As `publish`; without a `policy` it is a model to keep and nothing that is served."""
+        temporary = self.root / f".step_{version}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        export(temporary)
+        if policy is not None:
+            (temporary / ABOUT).write_text(json.dumps(asdict(policy)))
+        shutil.rmtree(self.path(version), ignore_errors=True)
+        os.rename(temporary, self.path(version))
+
+    def read(self, version: int, attempt: int) -> Policy | None:
+        """The policy of `version`, or None while it is not there or another attempt's."""
+        try:
+            about = json.loads((self.path(version) / ABOUT).read_text())
+        except FileNotFoundError:
+            return None
+        if about["attempt"] != attempt:
+            return None
+        return Policy(
+            about["version"], about["attempt"], about["last"], Canary(**about["canary"])
+        )
+
+    def last(self, attempt: int) -> Policy | None:
+        """The policy that ended the training, if it has ended."""
+        for version in sorted(self._versions(), reverse=True):
+            policy = self.read(version, attempt)
+            if policy is not None and policy.last:
+                return policy
+        return None
+
+    def forget(self, before: int) -> None:
+        """Remove the policies before `before`: nobody will ask for them."""
+        for version in self._versions():
+            if version < before:
+                shutil.rmtree(self.path(version))
+
+    def _versions(self) -> list[int]:
+        return [
+            int(directory.name.removeprefix("step_")) for directory in self.root.glob("step_*")
+        ]

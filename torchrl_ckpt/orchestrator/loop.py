@@ -1,0 +1,171 @@
+"""The orchestrator's loop: policy, problems, rollouts, advantages, batch; step after step.
+
+Step n trains on what the policy of step max(0, n - 1 - async_level) generated. This is exact, not
+a bound, and is why a run does not depend on which process was faster.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from torchrl_ckpt.checkpoint.layout import Layout
+from torchrl_ckpt.contracts import Environment, Problem
+from torchrl_ckpt.exchange.client import InferenceClient
+from torchrl_ckpt.exchange.rollouts import Rollout, RolloutBatch, RolloutDirectory
+from torchrl_ckpt.exchange.waiting import wait_for
+from torchrl_ckpt.exchange.weights import Policy, WeightDirectory
+from torchrl_ckpt.observe.metrics import MetricsLog
+from torchrl_ckpt.observe.progress import ProgressLog
+from torchrl_ckpt.orchestrator.advantages import group_advantages
+from torchrl_ckpt.orchestrator.attestation import serve_policy
+from torchrl_ckpt.orchestrator.evaluation import Evaluator
+from torchrl_ckpt.orchestrator.generation import Generator
+from torchrl_ckpt.orchestrator.scoring import Scored, summary
+from torchrl_ckpt.orchestrator.state import COMPONENT, OrchestratorState
+from torchrl_ckpt.recipe.schema import Orchestrator
+from torchrl_ckpt.run_directory import RunDirectory
+
+_log = logging.getLogger(__name__)
+
+
+class Loop:
+    """Generates the batches of the steps after `resumed_from`, and answers checkpoint requests."""
+
+    def __init__(
+        self,
+        config: Orchestrator,
+        environment: Environment,
+        state: OrchestratorState,
+        client: InferenceClient,
+        generator: Generator,
+        evaluator: Evaluator | None,
+        *,
+        progress: ProgressLog,
+        resumed_from: int,
+    ) -> None:
+        self._config = config
+        self._environment = environment
+        self._state = state
+        self._client = client
+        self._generator = generator
+        self._evaluator = evaluator
+        self._served = -1
+        self._resumed_from = resumed_from
+        run = RunDirectory(config.output_dir, config.attempt)
+        self._weights = WeightDirectory(run.weights)
+        self._rollouts = RolloutDirectory(run.rollouts)
+        self._layout = Layout(run.root / config.ckpt.directory) if config.ckpt else None
+        self._metrics = MetricsLog(run.metrics)
+        self._progress = progress
+
+    async def run(self, carried: list[RolloutBatch]) -> None:
+        """Hand on the `carried` batches of a checkpoint, then generate. Returns when the trainer
+        has published its last policy."""
+        for batch in carried:
+            self._deliver(batch)
+        # A checkpoint of the last step carries what a longer run would have trained on next.
+        ahead = self._config.async_level if self._config.ckpt is not None else 0
+        for step in range(self._state.progress.step + 1, self._config.max_steps + ahead + 1):
+            wanted = max(self._resumed_from, step - 1 - self._config.async_level)
+            policy = await self._serve(wanted)
+            if policy.last:
+                return
+            self._deliver(await self._generate(step, policy))
+        await self._serve(self._config.max_steps)
+
+    async def _serve(self, version: int) -> Policy:
+        """Wait for a policy, do what is to be done at its boundary, and have it served.
+
+        Where training ended early, this is the policy that it ended with.
+        """
+        with self._progress.task(f"waiting for policy {version}"):
+            policy = wait_for(
+                lambda: self._weights.read(version, self._config.attempt)
+                or self._weights.last(self._config.attempt),
+                f"the policy of step {version} in {self._weights.root}",
+                self._config.policy_timeout,
+                "orchestrator.policy_timeout",
+            )
+        if self._layout is not None:
+            self._state.answer_requests(self._layout, self._rollouts)
+        if policy.version != self._served:
+            directory = self._weights.path(policy.version)
+            tolerance = self._config.client.canary_tolerance
+            await serve_policy(self._client, policy, directory, tolerance=tolerance)
+            self._served = policy.version
+            # Its existence means that the batches up to it are trained on.
+            self._weights.forget(before=policy.version)
+            self._rollouts.forget(through_step=policy.version)
+            await self._evaluate(policy)
+        return policy
+
+    async def _evaluate(self, policy: Policy) -> None:
+        if self._evaluator is not None and self._evaluator.is_due(
+            policy.version, last=policy.last and policy.version == self._config.max_steps
+        ):
+            row = await self._evaluator.evaluate(policy.version)
+            self._metrics.write("evaluation", policy.version, row)
+
+    async def _generate(self, step: int, policy: Policy) -> RolloutBatch:
+        config = self._config
+        indices = self._state.problems.take(config.prompts_per_step)
+        problems = [self._environment.problem("train", index) for index in indices]
+        total = len(problems) * config.samples_per_prompt
+        began = time.perf_counter()
+        with self._progress.task("rollouts", total=total) as task:
+            groups = await self._generator.complete(
+                problems,
+                config.sampling,
+                num_samples=config.samples_per_prompt,
+                policy_version=policy.version,
+                seed=f"{config.seed}/{step}",
+                on_progress=task.update,
+            )
+        seconds = time.perf_counter() - began
+        rollouts = [rollout for group in groups for rollout in self._rollouts_of(group)]
+        tokens = sum(len(rollout.completion) for rollout in rollouts)
+        self._count(step, problems, rollouts, tokens)
+        return RolloutBatch(
+            step=step,
+            attempt=config.attempt,
+            policy_version=policy.version,
+            temperature=config.sampling.temperature,
+            rollouts=rollouts,
+            metrics={
+                **summary(groups),
+                "policy_version": policy.version,
+                "generate_seconds": seconds,
+                "tokens_per_second": tokens / seconds,
+            },
+        )
+
+    def _rollouts_of(self, group: list[Scored]) -> list[Rollout]:
+        rewards = [one.score.reward for one in group]
+        advantages = group_advantages(rewards, self._config.advantage)
+        return [
+            Rollout(
+                problem=one.problem.id,
+                prompt=one.prompt,
+                completion=list(one.sample.token_ids),
+                logprobs=list(one.sample.logprobs),
+                reward=one.score.reward,
+                advantage=advantage,
+            )
+            for one, advantage in zip(group, advantages, strict=True)
+        ]
+
+    def _count(
+        self, step: int, problems: list[Problem], rollouts: list[Rollout], tokens: int
+    ) -> None:
+        progress = self._state.progress
+        progress.step = step
+        progress.problems += len(problems)
+        progress.samples += len(rollouts)
+        progress.tokens += tokens
+
+    def _deliver(self, batch: RolloutBatch) -> None:
+        self._rollouts.write(batch)
+        # A batch that no step of this run trains on belongs to the checkpoint alone.
+        if batch.step <= self._config.max_steps:
+            self._metrics.write(COMPONENT, batch.step, batch.metrics)

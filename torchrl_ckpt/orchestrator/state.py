@@ -1,0 +1,96 @@
+"""The orchestrator's state: its progress, its place among the problems, and its part of a
+checkpoint, which carries the batches that are generated but not yet trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torchrl_ckpt.checkpoint.layout import Layout
+from torchrl_ckpt.checkpoint.part import finish_part, open_part, requests_for
+from torchrl_ckpt.contracts import FileRecord, Json
+from torchrl_ckpt.durable import read_json, record_json, recorded_file
+from torchrl_ckpt.errors import CheckpointMismatch
+from torchrl_ckpt.exchange.rollouts import ABOUT, TENSORS, RolloutBatch, RolloutDirectory, read_batch
+from torchrl_ckpt.shuffle import ShuffledStream
+
+COMPONENT = "orchestrator"
+_STATE = "state.json"
+
+
+@dataclass
+class Progress:
+    """What was generated: batches up to `step`, with so many problems, samples and tokens."""
+
+    step: int = 0
+    problems: int = 0
+    samples: int = 0
+    tokens: int = 0
+
+
+class OrchestratorState:
+    """What must be the same after a resume."""
+
+    def __init__(self, problems: ShuffledStream, *, async_level: int) -> None:
+        self.progress = Progress()
+        self.problems = problems
+        self._async_level = async_level
+
+    def answer_requests(self, layout: Layout, rollouts: RolloutDirectory) -> None:
+        """Write the part of every checkpoint that asks for one.
+
+        Called when a policy has appeared and before anything is generated with it. A checkpoint of
+        step N was requested before the policy of N was published, so this is the moment at which
+        just the batches up to N + async_level exist: those beyond N are carried along.
+        """
+        for step, partial in requests_for(layout, COMPONENT):
+            carried = range(step + 1, self.progress.step + 1)
+            assert len(carried) == self._async_level, f"step {step}, at {self.progress.step}"
+            self._write_part(open_part(partial, COMPONENT), step, carried, rollouts)
+
+    def restore(self, layout: Layout, step: int) -> list[RolloutBatch]:
+        """Take up the state of checkpoint `step`; returns the batches that it carries."""
+        directory = layout.step(step) / COMPONENT
+        if not directory.is_dir():
+            raise CheckpointMismatch(
+                f"{layout.step(step)} has no part of an orchestrator: it is not one of a "
+                "reinforcement learning run"
+            )
+        state = read_json(directory / _STATE)
+        if state["async_level"] != self._async_level:
+            raise CheckpointMismatch(
+                f"{directory} was saved with orchestrator.async_level = {state['async_level']}, the "
+                f"recipe now says {self._async_level}: the batches under way would not fit. Resume "
+                "with the same value"
+            )
+        self.progress = Progress(**state["generated"])
+        self.problems.load_state_dict(state["problems"])
+        return [
+            read_batch(directory / "rollouts" / f"step_{carried}") for carried in state["carried"]
+        ]
+
+    def _write_part(
+        self, directory: Path, step: int, carried: Iterable[int], rollouts: RolloutDirectory
+    ) -> None:
+        records = [record_json(directory, _STATE, self._plain(step, carried))]
+        for number in carried:
+            for name in (ABOUT, TENSORS):
+                source = rollouts.path(number) / name
+                records.append(_copied(source, directory, f"rollouts/step_{number}/{name}"))
+        finish_part(directory, records)
+
+    def _plain(self, step: int, carried: Iterable[int]) -> Json:
+        return {
+            "step": step,
+            "async_level": self._async_level,
+            "generated": asdict(self.progress),
+            "problems": self.problems.state_dict(),
+            "carried": list(carried),
+        }
+
+
+def _copied(source: Path, root: Path, relative: str) -> FileRecord:
+    with recorded_file(root, relative) as (stream, records):
+        stream.write(source.read_bytes())
+    return records[0]

@@ -1,0 +1,80 @@
+"""Composes a recipe from its layers: defaults, root files, section files, flags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import BaseModel
+
+from torchrl_ckpt.recipe.files import Include, file_layers
+from torchrl_ckpt.recipe.flags import read_command_line
+from torchrl_ckpt.recipe.normal_form import node_of
+from torchrl_ckpt.recipe.origin import DEFAULT, Origin
+from torchrl_ckpt.recipe.schema import PluginTable, Section
+from torchrl_ckpt.recipe.shape import REQUIRED, Shape, fields
+from torchrl_ckpt.recipe.shared import share, without_fragments
+from torchrl_ckpt.recipe.tree import Composition, Leaf, Node, Table, merge, nest
+
+
+def compose(
+    argv: Sequence[str],
+    schema: type[Section],
+    *,
+    files: Sequence[Path] = (),
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> Composition:
+    """Merge the layers of a recipe, each beating those before it.
+
+    `files` are merged at the root, before the files that `argv` names. `defaults` are what the
+    command itself knows, such as the run's directory; they beat the schema's own only. Raises
+    `RecipeError` for a command line or a file that cannot be read. Whether the keys exist and the
+    values fit is for `validate` to say.
+    """
+    root = Shape(schema)
+    line = read_command_line(argv, root)
+    given = [Include(Path(path).absolute(), (), f"`{path}`") for path in files]
+
+    def layers() -> Iterator[Node]:
+        yield _schema_defaults(schema)
+        yield share(_command_defaults(defaults, root), root)
+        for include in [*given, *line.root_files, *line.section_files]:
+            for layer in file_layers(include, root):
+                if layer.at:
+                    yield nest(layer.at, layer.tree, layer.tree.origin)
+                else:
+                    yield share(layer.tree, root)
+        yield share(line.flags, root)
+
+    tree = reduce(merge, layers())
+    assert isinstance(tree, Table)
+    return Composition(without_fragments(tree, root))
+
+
+def _schema_defaults(section: type, given: BaseModel | None = None) -> Table:
+    """The defaults of every key below `section`, or what the instance `given` says of them.
+
+    A section that is off holds its own defaults all the same, ready to be switched on.
+    """
+    entries: dict[str, Node] = {}
+    for name, shape in fields(section).items():
+        default = shape.default if given is None else getattr(given, name)
+        if shape.section:
+            instance = default if isinstance(default, BaseModel) else None
+            table = _schema_defaults(shape.section, instance)
+            is_on = instance is not None or not shape.optional
+            entries[name] = table if is_on else Table(table.entries, DEFAULT, switch=None)
+        elif isinstance(default, PluginTable):
+            entries[name] = node_of(default.model_dump(), shape, DEFAULT)
+        elif default is not REQUIRED and not (default is None and shape.is_table):
+            entries[name] = Leaf(default, DEFAULT)
+    return Table(entries, DEFAULT)
+
+
+def _command_defaults(defaults: Mapping[str, Any], root: Shape) -> Table:
+    table = node_of(dict(defaults), root, Origin(DEFAULT.place, Path.cwd()))
+    assert isinstance(table, Table)
+    return table

@@ -1,0 +1,87 @@
+"""Types in plain words and values as TOML, for messages, listings and help."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from torchrl_ckpt.recipe.shape import Shape
+
+_NOUNS: dict[Any, tuple[str, str]] = {
+    bool: ("true or false", "booleans"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("text", "texts"),
+    Path: ("a path", "paths"),
+    Any: ("a value", "values"),
+}
+_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+
+
+def describe(shape: Shape) -> str:
+    """What a key takes: `a whole number, at least 1, or off`."""
+    text = listed([_noun(arm) + _bounds(arm) for arm in shape.arms], "or")
+    if len(shape.arms) > 1:
+        text += _bounds(shape)
+    if not shape.optional:
+        return text
+    return f"{text}, or off" if "," in text or " or " in text else f"{text} or off"
+
+
+def toml(value: Any) -> str:
+    """A value as TOML has it; off is `false`."""
+    if value is None:
+        return "false"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, dict):
+        inside = ", ".join(f"{_toml_key(name)} = {toml(inner)}" for name, inner in value.items())
+        return f"{{{inside}}}"
+    if isinstance(value, list | tuple | set | frozenset):
+        return f"[{', '.join(toml(inner) for inner in value)}]"
+    return json.dumps(str(value), ensure_ascii=False)
+
+
+def listed(words: list[str], conjunction: str) -> str:
+    """`a, b or c`."""
+    return f" {conjunction} ".join([", ".join(words[:-1])] * bool(words[1:]) + words[-1:])
+
+
+def _noun(shape: Shape) -> str:
+    core = shape.core
+    if core in _NOUNS:
+        return _NOUNS[core][0]
+    if get_origin(core) is Literal:
+        return listed([f"`{choice}`" for choice in get_args(core)], "or")
+    if shape.kind:
+        return "the name of a plugin or a table with its `type`"
+    if shape.is_table:
+        return "a table"
+    if shape.items:
+        return _list_noun(shape.items)
+    return getattr(core, "__name__", str(core))
+
+
+def _list_noun(items: tuple[Shape, ...]) -> str:
+    """`a list of paths`, `a list of 2 numbers`; elements without a plural are set behind a colon."""
+    count = f"{len(items)} " if len(items) > 1 else ""
+    if len({item.core for item in items}) == 1 and items[0].core in _NOUNS:
+        return f"a list of {count}{_NOUNS[items[0].core][1]}"
+    return f"a list of: {', '.join(describe(item) for item in items)}"
+
+
+def _bounds(shape: Shape) -> str:
+    return "".join(
+        f", {words} {getattr(mark, bound)}"
+        for mark in shape.metadata
+        for bound, words in _BOUNDS.items()
+        if getattr(mark, bound, None) is not None
+    )
+
+
+def _toml_key(name: str) -> str:
+    bare = name.replace("-", "").replace("_", "")
+    return name if bare.isalnum() and bare.isascii() else json.dumps(name, ensure_ascii=False)

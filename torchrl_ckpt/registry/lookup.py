@@ -1,0 +1,75 @@
+"""Finds the one plugin that a name means, or explains why there is not exactly one."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+
+from torchrl_ckpt.contracts import Kind
+from torchrl_ckpt.errors import PluginConflict, PluginNotFound
+from torchrl_ckpt.registry.discovery import FoundPlugin, Installed, discover, normalized
+
+
+def find(kind: Kind, name: str) -> FoundPlugin:
+    """The plugin that `type = "name"` or `type = "distribution:name"` means.
+
+    Raises `PluginNotFound` and `PluginConflict`.
+    """
+    candidates = find_all(name, kind)
+    if len(candidates) > 1:
+        raise PluginConflict(_explain_conflict(kind, name, candidates))
+    return candidates[0]
+
+
+def find_all(name: str, kind: Kind | None = None) -> list[FoundPlugin]:
+    """Every plugin that answers to `name`, of one kind or of any. Raises `PluginNotFound`."""
+    installed = discover()
+    distribution, _, bare_name = name.rpartition(":")
+    candidates = [
+        plugin
+        for plugin in installed.plugins
+        if plugin.name == bare_name
+        and kind in (None, plugin.kind)
+        and normalized(distribution) in ("", plugin.distribution)
+    ]
+    if not candidates:
+        raise PluginNotFound(_explain_absence(kind, name, installed))
+    return candidates
+
+
+def _explain_conflict(kind: Kind, name: str, candidates: list[FoundPlugin]) -> str:
+    lines = [f"{len(candidates)} plugins of kind `{kind}` are called `{name}`:"]
+    lines += [f"  {plugin}, {plugin.metadata}" for plugin in candidates]
+    choices = dict.fromkeys(f'type = "{plugin.qualified_name}"' for plugin in candidates)
+    if len(choices) > 1:
+        lines.append(f"Say which one: {' or '.join(choices)}; or uninstall the other.")
+    else:
+        lines.append("One distribution names it twice: mend it, or ask its author to.")
+    return "\n".join(lines)
+
+
+def _explain_absence(kind: Kind | None, name: str, installed: Installed) -> str:
+    bare_name = name.rpartition(":")[2]
+    of_kind = [plugin for plugin in installed.plugins if kind in (None, plugin.kind)]
+    lines = [f"No plugin{f' of kind `{kind}`' if kind else ''} called `{name}` is installed."]
+
+    namesakes = [plugin for plugin in installed.plugins if plugin.name == bare_name]
+    similar = difflib.get_close_matches(bare_name, {plugin.name for plugin in of_kind}, n=1)
+    if namesakes:
+        offers = ", ".join(f"{plugin.kind} `{plugin.qualified_name}`" for plugin in namesakes)
+        lines.append(f"By that name there is: {offers}.")
+    elif similar:
+        lines.append(f"Did you mean `{similar[0]}`?")
+
+    names = ", ".join(
+        f"{plugin.name} ({plugin.distribution} {plugin.version})" for plugin in of_kind
+    )
+    lines.append(f"Installed: {names or 'none'}.")
+    lines += [str(entry) for entry in installed.stale if entry.plugin.name == bare_name]
+    lines += [str(entry) for entry in installed.unreadable]
+    lines.append(
+        f"Install the distribution that offers it into this environment, `{sys.executable} -m pip "
+        "install ...`. An entry point that was added to a pyproject.toml shows once that project "
+        "is installed again. `torchrl-ckpt plugins list` shows what is there."
+    )
+    return "\n".join(lines)

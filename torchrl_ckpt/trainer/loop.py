@@ -1,0 +1,106 @@
+"""The training loop, the same for fine-tuning and reinforcement learning."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+
+
+from torchrl_ckpt.observe.metrics import MetricsLog
+from torchrl_ckpt.trainer.checkpoints import COMPONENT, TrainerCheckpoints
+from torchrl_ckpt.trainer.publishing import Publisher
+from torchrl_ckpt.trainer.source import BatchSource
+from torchrl_ckpt.trainer.state import TrainingState
+from torchrl_ckpt.trainer.update import Updater, UpdateResult
+from torchrl_ckpt.trainer.world import World
+
+_log = logging.getLogger(__name__)
+
+
+class Loop:
+    """Runs the steps up to `max_steps`, or fewer where `stop_requested` says so.
+
+    `publisher` shows every step's policy to an orchestrator; None where there is none.
+    """
+
+    def __init__(
+        self,
+        updater: Updater,
+        source: BatchSource,
+        state: TrainingState,
+        metrics: MetricsLog,
+        world: World,
+        *,
+        publisher: Publisher | None,
+        checkpoints: TrainerCheckpoints | None,
+        stop_requested: Callable[[], bool],
+    ) -> None:
+        self._updater = updater
+        self._source = source
+        self._state = state
+        self._metrics = metrics
+        self._world = world
+        self._publisher = publisher
+        self._checkpoints = checkpoints
+        self._stop_requested = stop_requested
+
+    def run(self, max_steps: int) -> None:
+        """Train. Returns after the last step, with its checkpoint committed."""
+        progress = self._state.progress
+        if self._publisher is not None:
+            self._publisher.publish(progress.step, last=progress.step >= max_steps)
+        while progress.step < max_steps:
+            row = self._step(progress.step + 1)
+            # Before the commit: a resume from this step finds its row.
+            self._write_row(COMPONENT, row)
+            stopping = progress.step < max_steps and self._agreed_stop()
+            self._show_and_save(last=stopping or progress.step == max_steps)
+            if stopping:
+                _log.warning("stopped after step %d of %d, as asked", progress.step, max_steps)
+                return
+
+    def _step(self, step: int) -> dict[str, float]:
+        began = time.perf_counter()
+        batch = self._source.batch(step)
+        arrived = time.perf_counter()
+        result = self._updater.update(batch.samples, batch.temperature)
+        progress = self._state.progress
+        progress.step = step
+        progress.samples += result.samples
+        progress.tokens += result.tokens
+        ended = time.perf_counter()
+        return {
+            **_named(result),
+            **batch.metrics,
+            "tokens_per_second": result.tokens / (ended - arrived),
+            "wait_seconds": arrived - began,
+            "update_seconds": ended - arrived,
+        }
+
+    def _show_and_save(self, *, last: bool) -> None:
+        """Publish and checkpoint, in the order that the orchestrator's part relies on."""
+        step = self._state.progress.step
+        due = self._checkpoints is not None and self._checkpoints.is_due(step, last=last)
+        if self._checkpoints is not None and due:
+            self._checkpoints.request(step)
+        if self._publisher is not None:
+            self._publisher.publish(step, last=last)
+        if self._checkpoints is not None and due:
+            self._write_row("checkpoint", self._checkpoints.save(step, self._state))
+
+    def _write_row(self, component: str, row: dict[str, float]) -> None:
+        if self._world.leads:
+            self._metrics.write(component, self._state.progress.step, row)
+
+    def _agreed_stop(self) -> bool:
+        """Whether any rank was asked to stop; all ranks get the same answer."""
+        return bool(self._world.max(float(self._stop_requested())))
+
+
+def _named(result: UpdateResult) -> dict[str, float]:
+    row = asdict(result)
+    return row.pop("metrics") | row
+
+

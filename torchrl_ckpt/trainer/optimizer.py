@@ -1,0 +1,39 @@
+"""The optimiser and its learning rate schedule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from torchrl_ckpt.recipe.schema import Optimizer, Scheduler
+
+
+def build_optimizer(model: torch.nn.Module, config: Optimizer) -> AdamW:
+    return AdamW(
+        model.parameters(),
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+    )
+
+
+def build_scheduler(optimizer: AdamW, config: Scheduler, max_steps: int) -> LambdaLR:
+    return LambdaLR(optimizer, lambda done: lr_factor(done, config, max_steps))
+
+
+def lr_factor(steps_done: int, config: Scheduler, max_steps: int) -> float:
+    """The share of the full learning rate for the step after `steps_done` steps."""
+    if steps_done < config.warmup_steps:
+        return (steps_done + 1) / config.warmup_steps
+    if config.type == "constant":
+        return 1.0
+    end = config.decay_steps or max_steps
+    span = max(1, end - config.warmup_steps)
+    share = min(1.0, (steps_done - config.warmup_steps) / span)
+    if config.type == "cosine":
+        share = (1 - math.cos(math.pi * share)) / 2
+    return 1.0 - (1.0 - config.min_ratio) * share

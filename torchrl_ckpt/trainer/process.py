@@ -1,0 +1,147 @@
+"""A trainer rank from start to end: builds what the recipe names, resumes, trains, leaves."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchrl_ckpt import registry
+from torchrl_ckpt.checkpoint.layout import Layout
+from torchrl_ckpt.contracts import Json, Loss, Model
+from torchrl_ckpt.errors import RecipeError
+from torchrl_ckpt.exchange.rollouts import RolloutDirectory
+from torchrl_ckpt.exchange.weights import WeightDirectory
+from torchrl_ckpt.observe.metrics import MetricsLog
+from torchrl_ckpt.recipe.schema import PluginTable, RlTrainer, SftData, SftRecipe
+from torchrl_ckpt.run_directory import RunDirectory
+from torchrl_ckpt.trainer.checkpoints import COMPONENT, TrainerCheckpoints
+from torchrl_ckpt.trainer.loop import Loop
+from torchrl_ckpt.trainer.optimizer import build_optimizer, build_scheduler
+from torchrl_ckpt.trainer.publishing import Publisher
+from torchrl_ckpt.trainer.rollout_data import RolloutSource
+from torchrl_ckpt.trainer.sft_data import SftSource
+from torchrl_ckpt.trainer.sft_samples import EnvironmentSamples, FileSamples
+from torchrl_ckpt.trainer.source import BatchSource
+from torchrl_ckpt.trainer.state import Progress, TrainingState
+from torchrl_ckpt.trainer.update import Updater
+from torchrl_ckpt.trainer.world import World, join_world, seed_everything
+
+_COLLECTIVE_TIMEOUT = 3600.0
+
+_log = logging.getLogger(__name__)
+
+
+def train(config: SftRecipe | RlTrainer, about: Mapping[str, Json]) -> None:
+    """Run this rank. `about` goes into the manifests of its checkpoints."""
+    run = RunDirectory(config.output_dir, config.attempt)
+    stop = _StopRequest(run.stop)
+    with join_world(threads=config.threads, timeout=_COLLECTIVE_TIMEOUT) as world:
+        seed_everything(config.seed, stream=0)  # The same on all ranks: they build one model.
+        resuming = config.ckpt is not None and config.ckpt.resume_step is not None
+        plugin: Model = _create("models", config.model)
+        model = plugin.build(pretrained=not resuming)
+        dtype = torch.bfloat16 if world.device.type == "cuda" else torch.float32
+        plugin.parallelize(model, world.mesh, param_dtype=dtype)
+        model.train()
+        seed_everything(config.seed, stream=world.rank + 1)
+
+        optimizer = build_optimizer(model, config.optim)
+        scheduler = build_scheduler(optimizer, config.scheduler, config.max_steps)
+        weights = WeightDirectory(run.weights)
+        publisher = Publisher(plugin, model, weights, attempt=config.attempt, world=world)
+        source = _source(config, plugin, run, world)
+        loss: Loss = _create("losses", config.loss)
+        if missing := loss.requires - source.provides:
+            raise RecipeError(
+                f"the loss {config.loss.type!r} needs {', '.join(sorted(missing))}, which "
+                "supervised fine-tuning does not have; choose another `loss`"
+            )
+        state = TrainingState(model, optimizer, scheduler, source, Progress())
+        checkpoints = _checkpoints(config, about, world)
+        if checkpoints is not None and resuming:
+            checkpoints.restore(state)
+            _log.info("resumed from step %d", state.progress.step)
+
+        is_rl = isinstance(config, RlTrainer)
+        Loop(
+            Updater(model, loss, optimizer, scheduler, config.packing, config.optim.max_norm, world),
+            source,
+            state,
+            MetricsLog(run.metrics),
+            world,
+            publisher=publisher if is_rl else None,
+            checkpoints=checkpoints,
+            stop_requested=stop.requested,
+        ).run(config.max_steps)
+
+        finished = state.progress.step >= config.max_steps
+        if finished and config.export_weights and not is_rl:
+            publisher.keep(config.max_steps)
+        if checkpoints is not None:
+            checkpoints.close()
+
+
+class _StopRequest:
+    """Whether this rank was asked to leave after the step under way: by a file or a SIGTERM."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._signalled = False
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    def requested(self) -> bool:
+        return self._signalled or self._file.exists()
+
+    def _on_signal(self, *_: object) -> None:
+        self._signalled = True
+
+
+def _create(kind: Any, table: PluginTable) -> Any:
+    return registry.create(kind, table.type, table.options)
+
+
+def _source(
+    config: SftRecipe | RlTrainer, plugin: Model, run: RunDirectory, world: World
+) -> BatchSource:
+    if isinstance(config, RlTrainer):
+        return RolloutSource(
+            RolloutDirectory(run.rollouts),
+            attempt=config.attempt,
+            timeout=config.rollout_timeout,
+            world=world,
+        )
+    return SftSource(
+        _samples(config.data, plugin),
+        batch_size=config.data.batch_size,
+        num_workers=config.data.num_workers,
+        seed=config.seed,
+        world=world,
+    )
+
+
+def _samples(data: SftData, plugin: Model) -> FileSamples | EnvironmentSamples:
+    if data.environment is not None:
+        return EnvironmentSamples(_create("environments", data.environment), plugin.tokenizer())
+    return FileSamples(data.files, plugin.tokenizer())
+
+
+def _checkpoints(
+    config: SftRecipe | RlTrainer, about: Mapping[str, Json], world: World
+) -> TrainerCheckpoints | None:
+    if config.ckpt is None:
+        return None
+    others = ("orchestrator",) if isinstance(config, RlTrainer) else ()
+    return TrainerCheckpoints(
+        config.ckpt,
+        Layout(config.output_dir / config.ckpt.directory),
+        _create("checkpoint_backends", config.ckpt.backend),
+        world,
+        parts=(COMPONENT, *others),
+        about=about,
+        seed=config.seed,
+    )

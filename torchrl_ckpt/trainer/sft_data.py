@@ -1,0 +1,83 @@
+"""The batches of supervised fine-tuning: torchdata's StatefulDataLoader over a global order.
+
+All ranks go through one order together and each takes its share of every global batch, so the
+place in the data is the same on all of them and does not depend on how many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from torchrl_ckpt.contracts import Json
+from torchrl_ckpt.shuffle import Place, ShuffledStream
+from torchrl_ckpt.trainer.packing import TrainSample
+from torchrl_ckpt.trainer.source import TrainBatch
+from torchrl_ckpt.trainer.world import World
+
+
+class Samples(Protocol):
+    """A data set of known size."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> TrainSample: ...
+
+
+class GlobalBatches:
+    """A batch sampler without end: the indices of this rank's share of each global batch."""
+
+    def __init__(self, stream: ShuffledStream, batch_size: int, rank: int, world_size: int) -> None:
+        self._stream = stream
+        self._batch_size = batch_size
+        self._rank = rank
+        self._world_size = world_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self
+
+    def __next__(self) -> list[int]:
+        return self._stream.take(self._batch_size)[self._rank :: self._world_size]
+
+    def state_dict(self) -> Place:
+        return self._stream.state_dict()
+
+    def load_state_dict(self, state: Place) -> None:
+        self._stream.load_state_dict(state)
+
+
+class SftSource:
+    """Batches of a fixed number of samples, epoch after epoch, shuffled anew each time."""
+
+    provides: frozenset[str] = frozenset()
+
+    def __init__(
+        self, samples: Samples, *, batch_size: int, num_workers: int, seed: int, world: World
+    ) -> None:
+        stream = ShuffledStream(len(samples), seed)
+        self._batch_size = batch_size
+        self._loader: StatefulDataLoader[Sequence[TrainSample]] = StatefulDataLoader(
+            samples,  # type: ignore[arg-type]
+            batch_sampler=GlobalBatches(stream, batch_size, world.rank, world.size),  # type: ignore[arg-type]
+            num_workers=num_workers,
+            collate_fn=_as_they_are,
+        )
+        self._iterator: Iterator[Sequence[TrainSample]] | None = None
+
+    def batch(self, step: int) -> TrainBatch:
+        # Begun at the first batch and not before: a state must be loaded first, or it is ignored.
+        if self._iterator is None:
+            self._iterator = iter(self._loader)
+        return TrainBatch(next(self._iterator))
+
+    def state_dict(self) -> Json:
+        return {"batch_size": self._batch_size, "loader": self._loader.state_dict()}
+
+    def load_state_dict(self, state: Json) -> None:
+        self._loader.load_state_dict(state["loader"])
+
+
+def _as_they_are(samples: list[Any]) -> list[Any]:
+    return samples

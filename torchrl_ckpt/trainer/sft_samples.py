@@ -1,0 +1,133 @@
+"""What supervised fine-tuning learns from: conversations and prompts as token ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torchrl_ckpt.contracts import Environment, Tokenizer
+from torchrl_ckpt.errors import DataError
+from torchrl_ckpt.trainer.packing import TrainSample
+
+
+class FileSamples:
+    """The lines of JSON Lines files, tokenized when they are asked for."""
+
+    def __init__(self, files: Sequence[Path], tokenizer: Tokenizer) -> None:
+        self._records = [record for path in files for record in _records(path)]
+        self._tokenizer = tokenizer
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> TrainSample:
+        record = self._records[index]
+        if "messages" in record:
+            return conversation(self._tokenizer, record["messages"])
+        return completion(self._tokenizer, record["prompt"], record["completion"])
+
+
+class EnvironmentSamples:
+    """The training problems of an environment with their answers."""
+
+    def __init__(self, environment: Environment, tokenizer: Tokenizer) -> None:
+        size = environment.size("train")
+        if size is None:
+            raise DataError(
+                "this environment makes problems without end; `data.environment` needs one that "
+                "says how many there are"
+            )
+        self._size = size
+        self._environment = environment
+        self._tokenizer = tokenizer
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: int) -> TrainSample:
+        problem = self._environment.problem("train", index)
+        if isinstance(problem.prompt, str):
+            return completion(self._tokenizer, problem.prompt, problem.answer)
+        answer = {"role": "assistant", "content": problem.answer}
+        return conversation(self._tokenizer, [*problem.prompt, answer])
+
+
+def completion(tokenizer: Tokenizer, prompt: str, answer: str) -> TrainSample:
+    """Learn `answer` and the end token after it."""
+    before = tokenizer.encode(prompt, add_special_tokens=False)
+    after = [*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id]
+    return TrainSample(before + after, [False] * len(before) + [True] * len(after))
+
+
+def conversation(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> TrainSample:
+    """Learn the assistant's turns, each with what the chat template puts after it.
+
+    A turn is what the template adds when the turn is added, less the generation prompt, so this
+    works with every template in which earlier turns do not depend on later ones.
+    """
+    token_ids: list[int] = []
+    learned: list[bool] = []
+    for count, message in enumerate(messages, start=1):
+        is_answer = message["role"] == "assistant"
+        if is_answer:
+            prompt = _rendered(tokenizer, messages[: count - 1], add_generation_prompt=True)
+            token_ids, learned = _extend(token_ids, learned, prompt, learn=False)
+        rendered = _rendered(tokenizer, messages[:count], add_generation_prompt=False)
+        token_ids, learned = _extend(token_ids, learned, rendered, learn=is_answer)
+    return TrainSample(token_ids, learned)
+
+
+def _rendered(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], **how: Any) -> list[int]:
+    return list(
+        tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **how)
+        if messages or how["add_generation_prompt"]
+        else []
+    )
+
+
+def _extend(
+    token_ids: list[int], learned: list[bool], longer: list[int], *, learn: bool
+) -> tuple[list[int], list[bool]]:
+    if longer[: len(token_ids)] != token_ids:
+        raise DataError(
+            "the tokenizer's chat template renders earlier turns otherwise once later ones follow, "
+            "so the assistant's tokens cannot be told; split the conversations into single turns"
+        )
+    return longer, learned + [learn] * (len(longer) - len(token_ids))
+
+
+def _records(path: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the data file {path}: {error}") from None
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}:{number}: this line is not JSON: {error}") from None
+        if fault := _fault(record):
+            raise DataError(f"{path}:{number}: {fault}")
+        yield record
+
+
+def _fault(record: Any) -> str | None:
+    if not isinstance(record, dict):
+        return "a sample is a JSON object"
+    if "messages" in record:
+        turns = record["messages"]
+        if not isinstance(turns, list) or not all(
+            isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in turns
+        ):
+            return "`messages` is a list of objects with `role` and `content`"
+        if not any(turn["role"] == "assistant" for turn in turns):
+            return "no turn of the assistant, so there is nothing to learn"
+        return None
+    for key in ("prompt", "completion"):
+        if not isinstance(record.get(key), str):
+            return f"`{key}` must be a string (or give `messages`); found {sorted(record)}"
+    return None

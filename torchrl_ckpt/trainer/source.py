@@ -1,0 +1,33 @@
+"""Where the trainer's batches come from: what a source must do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torchrl_ckpt.contracts import Json
+from torchrl_ckpt.trainer.packing import TrainSample
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """This rank's share of a step's samples. Logits are divided by `temperature`, as they were
+    when the samples were drawn; `metrics` go into the step's row as they are."""
+
+    samples: Sequence[TrainSample]
+    temperature: float = 1.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class BatchSource(Protocol):
+    """Gives each step its batch; its state says which data comes next, whatever the world size."""
+
+    provides: frozenset[str]
+    """What its samples carry for a loss: `advantages`, `old_logprobs`."""
+
+    def batch(self, step: int) -> TrainBatch: ...
+
+    def state_dict(self) -> Json: ...
+
+    def load_state_dict(self, state: Json) -> None: ...

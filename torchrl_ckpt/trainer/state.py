@@ -1,0 +1,90 @@
+"""Everything that must be the same after a resume, as tensors and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from torchrl_ckpt.contracts import Json
+from torchrl_ckpt.trainer.source import BatchSource
+
+_MODEL = "model."
+_OPTIM = "optim."
+_FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
+
+
+@dataclass
+class Progress:
+    """How far training is: updates done, samples and tokens gone through, over all ranks."""
+
+    step: int = 0
+    samples: int = 0
+    tokens: int = 0
+
+
+class TrainingState:
+    """The trainer's state. Tensors go through the checkpoint backend, the rest is JSON, so that
+    nothing in a checkpoint has to be unpickled."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        source: BatchSource,
+        progress: Progress,
+    ) -> None:
+        self.model = model
+        self.progress = progress
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self._source = source
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Model and optimiser tensors by unique name, sharded as they are; they share memory with
+        the live ones."""
+        return self._parts()[0]
+
+    def plain(self) -> Json:
+        """Optimiser scalars, scheduler, progress and the place in the data."""
+        return {
+            "progress": asdict(self.progress),
+            "optimizer": self._parts()[1],
+            "scheduler": self._scheduler.state_dict(),
+            "data": self._source.state_dict(),
+        }
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], plain: Json) -> None:
+        """Take over `tensors` (as `tensors()` named them, with the values loaded) and `plain`."""
+        model = {name[len(_MODEL) :]: t for name, t in tensors.items() if name.startswith(_MODEL)}
+        set_model_state_dict(self.model, model)
+        optim: dict[str, Any] = {
+            name[len(_OPTIM) :]: t for name, t in tensors.items() if name.startswith(_OPTIM)
+        }
+        # JSON has made lists of the tuples.
+        optim |= {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in plain["optimizer"].items()
+        }
+        set_optimizer_state_dict(self.model, self._optimizer, optim, options=_FLAT)
+        self._scheduler.load_state_dict(plain["scheduler"])
+        self._source.load_state_dict(plain["data"])
+        self.progress = Progress(**plain["progress"])
+
+    def _parts(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        optim = get_optimizer_state_dict(self.model, self._optimizer, options=_FLAT)
+        tensors = {_MODEL + name: t for name, t in get_model_state_dict(self.model).items()}
+        tensors |= {_OPTIM + n: v for n, v in optim.items() if isinstance(v, torch.Tensor)}
+        return tensors, {n: v for n, v in optim.items() if not isinstance(v, torch.Tensor)}
