@@ -26,7 +26,7 @@ KINDS: tuple[Kind, ...] = ("models", "losses", "checkpoint_backends", "environme
 
 @dataclass(frozen=True)
 class MaybePath:
-    """Marks a string in a `Config` that is a path where such a directory exists, else a hub name."""
+    """Marks a string in a `Config`: a path where such a directory exists, else a hub name."""
 
 
 PathOrName = Annotated[str, MaybePath()]
@@ -164,20 +164,16 @@ class Save(Protocol):
 
 
 class CheckpointBackend(Plugin, Protocol):
-    """Puts tensors into files and back. It knows no policy: not when, not which, not what to keep."""
+    """Puts tensors into files and back. When to save and what to keep is not its affair."""
 
-    def save(
-        self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup
-    ) -> Save:
+    def save(self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup) -> Save:
         """Begin to write `state` (tensors and DTensors under unique names) below `directory`.
 
         Collective over `group`, which is the checkpoint's own (gloo) and used by nobody else.
         """
         ...
 
-    def load(
-        self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup
-    ) -> None:
+    def load(self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup) -> None:
         """Fill the tensors of `state` in place, resharding where the layout differs.
 
         Raises `CheckpointMismatch` for a name or shape that the files lack, and executes nothing

@@ -94,7 +94,7 @@ def make_directory(directory: Path) -> None:
 
 @contextmanager
 def recorded_file(root: Path, relative: str) -> Iterator[tuple[DigestingStream, list[FileRecord]]]:
-    """A new file `root/relative`: its stream, and a list that holds its record once it is durable."""
+    """A new file `root/relative`: its stream, and a list with its record once it is durable."""
     records: list[FileRecord] = []
     path = root / relative
     make_directory(path.parent)

@@ -1,7 +1,7 @@
 """The mistakes a user can make, one class each.
 
 A message says what is wrong, where, and what to do. The command line prints it without a
-traceback and exits with `exit_code`; anything that is not a `UserError` is a bug and is shown whole.
+traceback and exits with `exit_code`; anything that is not a `UserError` is a bug, shown whole.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class DataError(UserError):
 
 
 class RunDirectoryInUse(UserError):
-    """A fresh run was pointed at a directory that holds checkpoints, or that another run is using."""
+    """A fresh run in a directory that holds checkpoints, or that another run is using."""
 
 
 class CheckpointNotFound(UserError):

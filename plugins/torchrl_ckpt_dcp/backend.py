@@ -60,9 +60,7 @@ class DcpBackend:
         dcp.save(dict(state), storage_writer=writer, process_group=group)
         return FinishedSave(writer.finish_records())
 
-    def load(
-        self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup
-    ) -> None:
+    def load(self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup) -> None:
         _check_fit(state, read_metadata(directory), directory)
         dcp.load(dict(state), storage_reader=TensorReader(directory), process_group=group)
 

@@ -9,7 +9,7 @@ import xxhash
 
 
 def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
-    """The xxh3-128, in hexadecimal, of names, dtypes, shapes and bytes, in the order of the names."""
+    """The xxh3-128 (hexadecimal) of names, dtypes, shapes and bytes, in the order of the names."""
     hasher = xxhash.xxh3_128()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

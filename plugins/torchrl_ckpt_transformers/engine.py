@@ -102,13 +102,13 @@ class TransformersEngine:
             dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
         self._model = model.causal_lm(pretrained=True).to(device, getattr(torch, dtype)).eval()
         self._attention = model.config.attention
-        longest = getattr(self._model.config, "max_position_embeddings", None)
+        longest = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         if max_length is not None and longest is not None and max_length > longest:
             raise ModelError(f"max_length = {max_length}, but the model holds {longest} tokens")
         self._max_length = max_length or longest or 2**31
 
     def _check(self, sequences: Sequence[Sequence[int]], max_tokens: int) -> None:
-        vocabulary = self._model.config.vocab_size
+        vocabulary = self._model.get_input_embeddings().num_embeddings
         for sequence in sequences:
             if not sequence:
                 raise ValueError("a prompt is empty; it must have at least one token")

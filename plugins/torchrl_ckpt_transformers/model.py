@@ -49,7 +49,7 @@ class TransformersModelConfig(BaseModel):
     """The tokenizer's directory or hub name. Unset: the one that comes with `name`."""
 
     attention: str = "sdpa"
-    """The attention implementation: `sdpa`, `eager`, `flash_attention_2` or another of the library's."""
+    """The attention implementation, by the library's name: `sdpa`, `eager`, `flash_attention_2`."""
 
     @model_validator(mode="after")
     def _one_source(self) -> TransformersModelConfig:

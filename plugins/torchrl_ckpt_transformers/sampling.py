@@ -1,4 +1,4 @@
-"""From logits to tokens: temperature, top-k, top-p, and the draw by inverse distribution function."""
+"""From logits to tokens: temperature, top-k, top-p, and a draw by the inverse of the distribution."""
 
 from __future__ import annotations
 

@@ -30,7 +30,6 @@ components = [
     Component(name, [sys.executable, "-c", code, str(directory)], directory / f"{name}.log")
     for name, code in json.loads(sys.argv[2]).items()
 ]
-print("starting", flush=True)
 try:
     supervise(components, finite=["trainer"], display=Lines(), grace=2.0,
               on_stop_requested=(directory / "stop").touch)

@@ -25,7 +25,7 @@ time.sleep(60)
 subprocess.Popen([sys.executable, "-c", worker, sys.argv[1], "{delay}"], start_new_session=True)
 time.sleep(60)
 """
-"""Starts a worker as torchrun does: in a session of its own, which ties itself after its imports."""
+"""Starts a worker as torchrun does: in a session of its own, and tied after its imports."""
 
 
 def test_killing_the_runner_leaves_no_process(

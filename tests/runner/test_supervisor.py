@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -144,11 +144,12 @@ def test_signal_handlers_are_put_back(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_lets_the_trainer_finish(
-    number: signal.Signals, start_runner: Callable, wait_until: Callable, tmp_path
+    number: signal.Signals, start_runner: Callable, wait_until: Callable, tmp_path: Path
 ) -> None:
     runner = start_runner(trainer=POLITE, inference=SLEEP)
     wait_until(lambda: (tmp_path / "trainer.log").exists() and "training" in _log(tmp_path))
     runner.send_signal(number)
+    time.sleep(0.05)
     runner.send_signal(number)  # as `timeout` and `uv run` do: to the process and to its group
     output, _ = runner.communicate(timeout=10)
     assert (tmp_path / "saved").exists()
@@ -158,7 +159,7 @@ def test_the_first_signal_lets_the_trainer_finish(
 
 
 def test_the_second_signal_stops_everything_at_once(
-    start_runner: Callable, left_behind: Callable, wait_until: Callable, tmp_path
+    start_runner: Callable, left_behind: Callable, wait_until: Callable, tmp_path: Path
 ) -> None:
     deaf = (
         "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -177,15 +178,16 @@ def test_the_second_signal_stops_everything_at_once(
     assert not left_behind()
 
 
-def test_ctrl_c_while_the_processes_start_is_heeded(start_runner: Callable, tmp_path) -> None:
+def test_ctrl_c_while_the_processes_start_is_heeded(
+    start_runner: Callable, wait_until: Callable, tmp_path: Path
+) -> None:
     runner = start_runner(trainer="import time; time.sleep(1)\n" + POLITE)
-    assert runner.stdout.readline() == "starting\n"
-    time.sleep(0.02)
-    os.kill(runner.pid, signal.SIGINT)
+    wait_until((tmp_path / "trainer.log").exists)
+    runner.send_signal(signal.SIGINT)
     runner.communicate(timeout=10)
     assert runner.returncode == 0
     assert (tmp_path / "saved").exists()
 
 
-def _log(directory) -> str:
+def _log(directory: Path) -> str:
     return (directory / "trainer.log").read_text()

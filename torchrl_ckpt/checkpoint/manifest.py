@@ -61,4 +61,4 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def _seal(content: Mapping[str, Json]) -> str:
-    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True))
+    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())

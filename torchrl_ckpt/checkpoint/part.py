@@ -1,4 +1,4 @@
-"""One process's share of a checkpoint: its files, then `part.json`, which says that they are whole."""
+"""One process's share of a checkpoint: its files, then `part.json`: now they are whole."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ def refuse_to_overwrite(layout: Layout) -> None:
     """Raise `RunDirectoryInUse` where a fresh run would write beside earlier checkpoints."""
     if steps := layout.steps():
         raise RunDirectoryInUse(
-            f"{layout.root} already holds checkpoints ({_listed(steps)}). To go on from one of them "
-            f"add `--ckpt.resume-step {steps[-1]}` (or `latest`); to start afresh choose another "
+            f"{layout.root} already holds checkpoints ({_listed(steps)}). To go on from one of "
+            f"them add `--ckpt.resume-step {steps[-1]}` (or `latest`); to start afresh choose another "
             "`--output-dir` or remove that directory"
         )
 

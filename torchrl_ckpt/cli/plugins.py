@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -68,7 +69,9 @@ def main(args: argparse.Namespace) -> int:
 
     Raises `PluginNotFound` for a name that none has.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    # Where there is no terminal, a line of the table stays a line, for grep's sake.
+    width = None if sys.stdout.isatty() else 160
+    console = Console(highlight=False, soft_wrap=True, width=width)
     if args.plugins_command == "list":
         return _list(console, args.kind, as_json=args.json)
     if args.plugins_command == "show":
@@ -90,12 +93,13 @@ def _list(console: Console, kind: str | None, *, as_json: bool) -> int:
         }
         print(json.dumps(listing, indent=1, default=str))
         return 0
-    table = _table("kind", "name", "distribution", "version", "entry point", "note")
-    for plugin in plugins:
-        row = (plugin.kind, plugin.name, plugin.distribution, plugin.version, plugin.entry_point)
-        table.add_row(*map(escape, row), "conflict" if installed.rivals(plugin) else "")
-    console.print(table)
+    table = _table("kind", "name", "distribution", "version", "entry point")
     conflicts = [plugin for plugin in plugins if installed.rivals(plugin)]
+    for plugin in plugins:
+        name = f"{plugin.name} (conflict)" if plugin in conflicts else plugin.name
+        row = (plugin.kind, name, plugin.distribution, plugin.version, plugin.entry_point)
+        table.add_row(*map(escape, row))
+    console.print(table)
     for plugin in conflicts:
         console.print(_how_to_choose(plugin), markup=False)
     for remark in (*stale, *installed.unreadable):

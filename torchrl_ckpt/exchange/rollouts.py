@@ -1,7 +1,7 @@
 """Batches of rollouts, from the orchestrator to the trainer: one directory a step.
 
-    rollouts/step_7/batch.safetensors   tokens and numbers, samples laid end to end
-    rollouts/step_7/batch.json          who made it, with which policy, and its metrics
+rollouts/step_7/batch.safetensors   tokens and numbers, samples laid end to end
+rollouts/step_7/batch.json          who made it, with which policy, and its metrics
 """
 
 from __future__ import annotations

@@ -74,9 +74,7 @@ class WeightDirectory:
             return None
         if about["attempt"] != attempt:
             return None
-        return Policy(
-            about["version"], about["attempt"], about["last"], Canary(**about["canary"])
-        )
+        return Policy(about["version"], about["attempt"], about["last"], Canary(**about["canary"]))
 
     def last(self, attempt: int) -> Policy | None:
         """The policy that ended the training, if it has ended."""
@@ -93,6 +91,4 @@ class WeightDirectory:
                 shutil.rmtree(self.path(version))
 
     def _versions(self) -> list[int]:
-        return [
-            int(directory.name.removeprefix("step_")) for directory in self.root.glob("step_*")
-        ]
+        return [int(directory.name.removeprefix("step_")) for directory in self.root.glob("step_*")]

@@ -81,8 +81,10 @@ class Loop:
         """
         with self._progress.task(f"waiting for policy {version}"):
             policy = wait_for(
-                lambda: self._weights.read(version, self._config.attempt)
-                or self._weights.last(self._config.attempt),
+                lambda: (
+                    self._weights.read(version, self._config.attempt)
+                    or self._weights.last(self._config.attempt)
+                ),
                 f"the policy of step {version} in {self._weights.root}",
                 self._config.policy_timeout,
                 "orchestrator.policy_timeout",

@@ -20,7 +20,11 @@ class Scored:
 
 
 def score(
-    environment: Environment, tokenizer: Tokenizer, problem: Problem, prompt: list[int], sample: Sample
+    environment: Environment,
+    tokenizer: Tokenizer,
+    problem: Problem,
+    prompt: list[int],
+    sample: Sample,
 ) -> Scored:
     """Score what the tokens say, without the end token."""
     tokens = list(sample.token_ids)

@@ -12,7 +12,13 @@ from torchrl_ckpt.checkpoint.part import finish_part, open_part, requests_for
 from torchrl_ckpt.contracts import FileRecord, Json
 from torchrl_ckpt.durable import read_json, record_json, recorded_file
 from torchrl_ckpt.errors import CheckpointMismatch
-from torchrl_ckpt.exchange.rollouts import ABOUT, TENSORS, RolloutBatch, RolloutDirectory, read_batch
+from torchrl_ckpt.exchange.rollouts import (
+    ABOUT,
+    TENSORS,
+    RolloutBatch,
+    RolloutDirectory,
+    read_batch,
+)
 from torchrl_ckpt.shuffle import ShuffledStream
 
 COMPONENT = "orchestrator"
@@ -60,8 +66,8 @@ class OrchestratorState:
         state = read_json(directory / _STATE)
         if state["async_level"] != self._async_level:
             raise CheckpointMismatch(
-                f"{directory} was saved with orchestrator.async_level = {state['async_level']}, the "
-                f"recipe now says {self._async_level}: the batches under way would not fit. Resume "
+                f"{directory} was saved with orchestrator.async_level = {state['async_level']}, "
+                f"the recipe now says {self._async_level}: the batches under way would not fit. Resume "
                 "with the same value"
             )
         self.progress = Progress(**state["generated"])

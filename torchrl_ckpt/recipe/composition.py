@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
@@ -17,7 +18,7 @@ from torchrl_ckpt.recipe.origin import DEFAULT, Origin
 from torchrl_ckpt.recipe.schema import PluginTable, Section
 from torchrl_ckpt.recipe.shape import REQUIRED, Shape, fields
 from torchrl_ckpt.recipe.shared import share, without_fragments
-from torchrl_ckpt.recipe.tree import Composition, Leaf, Node, Table, merge, nest
+from torchrl_ckpt.recipe.tree import Composition, Node, Table, merge, nest
 
 
 def compose(
@@ -36,9 +37,9 @@ def compose(
     """
     root = Shape(schema)
     line = read_command_line(argv, root)
-    given = [Include(Path(path).absolute(), (), f"`{path}`") for path in files]
+    given = [Include(Path(os.path.abspath(path)), (), "the recipe to run") for path in files]
 
-    def layers() -> Iterator[Node]:
+    def layers() -> Iterator[Table]:
         yield _schema_defaults(schema)
         yield share(_command_defaults(defaults, root), root)
         for include in [*given, *line.root_files, *line.section_files]:
@@ -49,8 +50,7 @@ def compose(
                     yield share(layer.tree, root)
         yield share(line.flags, root)
 
-    tree = reduce(merge, layers())
-    assert isinstance(tree, Table)
+    tree: Table = reduce(merge, layers())
     return Composition(without_fragments(tree, root))
 
 
@@ -67,14 +67,13 @@ def _schema_defaults(section: type, given: BaseModel | None = None) -> Table:
             table = _schema_defaults(shape.section, instance)
             is_on = instance is not None or not shape.optional
             entries[name] = table if is_on else Table(table.entries, DEFAULT, switch=None)
-        elif isinstance(default, PluginTable):
-            entries[name] = node_of(default.model_dump(), shape, DEFAULT)
         elif default is not REQUIRED and not (default is None and shape.is_table):
-            entries[name] = Leaf(default, DEFAULT)
+            plain = default.model_dump() if isinstance(default, PluginTable) else default
+            entries[name] = node_of(plain, shape, DEFAULT)
     return Table(entries, DEFAULT)
 
 
 def _command_defaults(defaults: Mapping[str, Any], root: Shape) -> Table:
-    table = node_of(dict(defaults), root, Origin(DEFAULT.place, Path.cwd()))
-    assert isinstance(table, Table)
-    return table
+    origin = Origin(DEFAULT.place, Path.cwd())
+    entries = {name: node_of(value, root.child(name), origin) for name, value in defaults.items()}
+    return Table(entries, origin)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,9 @@ class Layer:
 def file_layers(include: Include, root: Shape) -> Iterator[Layer]:
     """What the file includes, depth first, then its own keys: each layer beats those before it."""
     _refuse_cycle(include)
-    reader = _Reader(include, root)
-    tree = reader.tree()
+    text, document = _read(include)
+    reader = _Reader(include, key_lines(text, document))
+    tree = reader.table(document, (), root.find(include.at))
     for inner in reader.includes:
         yield from file_layers(inner, root)
     yield Layer(include.at, tree)
@@ -59,23 +60,14 @@ def file_layers(include: Include, root: Shape) -> Iterator[Layer]:
 class _Reader:
     """Turns one file into a tree of its own keys and a list of its includes."""
 
-    def __init__(self, include: Include, root: Shape) -> None:
+    def __init__(self, include: Include, lines: Mapping[Key, int]) -> None:
         self._include = include
-        self._root = root
+        self._lines = lines
         self._name = display(include.path)
         self._via = tuple(display(outer.path) for outer in reversed(include.chain[:-1]))
         self.includes: list[Include] = []
 
-    def tree(self) -> Table:
-        text = _read_text(self._include)
-        try:
-            document = tomli.loads(text)
-        except tomli.TOMLDecodeError as error:
-            raise RecipeError(f"{self._name}:{error.lineno}: not valid TOML: {error.msg}") from None
-        self._lines = key_lines(text, document)
-        return self._table(document, (), self._root.find(self._include.at))
-
-    def _table(self, table: dict[str, Any], key: Key, shape: Shape | None) -> Table:
+    def table(self, table: dict[str, Any], key: Key, shape: Shape | None) -> Table:
         """The table at `key` of this file. Its includes are noted before those of its tables."""
         if INCLUDE in table:
             self._note_includes(table[INCLUDE], key, (*key, INCLUDE))
@@ -88,7 +80,7 @@ class _Reader:
 
     def _node(self, value: Any, key: Key, shape: Shape | None) -> Node:
         if isinstance(value, dict):
-            return self._table(value, key, shape)
+            return self.table(value, key, shape)
         if shape and shape.is_table and isinstance(value, str) and value.startswith(INCLUDE):
             self._note_includes(value.removeprefix(INCLUDE).strip(), key, key)
             return Table({}, self._origin(key))
@@ -110,10 +102,15 @@ class _Reader:
         return Origin(place, self._include.path.parent, self._via)
 
 
-def _read_text(include: Include) -> str:
+def _read(include: Include) -> tuple[str, dict[str, Any]]:
+    """The text of the file, and what it holds."""
     path = include.path
     try:
-        return path.read_bytes().decode()
+        text = path.read_bytes().decode()
+        return text, tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
+        place = f"{display(path)}:{error.lineno}"
+        raise RecipeError(f"{place}: not valid TOML: {error.msg}") from None
     except FileNotFoundError:
         problem = f"there is no file `{display(path)}`"
     except IsADirectoryError:

@@ -47,6 +47,11 @@ class Flag:
         return shape is not None and (shape.core is bool or bool(shape.section and shape.optional))
 
     @property
+    def takes_file(self) -> bool:
+        """Whether `@ file` may follow it."""
+        return self.shape is not None and self.shape.is_table and not self.negative
+
+    @property
     def takes_any_number(self) -> bool:
         """Whether nothing is known of its value, as for a plugin's option."""
         return self.shape is None or self.shape.core is Any
@@ -60,8 +65,7 @@ def read_command_line(argv: Sequence[str], root: Shape) -> CommandLine:
     while words:
         word = words.popleft()
         if word.startswith(INCLUDE):
-            words.appendleft(word)
-            line.root_files.append(_include(words, (), ""))
+            line.root_files.append(_include(word, words, (), ""))
         elif word.startswith("--") and len(word) > 2:
             _read_flag(word, words, root, base, line)
         else:
@@ -72,25 +76,21 @@ def read_command_line(argv: Sequence[str], root: Shape) -> CommandLine:
     return line
 
 
-def _read_flag(
-    word: str, words: deque[str], root: Shape, base: Path, line: CommandLine
-) -> None:
+def _read_flag(word: str, words: deque[str], root: Shape, base: Path, line: CommandLine) -> None:
     name, given, value = word.partition("=")
     flag = _identify(name, root, bare=not given and not (words and _is_value(words[0])))
-    if given and flag.shape and flag.shape.is_table:
-        words.appendleft(value)
-        given = ""
-    if not given and words and words[0].startswith(INCLUDE) and not flag.negative:
-        if flag.shape and flag.shape.is_table:
-            line.section_files.append(_include(words, flag.key, f"{name} "))
-            return
+    if flag.negative and given:
+        raise RecipeError(f"`{word}`: `{name}` takes no value")
+    front = value if given else (words[0] if words else "")
+    if flag.takes_file and front.startswith(INCLUDE):
+        file = value if given else words.popleft()
+        line.section_files.append(_include(file, words, flag.key, f"{name} "))
+        return
     values = [value] if given else _take_values(flag, words)
     text = word if given else shlex.join([name, *values])
     origin = Origin(text, base)
     node = _node(flag, values, origin)
-    layer = merge(line.flags, nest(flag.key, node, origin), by_type=False)
-    assert isinstance(layer, Table)
-    line.flags = layer
+    line.flags = merge(line.flags, nest(flag.key, node, origin), by_type=False)
 
 
 def _identify(name: str, root: Shape, *, bare: bool) -> Flag:
@@ -130,9 +130,9 @@ def _is_value(word: str) -> bool:
     return not word.startswith(("--", INCLUDE))
 
 
-def _include(words: deque[str], at: Key, flag: str) -> Include:
-    """Take `@ file` or `@file` from the front of `words`."""
-    name = words.popleft().removeprefix(INCLUDE)
+def _include(word: str, words: deque[str], at: Key, flag: str) -> Include:
+    """The include `@file`, or `@` with the file taken from the front of `words`."""
+    name = word.removeprefix(INCLUDE).strip()
     if not name:
         if not words:
             raise RecipeError(f"`{flag}@` needs the name of a file behind it")

@@ -20,6 +20,11 @@ class Origin:
     base: Path | None = None
     via: tuple[str, ...] = ()
 
+    @property
+    def is_given(self) -> bool:
+        """Whether a user wrote it, in a file or on the command line."""
+        return self.place != DEFAULT.place
+
     def __str__(self) -> str:
         return ", via ".join((self.place, *self.via))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from torchrl_ckpt.contracts import MaybePath
-from torchrl_ckpt.recipe.shape import ANY, Shape, fields
+from torchrl_ckpt.recipe.shape import ANY, Shape
 
 _SURELY_PATHS = ("./", "../", "/")
 

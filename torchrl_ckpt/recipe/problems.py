@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from torchrl_ckpt.errors import RecipeError
-from torchrl_ckpt.recipe.origin import DEFAULT, Origin
+from torchrl_ckpt.recipe.origin import Origin
 from torchrl_ckpt.recipe.suggestions import nearest
 from torchrl_ckpt.recipe.tree import Key
 
@@ -20,21 +20,20 @@ class Problem:
     origin: Origin | None = None
 
     def __str__(self) -> str:
-        return self.text if self.origin in (None, DEFAULT) else f"{self.origin}: {self.text}"
+        return f"{self.origin}: {self.text}" if self.origin and self.origin.is_given else self.text
 
 
 def unknown_key(key: Key, origin: Origin, valid: Collection[Key], *, why: str = "") -> Problem:
     """`key` is none of the `valid` ones; `why` says more than that, where there is more to say."""
     guess = nearest(key, valid)
-    is_flag = origin.place.startswith("--")
-    hint = f"; did you mean `{flag(guess) if is_flag else dotted(guess)}`?" if guess else ""
+    hint = f"; did you mean `{_as_at(origin, guess)}`?" if guess else ""
     return Problem(key, f"unknown key `{dotted(key)}`{why}{hint}", origin)
 
 
-def raise_if_any(problems: Iterable[Problem]) -> None:
-    """Raise them all as one `RecipeError`.
+def recipe_error(problems: Iterable[Problem]) -> RecipeError:
+    """One error for all `problems`.
 
-    What was written once is reported once, even if as a shared key it is wrong in every section.
+    What was written once is told once, even if as a shared key it is wrong in every section.
     """
     distinct: dict[object, Problem] = {}
     for problem in problems:
@@ -42,10 +41,16 @@ def raise_if_any(problems: Iterable[Problem]) -> None:
         distinct.setdefault(place, problem)
     texts = [str(problem) for problem in distinct.values()]
     if len(texts) == 1:
-        raise RecipeError(texts[0])
-    if texts:
-        lines = "".join(f"\n  {text}" for text in texts)
-        raise RecipeError(f"{len(texts)} things are wrong with the recipe:{lines}")
+        return RecipeError(texts[0])
+    lines = "".join(f"\n  {text}" for text in texts)
+    return RecipeError(f"{len(texts)} things are wrong with the recipe:{lines}")
+
+
+def _as_at(origin: Origin, key: Key) -> str:
+    """The key as it would be written at `origin`."""
+    if origin.place.startswith("--no-"):
+        return flag(key).replace("--", "--no-", 1)
+    return flag(key) if origin.place.startswith("--") else dotted(key)
 
 
 def dotted(key: Key) -> str:

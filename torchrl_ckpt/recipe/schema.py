@@ -256,7 +256,7 @@ class Client(Section):
     """How the inference server is reached."""
 
     base_url: str = "http://127.0.0.1:8000"
-    """The server's address. A job with an `[inference]` section starts its own and fills this in."""
+    """The server's address. A job with an `[inference]` section fills in that of its own."""
 
     api_key_env: str = "TORCHRL_CKPT_API_KEY"
     """The environment variable with the server's key. Where it is not set, the key that a server

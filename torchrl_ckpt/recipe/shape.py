@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache, reduce
-from pathlib import Path
+from functools import cached_property, lru_cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -91,14 +90,18 @@ class Shape:
     def child(self, name: str) -> Shape | None:
         """The shape of the key `name` below this one; None if there is no such key."""
         if self.section:
-            return fields(self.section).get(name)
+            takes_more = getattr(self.section, "model_config", {}).get("extra") == "allow"
+            return fields(self.section).get(name, ANY if takes_more else None)
         if self.kind:
             return _TYPE if name == "type" else ANY
         return ANY if self.core is Any else self.mapping_of
 
     def find(self, key: Key) -> Shape | None:
         """The shape of a dotted key below this one; None if there is no such key."""
-        return reduce(lambda shape, name: shape and shape.child(name), key, self)
+        shape: Shape | None = self
+        for name in key:
+            shape = shape and shape.child(name)
+        return shape
 
     def accepts(self, value: Any) -> bool:
         """Whether plain data is of this type, nothing being converted but what TOML has not."""
@@ -116,7 +119,7 @@ _TYPE = Shape(str, documentation="The plugin's name.")
 
 
 @lru_cache
-def fields(section: type) -> Mapping[str, Shape]:
+def fields(section: Any) -> Mapping[str, Shape]:
     """The keys of a pydantic model or a dataclass, in their order."""
     if issubclass(section, BaseModel):
         return {

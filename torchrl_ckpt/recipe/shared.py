@@ -33,7 +33,7 @@ def share(layer: Table, root: Shape) -> Table:
         if name in layer.entries:
             for section in sections_sharing(root, name):
                 shared = Table({name: layer.entries[name]}, layer.origin, switch=None)
-                own = layer.entries.get(section)
+                own = entries.get(section)
                 entries[section] = shared if own is None else merge(shared, own)
     return replace(layer, entries=entries)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from difflib import get_close_matches
-from os.path import commonprefix
+from itertools import takewhile
 
 from torchrl_ckpt.recipe.tree import Key
 
@@ -27,5 +27,9 @@ def _closest(key: Key, name: str, valid: Collection[Key]) -> Key:
     """Of the keys that end in `name` the one that shares most of its way with `key`."""
     return min(
         (other for other in valid if other[-1] == name),
-        key=lambda other: (-len(commonprefix([key, other])), len(other), other),
+        key=lambda other: (-_common_parts(key, other), len(other), other),
     )
+
+
+def _common_parts(one: Key, other: Key) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

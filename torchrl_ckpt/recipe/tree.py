@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import reduce
-from typing import Any
+from typing import Any, overload
 
 from torchrl_ckpt.recipe.origin import Origin
 
@@ -15,7 +14,7 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Leaf:
-    """A value. A flag's text can be read in several ways; `readings` are the others than `value`."""
+    """A value. What a flag says can be read in several ways: `readings` are the other ones."""
 
     value: Any
     origin: Origin
@@ -58,6 +57,10 @@ class Composition:
         return node
 
 
+@overload
+def merge(under: Table, over: Table, *, by_type: bool = ...) -> Table: ...
+@overload
+def merge(under: Node, over: Node, *, by_type: bool = ...) -> Node: ...
 def merge(under: Node, over: Node, *, by_type: bool = True) -> Node:
     """Tables merge deeply, anything else replaces, and so does a table of another `type`.
 
@@ -72,9 +75,10 @@ def merge(under: Node, over: Node, *, by_type: bool = True) -> Node:
     return replace(under if over.switch is None else over, entries=entries)
 
 
-def nest(key: Key, node: Node, origin: Origin) -> Node:
-    """`node` inside the tables that `key` names, all of them switched on."""
-    return reduce(lambda inner, name: Table({name: inner}, origin), reversed(key), node)
+def nest(key: Key, node: Node, origin: Origin) -> Table:
+    """`node` at `key`, in tables that are switched on."""
+    name, *below = key
+    return Table({name: nest(tuple(below), node, origin) if below else node}, origin)
 
 
 def _is_other_type(under: Table, over: Table) -> bool:

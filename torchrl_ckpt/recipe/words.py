@@ -21,12 +21,12 @@ _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 def describe(shape: Shape) -> str:
     """What a key takes: `a whole number, at least 1, or off`."""
-    text = listed([_noun(arm) + _bounds(arm) for arm in shape.arms], "or")
-    if len(shape.arms) > 1:
-        text += _bounds(shape)
-    if not shape.optional:
-        return text
-    return f"{text}, or off" if "," in text or " or " in text else f"{text} or off"
+    alternatives = [_noun(arm) + _bounds(arm) for arm in shape.arms]
+    if len(alternatives) > 1:
+        alternatives[-1] += _bounds(shape)
+    alternatives += ["off"] * shape.optional
+    compound = any("," in words or " or " in words for words in alternatives)
+    return (", or " if compound else " or ").join(alternatives)
 
 
 def toml(value: Any) -> str:
@@ -66,7 +66,7 @@ def _noun(shape: Shape) -> str:
 
 
 def _list_noun(items: tuple[Shape, ...]) -> str:
-    """`a list of paths`, `a list of 2 numbers`; elements without a plural are set behind a colon."""
+    """`a list of paths`, `a list of 2 numbers`, or elements one by one behind a colon."""
     count = f"{len(items)} " if len(items) > 1 else ""
     if len({item.core for item in items}) == 1 and items[0].core in _NOUNS:
         return f"a list of {count}{_NOUNS[items[0].core][1]}"

@@ -76,7 +76,8 @@ class Display:
             self._refreshed = time.monotonic()
 
     def message(self, text: str, level: Level = "info") -> None:
-        """Tell the person something that the runner itself has to say."""
+        """Tell the person what the runner itself has to say, after all that came before."""
+        self._show_what_is_new()
         self._screen.message(Message(time.time(), "", text, level))
 
     def finish(self, summary: Sequence[str] = ()) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.filesize import decimal
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
 
@@ -27,52 +27,47 @@ class LiveScreen:
     def __init__(self, console: Console, title: str, tasks: Mapping[str, int], start: int) -> None:
         self._title = title
         self._began = time.monotonic()
-        self._steps = _bars(console)
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(_BAR_WIDTH, table_column=Column(no_wrap=True)),
+            _Count(table_column=Column(no_wrap=True, min_width=len("1024/1024"))),
+            _Detail(table_column=Column()),
+            console=console,
+            auto_refresh=False,
+            speed_estimate_period=_SPEED_ESTIMATE_SECONDS,
+        )
         self._step_bars = {
-            component: self._steps.add_task(
-                f"{component:<{COMPONENT_WIDTH}}",
-                completed=start,
-                total=last,
-                count=f"{start}/{last}",
-                detail="",
-            )
+            component: self._add_bar(component, completed=start, total=last)
             for component, last in tasks.items()
         }
-        self._under_way = _bars(console)
         self._task_bars: dict[tuple[str, str], TaskID] = {}
-        self._others: dict[str, str] = {}
+        self._other_metrics: dict[str, str] = {}
         self._live = Live(
             get_renderable=self._render, console=console, auto_refresh=False, transient=True
         )
         self._live.start(refresh=True)
 
     def metrics(self, row: Mapping[str, Any]) -> None:
-        component, step = row["component"], row["step"]
+        component, step, text = row["component"], row["step"], metrics_text(row)
         if component in self._step_bars:
-            bar = self._step_bars[component]
-            total = self._steps.tasks[bar].total
-            count = f"{step}/{total}"
-            self._steps.update(bar, completed=step, count=count, detail=metrics_text(row))
+            self._bars.update(self._step_bars[component], completed=step, detail=text)
         else:
-            self._others[component] = f"step {step}  {metrics_text(row)}"
+            self._other_metrics[component] = f"step {step}  {text}"
 
     def task(self, update: TaskUpdate) -> None:
         key = (update.component, update.task)
         if update.ended:
             if key in self._task_bars:
-                self._under_way.remove_task(self._task_bars.pop(key))
+                self._bars.remove_task(self._task_bars.pop(key))
             return
         if key not in self._task_bars:
-            self._task_bars[key] = self._under_way.add_task(
-                f"{update.component:<{COMPONENT_WIDTH}}", total=None, count="", detail=""
+            detail = update.task
+            if update.unit == "bytes" and update.total is not None:
+                detail += f" {decimal(update.total)}"
+            self._task_bars[key] = self._add_bar(
+                update.component, total=update.total, detail=detail, percent=update.unit == "bytes"
             )
-        self._under_way.update(
-            self._task_bars[key],
-            completed=update.completed,
-            total=update.total,
-            count=_count(update),
-            detail=update.task,
-        )
+        self._bars.update(self._task_bars[key], completed=update.completed)
 
     def message(self, message: Message) -> None:
         style = "yellow" if message.level == "warning" else ""
@@ -84,42 +79,58 @@ class LiveScreen:
     def close(self) -> None:
         self._live.stop()
 
+    def _add_bar(
+        self,
+        component: str,
+        *,
+        total: int | None,
+        completed: int = 0,
+        detail: str = "",
+        percent: bool = False,
+    ) -> TaskID:
+        return self._bars.add_task(
+            f"{component:<{COMPONENT_WIDTH}}",
+            total=total,
+            completed=completed,
+            detail=detail,
+            percent=percent,
+        )
+
     def _render(self) -> RenderableType:
-        lines: list[RenderableType] = [self._headline(), self._steps]
-        lines += [
+        others = [
             Text(f"{component:<{COMPONENT_WIDTH}} {text}", no_wrap=True, overflow="ellipsis")
-            for component, text in self._others.items()
+            for component, text in self._other_metrics.items()
         ]
-        if self._task_bars:
-            lines += [Text("under way", style="dim"), self._under_way]
-        return Group(*lines)
+        return Group(self._headline(), self._bars, *others)
 
     def _headline(self) -> Text:
         line = Text(self._title, style="bold", no_wrap=True, overflow="ellipsis")
-        line.append(f"  {timedelta(seconds=int(time.monotonic() - self._began))}", style="dim")
-        remaining = max((task.time_remaining or 0 for task in self._steps.tasks), default=0)
+        line.append(f"  {_whole_seconds(time.monotonic() - self._began)}", style="dim")
+        counting_steps = set(self._step_bars.values())
+        bars = [bar for bar in self._bars.tasks if bar.id in counting_steps]
+        remaining = max((bar.time_remaining or 0 for bar in bars), default=0)
         if remaining:
-            line.append(f", about {timedelta(seconds=int(remaining))} to go", style="dim")
+            line.append(f", about {_whole_seconds(remaining)} to go", style="dim")
         return line
 
 
-def _bars(console: Console) -> Progress:
-    """Rows of name, bar, count and detail, which share the widths of no other rows."""
-    cut = Column(no_wrap=True, overflow="ellipsis")
-    return Progress(
-        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
-        BarColumn(bar_width=_BAR_WIDTH),
-        TextColumn("{task.fields[count]}", markup=False, table_column=Column(no_wrap=True)),
-        TextColumn("{task.fields[detail]}", markup=False, table_column=cut),
-        console=console,
-        auto_refresh=False,
-        speed_estimate_period=_SPEED_ESTIMATE_SECONDS,
-    )
+class _Count(ProgressColumn):
+    """How much is done; for what has no total, how long it takes already."""
+
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text(_whole_seconds(task.elapsed or 0))
+        if task.fields["percent"]:
+            return Text(f"{task.percentage:.0f}%")
+        return Text(f"{task.completed:.0f}/{task.total:.0f}")
 
 
-def _count(update: TaskUpdate) -> str:
-    if update.total is None:
-        return ""
-    if update.unit == "bytes":
-        return f"{decimal(update.completed)} of {decimal(update.total)}"
-    return f"{update.completed}/{update.total} {update.unit}".rstrip()
+class _Detail(ProgressColumn):
+    """The column that gives way where the terminal is narrow."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["detail"], no_wrap=True, overflow="ellipsis")
+
+
+def _whole_seconds(seconds: float) -> str:
+    return str(timedelta(seconds=int(seconds)))

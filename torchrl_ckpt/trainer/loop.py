@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 
-
 from torchrl_ckpt.observe.metrics import MetricsLog
 from torchrl_ckpt.trainer.checkpoints import COMPONENT, TrainerCheckpoints
 from torchrl_ckpt.trainer.publishing import Publisher
@@ -102,5 +101,3 @@ class Loop:
 def _named(result: UpdateResult) -> dict[str, float]:
     row = asdict(result)
     return row.pop("metrics") | row
-
-

@@ -69,7 +69,9 @@ def train(config: SftRecipe | RlTrainer, about: Mapping[str, Json]) -> None:
 
         is_rl = isinstance(config, RlTrainer)
         Loop(
-            Updater(model, loss, optimizer, scheduler, config.packing, config.optim.max_norm, world),
+            Updater(
+                model, loss, optimizer, scheduler, config.packing, config.optim.max_norm, world
+            ),
             source,
             state,
             MetricsLog(run.metrics),

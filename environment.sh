@@ -1,0 +1,45 @@
+# Makes the environment in .venv, or finds it as it should be. Sourced by run_train.sh and
+# run_tests.sh with $here set to the project's directory; $extras may name extras, as in "[dev]".
+
+environment_python() {
+  local candidate
+  for candidate in "${PYTHON:-}" python3.13 python3.12 python3.11 python3; do
+    if [ -n "$candidate" ] && command -v "$candidate" >/dev/null \
+      && "$candidate" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  echo "error: no Python 3.11 to 3.13 found; install one or set PYTHON to its path" >&2
+  return 1
+}
+
+make_environment() {
+  local extras="${extras:-}" stamp="$here/.venv/.made-from" source made_from="" made_with="" python
+  # The checkout's path counts: an environment does not survive being moved.
+  source="$here $(cksum <"$here/pyproject.toml")"
+  if [ -f "$stamp" ]; then
+    { read -r made_from && read -r made_with; } <"$stamp" || true
+  fi
+  # An environment with the development tools serves those who need none.
+  if [ "$made_from" = "$source" ] && { [ "$made_with" = "$extras" ] || [ "$made_with" = "[dev]" ]; }; then
+    return
+  fi
+  echo "setting up the environment in .venv (first use; takes a minute or two)" >&2
+  if [ ! -x "$here/.venv/bin/python" ] || ! "$here/.venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    python="$(environment_python)"
+    echo "  creating it with $("$python" --version)" >&2
+    "$python" -m venv --clear "$here/.venv"
+  fi
+  echo "  installing torchrl-ckpt$extras and what it needs" >&2
+  if ! "$here/.venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    --editable "$here$extras" >"$here/.venv/install.log" 2>&1; then
+    tail -n 20 "$here/.venv/install.log" >&2
+    echo "error: the installation failed; all of its output is in .venv/install.log" >&2
+    return 1
+  fi
+  printf '%s\n' "$source" "$extras" >"$stamp"
+  echo "  done" >&2
+}
+
+make_environment

@@ -1,0 +1,44 @@
+"""The entry of a job's processes: `python -m torchrl_ckpt.cli.component NAME RESOLVED [SOCKET]`.
+
+It is for the runner to call. A mistake of the user's ends up in the log as `error: ...`, from where
+the runner shows it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+from torchrl_ckpt.cli.exit import exit_code_of
+from torchrl_ckpt.observe import logs
+from torchrl_ckpt.recipe.schema import Inference, Orchestrator, RlTrainer, SftRecipe
+from torchrl_ckpt.runner.lifeline import die_with_parent
+from torchrl_ckpt.runner.resolved import read_recipe, read_section
+
+
+def main(argv: list[str]) -> None:
+    die_with_parent()
+    component, resolved = argv[0], Path(argv[1])
+    rank = os.environ.get("RANK")
+    logs.configure(int(rank) if rank is not None else None)
+    config = read_section(resolved, component)
+    match config:
+        case RlTrainer() | SftRecipe():
+            from torchrl_ckpt.trainer.process import train
+
+            train(config, {"recipe": read_recipe(resolved)})
+        case Orchestrator():
+            from torchrl_ckpt.orchestrator.process import orchestrate
+
+            orchestrate(config)
+        case Inference():
+            from torchrl_ckpt.inference.process import serve
+
+            with socket.socket(fileno=int(argv[2])) as listener:
+                serve(config, listener)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code_of(lambda: main(sys.argv[1:])))

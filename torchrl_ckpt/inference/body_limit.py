@@ -1,0 +1,34 @@
+"""A limit to the size of a request's body, held whatever its headers say."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from torchrl_ckpt.inference.failures import TooLarge, failure
+
+
+class BodyLimit:
+    """ASGI middleware that answers 413 once a body has more than `max_bytes`."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                raise TooLarge(f"the body exceeds {self._max_bytes} bytes")
+            return message
+
+        try:
+            await self._app(scope, counted, send)
+        except TooLarge as error:
+            await failure(error)(scope, receive, send)

@@ -1,0 +1,76 @@
+"""Pydantic's complaints about a recipe, told in the recipe's own terms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from torchrl_ckpt.recipe.problems import Problem, dotted, flag
+from torchrl_ckpt.recipe.shape import Shape
+from torchrl_ckpt.recipe.shared import sections_sharing, shared_keys
+from torchrl_ckpt.recipe.tree import Composition, Key, Leaf
+from torchrl_ckpt.recipe.words import describe, toml
+
+_SAID_BY_DESCRIPTION = (
+    *("greater_than", "greater_than_equal", "less_than", "less_than_equal"),
+    *("literal_error", "int_from_float"),
+)
+
+
+def complaints(
+    error: ValidationError, shape: Shape, composition: Composition, above: Key = ()
+) -> list[Problem]:
+    """One problem for each key that `error` is about.
+
+    `shape` is that of the table at `above`, which was validated.
+    """
+    problems: dict[Key, Problem] = {}
+    for detail in error.errors():
+        below = _key_of(detail["loc"], shape)
+        if (*above, *below) not in problems:
+            problems[(*above, *below)] = _problem(detail, shape, composition, above, below)
+    return list(problems.values())
+
+
+def _key_of(location: Sequence[int | str], shape: Shape) -> Key:
+    """The part of pydantic's location that is a key; after it come indices and arms of unions."""
+    key: Key = ()
+    for part in location:
+        if not isinstance(part, str) or shape.find((*key, part)) is None:
+            break
+        key = (*key, part)
+    return key
+
+
+def _problem(
+    detail: Any, table: Shape, composition: Composition, above: Key, below: Key
+) -> Problem:
+    key = (*above, *below)
+    shape = table.find(below)
+    node = composition.node(key)
+    assert shape
+    kind = detail["type"]
+    origin = node.origin if node else None
+    if kind == "missing":
+        return Problem(key, _missing(key, shape, table if not above else None))
+    if kind in ("value_error", "assertion_error"):
+        reason = str(detail["ctx"]["error"])
+        return Problem(key, f"`{dotted(key)}`: {reason}" if key else reason, origin)
+    given = toml(node.value) if isinstance(node, Leaf) else "a table"
+    text = f"`{dotted(key)}` is {given}; expected {describe(shape)}"
+    if not (kind in _SAID_BY_DESCRIPTION or kind.endswith(("_type", "_parsing"))):
+        text += f" ({detail['msg']})"
+    return Problem(key, text, origin)
+
+
+def _missing(key: Key, shape: Shape, root: Shape | None) -> str:
+    """How to give a key that is missing, for a shared one at the root."""
+    missing = key
+    if root and key[-1] in shared_keys(root) and key[0] in sections_sharing(root, key[-1]):
+        key = key[-1:]
+    return (
+        f"`{dotted(missing)}` is missing: write `{dotted(key)} = ...` in a recipe"
+        f" or give `{flag(key)} ...` ({describe(shape)})"
+    )

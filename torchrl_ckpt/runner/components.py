@@ -1,0 +1,50 @@
+"""The command line of each of a job's processes. They read `resolved.json`, never flags."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from torchrl_ckpt.recipe.schema import Trainer
+from torchrl_ckpt.run_directory import RunDirectory
+from torchrl_ckpt.runner.process import Component
+
+_ENTRY = "torchrl_ckpt.cli.component"
+
+# Idle OpenMP threads of one process would spin on the cores that another needs.
+_QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def trainer(run: RunDirectory, config: Trainer) -> Component:
+    """One torchrun, and through it as many ranks as the recipe says."""
+    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={config.ranks}"]
+    return _component(run, "trainer", ["-m", *torchrun, "-m", _ENTRY])
+
+
+def orchestrator(run: RunDirectory, env: Mapping[str, str]) -> Component:
+    return _component(run, "orchestrator", ["-m", _ENTRY], env)
+
+
+def inference(run: RunDirectory, env: Mapping[str, str], listening: int) -> Component:
+    """`listening` is the descriptor of a socket that is bound already, so that a port in use shows
+    before any process starts."""
+    return _component(
+        run, "inference", ["-m", _ENTRY], env, more=[str(listening)], pass_fds=(listening,)
+    )
+
+
+def _component(
+    run: RunDirectory,
+    name: str,
+    python_arguments: list[str],
+    env: Mapping[str, str] | None = None,
+    more: list[str] | None = None,
+    pass_fds: tuple[int, ...] = (),
+) -> Component:
+    return Component(
+        name=name,
+        argv=[sys.executable, *python_arguments, name, str(run.resolved), *(more or [])],
+        log=run.log(name),
+        env={**_QUIET_THREADS, **(env or {})},
+        pass_fds=pass_fds,
+    )

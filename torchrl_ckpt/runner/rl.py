@@ -1,0 +1,113 @@
+"""Runs reinforcement learning: inference, orchestrator and trainer, each in its own process."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torchrl_ckpt.errors import RunInterrupted
+from torchrl_ckpt.inference.address import bind, url_of
+from torchrl_ckpt.observe import metrics
+from torchrl_ckpt.recipe.schema import Inference, RlRecipe
+from torchrl_ckpt.run_directory import RunDirectory
+from torchrl_ckpt.runner import components
+from torchrl_ckpt.runner.attempt import Attempt, begin
+from torchrl_ckpt.runner.display import Display
+from torchrl_ckpt.runner.process import Component
+from torchrl_ckpt.runner.resolved import write_resolved
+from torchrl_ckpt.runner.summary import checkpoint_line, last_row, stopped_early
+from torchrl_ckpt.runner.supervisor import supervise
+from torchrl_ckpt.runner.warm_start import warm_started
+
+
+def run_rl(recipe: RlRecipe) -> None:
+    """Train to the end. Raises `RunInterrupted` where it was asked to stop before."""
+    config = recipe.trainer
+    with begin(config.output_dir, config.ckpt, config.max_steps) as attempt:
+        run = attempt.run
+        with _listening(recipe.inference) as listener:
+            settled = _settle(recipe, attempt, listener)
+            write_resolved(run.resolved, "rl", settled)
+            with Display(
+                f"Reinforcement learning in {run.root}",
+                run.metrics,
+                run.progress,
+                tasks={"trainer": config.max_steps, "orchestrator": config.max_steps},
+                start=attempt.resumed_from,
+            ) as display:
+                supervise(
+                    _components(settled, run, listener),
+                    finite=["trainer", "orchestrator"],
+                    display=display,
+                    on_stop_requested=run.stop.touch,
+                )
+                if message := stopped_early(run, settled.trainer):
+                    raise RunInterrupted(message)
+                display.finish(_summary(settled, run))
+
+
+@contextmanager
+def _listening(config: Inference | None) -> Iterator[socket.socket | None]:
+    if config is None:
+        yield None
+        return
+    with bind(config.host, config.port) as listener:
+        yield listener
+
+
+def _settle(recipe: RlRecipe, attempt: Attempt, listener: socket.socket | None) -> RlRecipe:
+    """The recipe with what this start has decided in place."""
+    shared: dict[str, Any] = {"attempt": attempt.run.attempt}
+    trainer = recipe.trainer
+    if trainer.ckpt is not None and trainer.ckpt.resume_step is not None:
+        # The model comes from the checkpoint, so a warm start is not needed again.
+        step = {"resume_step": attempt.resumed_from}
+        shared["ckpt"] = trainer.ckpt.model_copy(update=step)
+    else:
+        trainer = warm_started(trainer)
+    orchestrator = recipe.orchestrator
+    if listener is not None:
+        client = orchestrator.client.model_copy(update={"base_url": url_of(listener)})
+        orchestrator = orchestrator.model_copy(update={"client": client})
+    return recipe.model_copy(
+        update={
+            "trainer": trainer.model_copy(update=shared),
+            "orchestrator": orchestrator.model_copy(update=shared),
+        }
+    )
+
+
+def _components(
+    recipe: RlRecipe, run: RunDirectory, listener: socket.socket | None
+) -> list[Component]:
+    if recipe.inference is None or listener is None:
+        return [components.orchestrator(run, {}), components.trainer(run, recipe.trainer)]
+    key = os.environ.get(recipe.inference.api_key_env) or secrets.token_urlsafe(32)
+    return [
+        components.inference(run, {recipe.inference.api_key_env: key}, listener.fileno()),
+        components.orchestrator(run, {recipe.orchestrator.client.api_key_env: key}),
+        components.trainer(run, recipe.trainer),
+    ]
+
+
+def _summary(recipe: RlRecipe, run: RunDirectory) -> list[str]:
+    rows = metrics.read(run.metrics)
+    row = last_row(rows, "trainer")
+    lines = [
+        f"training finished: step {row['step']}",
+        f"model: {run.weights / f'step_{recipe.trainer.max_steps}'}",
+        *checkpoint_line(run, recipe.trainer.ckpt),
+    ]
+    evaluations = [row for row in rows if row["component"] == "evaluation"]
+    if evaluations and evaluations[-1]["step"] == recipe.trainer.max_steps:
+        before, after = evaluations[0]["reward/mean"], evaluations[-1]["reward/mean"]
+        lines += [
+            f"held-out reward before (step {evaluations[0]['step']}): {before:.4f}",
+            f"held-out reward after (step {evaluations[-1]['step']}): {after:.4f} "
+            f"({after - before:+.4f})",
+        ]
+    return lines

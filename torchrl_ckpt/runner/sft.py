@@ -1,0 +1,56 @@
+"""Runs supervised fine-tuning: the trainer alone."""
+
+from __future__ import annotations
+
+from torchrl_ckpt.errors import RunInterrupted
+from torchrl_ckpt.observe import metrics
+from torchrl_ckpt.recipe.schema import SftRecipe
+from torchrl_ckpt.runner import components
+from torchrl_ckpt.runner.attempt import Attempt, begin
+from torchrl_ckpt.runner.display import Display
+from torchrl_ckpt.runner.resolved import write_resolved
+from torchrl_ckpt.runner.summary import checkpoint_line, last_row, stopped_early
+from torchrl_ckpt.runner.supervisor import supervise
+
+
+def run_sft(recipe: SftRecipe) -> None:
+    """Train to the end. Raises `RunInterrupted` where it was asked to stop before."""
+    with begin(recipe.output_dir, recipe.ckpt, recipe.max_steps) as attempt:
+        run = attempt.run
+        settled = settle(recipe, attempt)
+        write_resolved(run.resolved, "sft", settled)
+        with Display(
+            f"Supervised fine-tuning in {run.root}",
+            run.metrics,
+            run.progress,
+            tasks={"trainer": recipe.max_steps},
+            start=attempt.resumed_from,
+        ) as display:
+            supervise(
+                [components.trainer(run, settled)],
+                finite=["trainer"],
+                display=display,
+                on_stop_requested=run.stop.touch,
+            )
+            if message := stopped_early(run, settled):
+                raise RunInterrupted(message)
+            display.finish(_summary(settled, attempt))
+
+
+def settle(recipe: SftRecipe, attempt: Attempt) -> SftRecipe:
+    """The recipe with what this start has decided in place."""
+    update: dict[str, object] = {"attempt": attempt.run.attempt}
+    if recipe.ckpt is not None and recipe.ckpt.resume_step is not None:
+        ckpt = recipe.ckpt.model_copy(update={"resume_step": attempt.resumed_from})
+        update["ckpt"] = ckpt
+    return recipe.model_copy(update=update)
+
+
+def _summary(recipe: SftRecipe, attempt: Attempt) -> list[str]:
+    run = attempt.run
+    row = last_row(metrics.read(run.metrics), "trainer")
+    accuracy = f", token accuracy {row['token_accuracy']:.3f}" if "token_accuracy" in row else ""
+    lines = [f"training finished: step {row['step']}, loss {row['loss']:.4f}{accuracy}"]
+    if recipe.export_weights:
+        lines.append(f"model: {run.weights / f'step_{recipe.max_steps}'}")
+    return [*lines, *checkpoint_line(run, recipe.ckpt)]

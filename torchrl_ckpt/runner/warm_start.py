@@ -1,0 +1,29 @@
+"""Sees to it that the model which a job starts from is there, and trains it first if it is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torchrl_ckpt.recipe.schema import RlTrainer, SftRecipe
+from torchrl_ckpt.runner.loading import load_recipe
+from torchrl_ckpt.runner.sft import run_sft
+
+
+def warm_started(config: RlTrainer) -> RlTrainer:
+    """`config` with the final weights of its `warm_start` recipe as its model."""
+    if config.warm_start is None:
+        return config
+    weights = final_weights(config.warm_start)
+    model = config.model.model_copy(update={})
+    return config.model_copy(update={"model": type(model)(type=model.type, name=str(weights))})
+
+
+def final_weights(recipe_file: Path) -> Path:
+    """Where the final model of a fine-tuning recipe is; trained now if it is not there."""
+    recipe = load_recipe("sft", [], files=[recipe_file]).recipe
+    assert isinstance(recipe, SftRecipe)
+    weights = recipe.output_dir / "weights" / f"step_{recipe.max_steps}"
+    if not weights.is_dir():
+        print(f"no weights in {weights} yet: training {recipe_file} first", flush=True)
+        run_sft(recipe)
+    return weights
