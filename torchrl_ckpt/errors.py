@@ -47,6 +47,12 @@ class CheckpointNotFound(UserError):
     exit_code = 3
 
 
+class CheckpointFailed(UserError):
+    """A checkpoint could not be written or read: a full disk, a missing permission, a bad device."""
+
+    exit_code = 4
+
+
 class CheckpointDamaged(UserError):
     """A checkpoint does not hold what its manifest promises."""
 

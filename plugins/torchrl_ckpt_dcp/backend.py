@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +11,11 @@ import torch
 import torch.distributed.checkpoint as dcp
 from pydantic import BaseModel, ConfigDict, Field
 from torch.distributed import ProcessGroup
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from torchrl_ckpt.contracts import FileRecord
-from torchrl_ckpt.errors import CheckpointMismatch
+from torchrl_ckpt.errors import CheckpointFailed, CheckpointMismatch, UserError
 from torchrl_ckpt_dcp.reader import TensorReader, read_metadata
 from torchrl_ckpt_dcp.writer import RecordingWriter
 
@@ -57,15 +59,29 @@ class DcpBackend:
         self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup
     ) -> FinishedSave:
         writer = RecordingWriter(directory, thread_count=self._config.threads)
-        dcp.save(dict(state), storage_writer=writer, process_group=group)
+        with _plain_errors():
+            dcp.save(dict(state), storage_writer=writer, process_group=group)
         return FinishedSave(writer.finish_records())
 
     def load(self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup) -> None:
         _check_fit(state, read_metadata(directory), directory)
-        dcp.load(dict(state), storage_reader=TensorReader(directory), process_group=group)
+        with _plain_errors():
+            dcp.load(dict(state), storage_reader=TensorReader(directory), process_group=group)
 
     def close(self) -> None:
         pass
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """DCP wraps what went wrong on any rank in a `BaseException`; say it plainly instead."""
+    try:
+        yield
+    except CheckpointException as error:
+        rank, (cause, _) = min(error.failures.items())
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise CheckpointFailed(f"rank {rank}: {cause}") from cause
 
 
 def _check_fit(state: Mapping[str, torch.Tensor], metadata: Metadata, directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""From logits to tokens: temperature, top-k, top-p, and a draw by the inverse of the distribution."""
+"""From logits to tokens: temperature, top-k, top-p, and a draw by inverse transform."""
 
 from __future__ import annotations
 

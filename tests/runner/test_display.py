@@ -12,13 +12,14 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyte
 import pytest
 
-from torchrl_ckpt.runner.display import PLAIN_VARIABLE
+from torchrl_ckpt.observe.progress import ProgressLog
+from torchrl_ckpt.runner.display import PLAIN_VARIABLE, Display
 
 RUN = """
 import sys, time
@@ -94,6 +95,25 @@ class Terminal:
             self.text()
         return self._process.wait()
 
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._descriptor)
+
+
+@pytest.fixture
+def open_terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
+    """Runs `RUN` in a terminal of so many columns with these environment variables."""
+    terminals: list[Terminal] = []
+
+    def open_one(columns: int, **environment: str) -> Terminal:
+        terminals.append(Terminal(tmp_path, columns, **environment))
+        return terminals[-1]
+
+    yield open_one
+    for terminal in terminals:
+        terminal.close()
+
 
 def _environment() -> dict[str, str]:
     chosen = {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE", PLAIN_VARIABLE}
@@ -108,9 +128,9 @@ def _line(screen: str, *words: str) -> str:
 
 @pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}])
 def test_a_terminal_shows_bars_and_is_clean_in_the_end(
-    tmp_path: Path, wait_until: Callable, environment: dict[str, str]
+    tmp_path: Path, open_terminal: Callable, wait_until: Callable, environment: dict[str, str]
 ) -> None:
-    terminal = Terminal(tmp_path, columns=80, **environment)
+    terminal = open_terminal(columns=80, **environment)
     wait_until(lambda: "asked to stop" in terminal.text() and "512/1024" in terminal.text())
     screen = terminal.text()
     assert "rl_reverse" in screen
@@ -138,9 +158,9 @@ def test_a_terminal_shows_bars_and_is_clean_in_the_end(
 
 
 def test_a_narrow_terminal_keeps_one_line_for_each_bar(
-    tmp_path: Path, wait_until: Callable
+    tmp_path: Path, open_terminal: Callable, wait_until: Callable
 ) -> None:
-    terminal = Terminal(tmp_path, columns=50)
+    terminal = open_terminal(columns=50)
     wait_until(lambda: "512/1024" in terminal.text())
     screen = terminal.text()
     assert "━" in _line(screen, "trainer", "3/20", "loss")
@@ -152,10 +172,10 @@ def test_a_narrow_terminal_keeps_one_line_for_each_bar(
 
 @pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {PLAIN_VARIABLE: "1"}])
 def test_a_terminal_that_cannot_or_shall_not_draw_gets_plain_lines(
-    tmp_path: Path, environment: dict[str, str]
+    tmp_path: Path, open_terminal: Callable, environment: dict[str, str]
 ) -> None:
     (tmp_path / "go").touch()
-    terminal = Terminal(tmp_path, columns=80, **environment)
+    terminal = open_terminal(columns=80, **environment)
     assert terminal.wait() == 0
     assert "trainer       step  3/20  loss 0.6123" in terminal.text()
     assert b"\x1b" not in terminal.written
@@ -186,9 +206,6 @@ def test_a_file_gets_one_plain_line_for_each_thing_that_happens(
 def test_plain_lines_tell_of_what_takes_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from torchrl_ckpt.observe.progress import ProgressLog
-    from torchrl_ckpt.runner.display import Display
-
     ProgressLog(tmp_path / "progress", "orchestrator").task("waiting for policy 3")
     began = time.time()
     display = Display("run", tmp_path / "metrics", tmp_path / "progress", tasks={}, plain=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from collections.abc import Callable
 
 from torchrl_ckpt.errors import UserError
@@ -17,7 +18,8 @@ def exit_code_of(action: Callable[[], int | None]) -> int:
     try:
         return action() or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        # Indented, so that whoever reads it from a log knows where the message ends.
+        print(textwrap.indent(f"error: {error}", "  ")[2:], file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

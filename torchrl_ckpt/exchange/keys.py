@@ -40,7 +40,7 @@ def find_key(base_url: str, variable: str) -> str | None:
 
 @contextmanager
 def published_key(host: str, port: int, key: str) -> Iterator[Path]:
-    """Leave `key` for this user's other processes, and take it back at the end if it is still it."""
+    """Leave `key` for this user's other processes, and take it back at the end."""
     path = _key_file(host, port)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.parent.chmod(0o700)

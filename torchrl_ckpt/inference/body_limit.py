@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from torchrl_ckpt.inference.failures import TooLarge, failure
+from torchrl_ckpt.inference.failures import TooLarge
 
 
 class BodyLimit:
@@ -28,7 +28,4 @@ class BodyLimit:
                 raise TooLarge(f"the body exceeds {self._max_bytes} bytes")
             return message
 
-        try:
-            await self._app(scope, counted, send)
-        except TooLarge as error:
-            await failure(error)(scope, receive, send)
+        await self._app(scope, counted, send)

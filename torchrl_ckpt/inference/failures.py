@@ -15,7 +15,7 @@ from torchrl_ckpt.exchange.completions import ErrorAnswer, Failure
 log = logging.getLogger(__name__)
 
 
-class Refused(Exception):
+class Refused(HTTPException):
     """Base of the answers that are not 200."""
 
     status = 400
@@ -23,7 +23,7 @@ class Refused(Exception):
     code: str | None = None
 
     def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(self.status, message)
         self.param = param
 
 
@@ -78,11 +78,6 @@ def answer_failures(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _crashed)
 
 
-def failure(error: Refused) -> JSONResponse:
-    """The answer to the request that met `error`."""
-    return _answer(error.status, str(error), error.type, error.param, error.code)
-
-
 def _answer(
     status: int,
     message: str,
@@ -97,8 +92,10 @@ def _answer(
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, Refused)
     if error.status >= 500:
-        log.error("%s %s: %s", request.method, request.url.path, error, exc_info=error.__cause__)
-    return failure(error)
+        log.error(
+            "%s %s: %s", request.method, request.url.path, error.detail, exc_info=error.__cause__
+        )
+    return _answer(error.status, error.detail, error.type, error.param, error.code)
 
 
 async def _unusable_weights(request: Request, error: Exception) -> JSONResponse:
@@ -106,12 +103,12 @@ async def _unusable_weights(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
-    """The first of the request's mistakes: its place without the branches of a union."""
+    """One of the request's mistakes: the innermost, since a form that fits nearly fails late."""
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    param = next((str(part) for part in first["loc"][1:]), None)
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
+    mistake = max(error.errors(), key=lambda mistake: len(mistake["loc"]))
+    param = next((str(part) for part in mistake["loc"][1:]), None)
+    message = mistake["msg"].removeprefix("Value error, ")
+    if mistake["type"] == "extra_forbidden":
         message = "this parameter is not supported"
     return _answer(400, f"{param}: {message}" if param else message, param=param)
 

@@ -63,7 +63,9 @@ class ServedPolicy:
                 raise
             except BaseException as error:
                 self._version, self._directory, self._whole = None, None, False
-                raise WeightsUnknown(f"loading {directory} failed half-way") from error
+                if isinstance(error, Exception):
+                    raise WeightsUnknown(f"loading {directory} failed half-way") from error
+                raise
             self._version, self._directory, self._whole = version, directory, True
 
     async def loaded(self) -> LoadedWeights:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from torchrl_ckpt.recipe.problems import Problem, dotted, flag
 from torchrl_ckpt.recipe.shape import Shape
-from torchrl_ckpt.recipe.shared import sections_sharing, shared_keys
+from torchrl_ckpt.recipe.shared import sections_sharing
 from torchrl_ckpt.recipe.tree import Composition, Key, Leaf
 from torchrl_ckpt.recipe.words import describe, toml
 
@@ -47,13 +47,12 @@ def _key_of(location: Sequence[int | str], shape: Shape) -> Key:
 def _problem(
     detail: Any, table: Shape, composition: Composition, above: Key, below: Key
 ) -> Problem:
-    key = (*above, *below)
-    shape = table.find(below)
-    node = composition.node(key)
-    assert shape
-    kind = detail["type"]
+    key, kind = (*above, *below), detail["type"]
+    shape, node = table.find(below), composition.node((*above, *below))
     origin = node.origin if node else None
-    if kind == "missing":
+    inside = ".".join(map(str, detail["loc"][len(below) :]))
+    assert shape
+    if kind == "missing" and not inside:
         return Problem(key, _missing(key, shape, table if not above else None))
     if kind in ("value_error", "assertion_error"):
         reason = str(detail["ctx"]["error"])
@@ -61,14 +60,14 @@ def _problem(
     given = toml(node.value) if isinstance(node, Leaf) else "a table"
     text = f"`{dotted(key)}` is {given}; expected {describe(shape)}"
     if not (kind in _SAID_BY_DESCRIPTION or kind.endswith(("_type", "_parsing"))):
-        text += f" ({detail['msg']})"
+        text += f" (at {inside}: {detail['msg']})" if inside else f" ({detail['msg']})"
     return Problem(key, text, origin)
 
 
 def _missing(key: Key, shape: Shape, root: Shape | None) -> str:
     """How to give a key that is missing, for a shared one at the root."""
     missing = key
-    if root and key[-1] in shared_keys(root) and key[0] in sections_sharing(root, key[-1]):
+    if root and len(key) == 2 and key[0] in sections_sharing(root, key[1]):
         key = key[-1:]
     return (
         f"`{dotted(missing)}` is missing: write `{dotted(key)} = ...` in a recipe"

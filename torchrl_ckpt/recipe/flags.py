@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import shlex
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
-
-import tomli
 
 from torchrl_ckpt.errors import RecipeError
 from torchrl_ckpt.recipe.files import INCLUDE, Include
 from torchrl_ckpt.recipe.normal_form import node_of
 from torchrl_ckpt.recipe.origin import Origin
+from torchrl_ckpt.recipe.readings import literal, readings
 from torchrl_ckpt.recipe.shape import Shape
 from torchrl_ckpt.recipe.tree import Key, Leaf, Node, Table, merge, nest
 from torchrl_ckpt.recipe.words import describe
@@ -31,34 +29,11 @@ class CommandLine:
     section_files: list[Include] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Flag:
-    """A flag's name, taken apart: the key, its shape, and whether `no-` went before it."""
-
-    name: str
-    key: Key
-    shape: Shape | None
-    negative: bool = False
-
-    @property
-    def is_switch(self) -> bool:
-        """Whether the bare flag means on."""
-        shape = self.shape
-        return shape is not None and (shape.core is bool or bool(shape.section and shape.optional))
-
-    @property
-    def takes_file(self) -> bool:
-        """Whether `@ file` may follow it."""
-        return self.shape is not None and self.shape.is_table and not self.negative
-
-    @property
-    def takes_any_number(self) -> bool:
-        """Whether nothing is known of its value, as for a plugin's option."""
-        return self.shape is None or self.shape.core is Any
-
-
 def read_command_line(argv: Sequence[str], root: Shape) -> CommandLine:
-    """Take `argv` apart. Keys that `root` does not know stay in, to be reported with all others."""
+    """Take `argv` apart. Flags that `root` does not know stay in, to be reported with all else.
+
+    Raises `RecipeError` for words that are no flag and belong to none.
+    """
     base = Path.cwd()
     line = CommandLine(Table({}, Origin("the command line", base)))
     words = deque(argv)
@@ -76,6 +51,26 @@ def read_command_line(argv: Sequence[str], root: Shape) -> CommandLine:
     return line
 
 
+@dataclass(frozen=True)
+class _Flag:
+    """A flag's key, what the schema says of it, and whether `no-` went before it."""
+
+    name: str
+    key: Key
+    shape: Shape | None
+    negative: bool = False
+
+    @property
+    def takes_file(self) -> bool:
+        return self.shape is not None and self.shape.is_table and not self.negative
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it means something without a value: on."""
+        shape = self.shape
+        return shape is not None and (shape.core is bool or bool(shape.section and shape.optional))
+
+
 def _read_flag(word: str, words: deque[str], root: Shape, base: Path, line: CommandLine) -> None:
     name, given, value = word.partition("=")
     flag = _identify(name, root, bare=not given and not (words and _is_value(words[0])))
@@ -87,13 +82,12 @@ def _read_flag(word: str, words: deque[str], root: Shape, base: Path, line: Comm
         line.section_files.append(_include(file, words, flag.key, f"{name} "))
         return
     values = [value] if given else _take_values(flag, words)
-    text = word if given else shlex.join([name, *values])
-    origin = Origin(text, base)
+    origin = Origin(word if given else shlex.join([name, *values]), base)
     node = _node(flag, values, origin)
     line.flags = merge(line.flags, nest(flag.key, node, origin), by_type=False)
 
 
-def _identify(name: str, root: Shape, *, bare: bool) -> Flag:
+def _identify(name: str, root: Shape, *, bare: bool) -> _Flag:
     """`--no-x` is the key `no_x` if there is one, else `x` switched off."""
     key = tuple(name.removeprefix("--").replace("-", "_").split("."))
     if not all(key):
@@ -101,27 +95,26 @@ def _identify(name: str, root: Shape, *, bare: bool) -> Flag:
     shape = root.find(key)
     positive = (key[0].removeprefix("no_"), *key[1:])
     if shape is None and positive != key and (bare or root.find(positive)):
-        return Flag(name, positive, root.find(positive), negative=True)
-    return Flag(name, key, shape)
+        return _Flag(name, positive, root.find(positive), negative=True)
+    return _Flag(name, key, shape)
 
 
-def _take_values(flag: Flag, words: deque[str]) -> list[str]:
+def _take_values(flag: _Flag, words: deque[str]) -> list[str]:
     """Take the words from the front of `words` that are this flag's value."""
-    values: list[str] = []
-    if flag.negative:
-        most = 0
+    shape = flag.shape
+    found = list(takewhile(_is_value, words))
+    if shape is None:
+        found = list(takewhile(lambda word: not word.startswith("--"), words))
+    elif flag.negative:
+        found = []
     elif flag.is_switch:
-        most = 1 if words and words[0] in ("true", "false") else 0
-    elif flag.takes_any_number or (flag.shape and flag.shape.items):
-        most = len(words)
-    else:
-        most = 1
-    while len(values) < most and words and _is_value(words[0]):
-        values.append(words.popleft())
-    if not (values or flag.negative or flag.is_switch or flag.takes_any_number):
-        assert flag.shape
-        more = f", or `{flag.name} @ FILE`" if flag.shape.is_table else ""
-        raise RecipeError(f"`{flag.name}` needs a value: {describe(flag.shape)}{more}")
+        found = [word for word in found[:1] if word in ("true", "false")]
+    elif not (shape.is_any or shape.items):
+        found = found[:1]
+    values = [words.popleft() for _ in found]
+    if shape and not (values or flag.negative or flag.is_switch or shape.is_any):
+        more = f", or `{flag.name} @ FILE`" if flag.takes_file else ""
+        raise RecipeError(f"`{flag.name}` needs a value: {describe(shape)}{more}")
     return values
 
 
@@ -140,32 +133,15 @@ def _include(word: str, words: deque[str], at: Key, flag: str) -> Include:
     return Include(Path(os.path.abspath(name)), at, f"`{flag}@ {name}` on the command line")
 
 
-def _node(flag: Flag, values: list[str], origin: Origin) -> Node:
-    if flag.negative:
-        return node_of(False, flag.shape, origin)
-    if not values:
-        return node_of(True, flag.shape, origin)
+def _node(flag: _Flag, values: list[str], origin: Origin) -> Node:
+    """What the flag says of its key."""
+    if flag.negative or not values:
+        return node_of(not flag.negative, flag.shape, origin)
     if flag.shape and flag.shape.is_table:
-        value = _literal(values[0])
+        value = literal(values[0])
         is_name = flag.shape.kind and not isinstance(value, dict) and value is not False
         return node_of(values[0] if is_name else value, flag.shape, origin)
-    first, *others = _readings(values)
+    first, *others = readings(values)
+    if isinstance(first, dict):
+        return node_of(first, flag.shape, origin)
     return Leaf(first, origin, tuple(others))
-
-
-def _readings(values: list[str]) -> list[Any]:
-    """What the words of a value may mean, the likeliest first. The schema chooses among them."""
-    literals = [_literal(value) for value in values]
-    lists: list[Any] = [literals, values]
-    return lists if len(values) > 1 else [literals[0], values[0], *lists]
-
-
-def _literal(word: str) -> Any:
-    """The word as a TOML value, or as the text that it is."""
-    try:
-        document = tomli.loads(f"value = {word}")
-    except tomli.TOMLDecodeError:
-        return word
-    value = document.pop("value")
-    is_date = isinstance(value, datetime.date | datetime.time)
-    return word if document or is_date else value

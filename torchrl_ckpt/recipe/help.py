@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from textwrap import fill
+from types import MappingProxyType
 from typing import Any
-
-from pydantic import BaseModel
 
 from torchrl_ckpt.recipe.problems import flag
 from torchrl_ckpt.recipe.schema import PluginTable, Section
@@ -25,110 +24,110 @@ usage: {prog} [@ FILE] [--SECTION @ FILE] [--KEY VALUE] ...
 
 A recipe is a TOML file. Every key of it is also a flag, and flags beat files.
 
-  @ FILE             merge a recipe; again for another, which beats the one before
-  --SECTION @ FILE   merge a file into a section, {example}
-  --KEY VALUE        set a key; `-` and `_` are alike in its name; a list is `[1, 2]` or `1 2`
+  @ FILE             merge a recipe; give several, and a later one beats an earlier
+  --SECTION @ FILE   merge a file into a section
+  --KEY VALUE        set a key; `-` and `_` are alike in its name; lists: `[1, 2]` or `1 2`
   --SECTION          switch a section on that is off by default
-  --no-KEY           switch off a section, a value that may be off, or what is true or false
+  --no-KEY           switch off a section, a value that can be off, or a true-or-false
   --show-config      print every value and where it comes from, and exit
   --dry-run          check the recipe and its plugins, write resolved.json, and exit
+  --help             print this, and exit
 
-In a file, `"@" = "other.toml"` in a table merges that file beneath the table's own keys, and
-`section = "@ other.toml"` is short for a table with nothing else. Paths in a file are relative
-to that file, on the command line to the working directory.
+In a file, `"@" = "other.toml"` in a table merges that file beneath the table's own keys,
+and `section = "@ other.toml"` is short for a table with nothing else. Paths in a file are
+relative to that file, on the command line to the working directory.
 """
 
 
-def help_text(schema: type[Section], prog: str, summary: str = "") -> str:
-    """The help of the command `prog`, whose recipe is a `schema`; `summary` says what it does."""
-    root = Shape(schema)
-    sections = [name for name, shape in fields(schema).items() if shape.section]
-    sections.sort(key=shared_keys(root).__contains__)
-    usage = _USAGE.format(
-        prog=prog,
-        summary=fill(summary or _documentation(schema), _WIDTH),
-        example=f"such as `--{sections[0]} @ FILE`",
-    )
-    return "\n".join([usage, *_section(root, (), root, {})])
+def help_text(
+    schema: type[Section],
+    prog: str,
+    summary: str = "",
+    *,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> str:
+    """The help of the command `prog`, whose recipe is a `schema`.
 
-
-def _section(table: Shape, key: Key, root: Shape, explained: dict[type, Key]) -> Iterator[str]:
-    """The help on the keys of a section, then on the sections in it.
-
-    `explained` are the sections of which the keys have been explained, and where.
+    `summary` says what the command does, `defaults` are what it gives to `compose`.
     """
-    assert table.section
-    explained[table.section] = key
-    children = {(*key, name): shape for name, shape in fields(table.section).items()}
-    for path, shape in children.items():
-        if not shape.section:
-            yield from _key(path, shape, root)
-    for path, shape in children.items():
-        if shape.section:
-            yield from _heading(path, shape, root)
-            if shape.section in explained:
-                yield _reference(path, shape.section, explained[shape.section])
-            else:
-                yield from _section(shape, path, root, explained)
+    summary = summary or " ".join((inspect.getdoc(schema) or "").split())
+    usage = _USAGE.format(prog=prog, summary=fill(summary, _WIDTH))
+    return "\n".join([usage, *_Keys(Shape(schema), defaults).explain((), schema)])
 
 
-def _heading(key: Key, shape: Shape, root: Shape) -> Iterator[str]:
-    name = ".".join(key)
-    yield f"[{name}]" + "-" * (_WIDTH - len(name) - 2)
-    assert shape.section
-    text = shape.documentation or _documentation(shape.section)
-    if shape.optional:
-        default = "on" if isinstance(shape.default, BaseModel) else "off"
-        text += f" Can be off; default: {default}."
-    yield fill(text + _reach(key, root), _WIDTH) + "\n"
+class _Keys:
+    """The help on the keys of `root`."""
+
+    def __init__(self, root: Shape, defaults: Mapping[str, Any]) -> None:
+        self._root = root
+        self._defaults = defaults
+        self._explained: dict[type, Key] = {}
+
+    def explain(self, key: Key, section: type) -> Iterator[str]:
+        """The keys of the section at `key`, then the sections in it."""
+        self._explained[section] = key
+        inner = {(*key, name): shape for name, shape in fields(section).items()}
+        for path, shape in inner.items():
+            if not shape.section:
+                yield self._key(path, shape)
+        for path, shape in inner.items():
+            if shape.section:
+                yield self._heading(path, shape)
+                if shape.section in self._explained:
+                    yield self._names(path, shape.section)
+                else:
+                    yield from self.explain(path, shape.section)
+
+    def _heading(self, key: Key, shape: Shape) -> str:
+        name = ".".join(key)
+        text = shape.documentation
+        if shape.optional:
+            text += (
+                f" Can be off; default: {'on' if isinstance(shape.default, Section) else 'off'}."
+            )
+        rule = "-" * (_WIDTH - len(name) - 3)
+        return f"[{name}] {rule}\n{_paragraph(text + self._reach(key), '')}"
+
+    def _key(self, key: Key, shape: Shape) -> str:
+        takes = "NAME" + " or off" * shape.optional if shape.kind else describe(shape)
+        text = shape.documentation + self._reach(key)
+        if shape.kind:
+            text += (
+                f" Its options: `{flag(key)}.OPTION`, which"
+                f" `torchrl-ckpt plugins show {shape.kind} NAME` lists."
+            )
+        return f"  {flag(key)}  {takes}; {self._default(key, shape)}\n{_paragraph(text, ' ' * 6)}"
+
+    def _names(self, key: Key, section: type) -> str:
+        """The keys of a section whose like has been explained."""
+        names = ", ".join(flag(path) for path, _ in all_keys(section, key))
+        return _paragraph(f"As with {flag(self._explained[section])} above: {names}", "  ")
+
+    def _reach(self, key: Key) -> str:
+        if len(key) > 1 or key[0] not in shared_keys(self._root):
+            return ""
+        sections = [f"`{name}`" for name in sections_sharing(self._root, key[0])]
+        return f" Shared: reaches {listed(sections, 'and')}."
+
+    def _default(self, key: Key, shape: Shape) -> str:
+        name = key[-1]
+        is_shared = len(key) == 2 and key[0] in sections_sharing(self._root, name)
+        if name in self._defaults and (len(key) == 1 or is_shared):
+            return f"default: {toml(self._defaults[name])}"
+        if shape.default is REQUIRED:
+            return f"required, here or as `--{name}`" if is_shared else "required"
+        if isinstance(shape.default, PluginTable):
+            return f"default: {shape.default.type}"
+        return f"default: {'unset' if shape.default is None else toml(shape.default)}"
 
 
-def _key(key: Key, shape: Shape, root: Shape) -> Iterator[str]:
-    facts = (
-        [describe(shape)] if not shape.kind else ["NAME" + (" or off" if shape.optional else "")]
+def _paragraph(text: str, indent: str) -> str:
+    lines = fill(
+        text.strip(),
+        _WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+        break_long_words=False,
     )
-    facts.append("required" if shape.default is REQUIRED else f"default: {_default(shape.default)}")
-    yield f"  {flag(key)}  {'; '.join(facts)}"
-    text = shape.documentation + _reach(key, root)
-    if shape.kind:
-        text += (
-            f" Options go in as `{flag(key)}.OPTION`:"
-            f" see `torchrl-ckpt plugins show {shape.kind} NAME`."
-        )
-    if text.strip():
-        yield fill(text.strip(), _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    yield ""
-
-
-def _reach(key: Key, root: Shape) -> str:
-    """The sections that a shared key reaches."""
-    if len(key) > 1 or key[0] not in shared_keys(root):
-        return ""
-    sections = [f"`{section}`" for section in sections_sharing(root, key[0])]
-    return f" Shared: reaches {listed(sections, 'and')}."
-
-
-def _reference(key: Key, section: type, explained_at: Key) -> str:
-    """All keys of a section whose like has been explained, by name only."""
-    names = ", ".join(flag(path) for path, _ in all_keys(section, key))
-    text = f"As {flag(explained_at)} above: {names}"
-    return (
-        fill(
-            text,
-            _WIDTH,
-            initial_indent="  ",
-            subsequent_indent="      ",
-            break_on_hyphens=False,
-        )
-        + "\n"
-    )
-
-
-def _default(value: Any) -> str:
-    if value is None:
-        return "off"
-    return value.type if isinstance(value, PluginTable) else toml(value)
-
-
-def _documentation(section: type) -> str:
-    return " ".join((inspect.getdoc(section) or "").split())
+    return f"{lines}\n" if lines else ""

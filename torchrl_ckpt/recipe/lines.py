@@ -8,7 +8,7 @@ found is given out only if it is exactly the set of keys that `tomli` found.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tomli
@@ -106,7 +106,7 @@ class _Scanner:
         else:
             self._take(_BARE_VALUE)
 
-    def _sequence(self, end: str, element: Any) -> None:
+    def _sequence(self, end: str, element: Callable[[], None]) -> None:
         self._position += 1
         self._take(_BLANK)
         while not self._next_is(end):

@@ -84,6 +84,11 @@ class Shape:
         return (self,)
 
     @property
+    def is_any(self) -> bool:
+        """Whether every value will do, as far as is known."""
+        return self.core is Any
+
+    @property
     def is_table(self) -> bool:
         return bool(self.section or self.kind or self.mapping_of)
 
@@ -93,8 +98,8 @@ class Shape:
             takes_more = getattr(self.section, "model_config", {}).get("extra") == "allow"
             return fields(self.section).get(name, ANY if takes_more else None)
         if self.kind:
-            return _TYPE if name == "type" else ANY
-        return ANY if self.core is Any else self.mapping_of
+            return _NAME if name == "type" else ANY
+        return ANY if self.is_any else self.mapping_of
 
     def find(self, key: Key) -> Shape | None:
         """The shape of a dotted key below this one; None if there is no such key."""
@@ -115,7 +120,7 @@ class Shape:
 ANY = Shape(Any)
 """The shape of a key about which nothing is known yet, such as the option of a plugin."""
 
-_TYPE = Shape(str, documentation="The plugin's name.")
+_NAME = Shape(str)
 
 
 @lru_cache

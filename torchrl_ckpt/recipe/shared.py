@@ -15,7 +15,8 @@ def shared_keys(root: Shape) -> tuple[str, ...]:
 
 def sections_sharing(root: Shape, name: str) -> list[str]:
     """The sections that the shared key `name` reaches."""
-    assert root.section
+    if name not in shared_keys(root):
+        return []
     return [
         section
         for section, shape in fields(root.section).items()

@@ -16,6 +16,7 @@ from torchrl_ckpt.recipe.complaints import complaints
 from torchrl_ckpt.recipe.normal_form import node_of
 from torchrl_ckpt.recipe.paths import absolute_paths
 from torchrl_ckpt.recipe.problems import Problem, dotted, recipe_error, unknown_key
+from torchrl_ckpt.recipe.readings import fitting
 from torchrl_ckpt.recipe.schema import Section
 from torchrl_ckpt.recipe.shape import ANY, Shape, all_keys, fields
 from torchrl_ckpt.recipe.tree import Composition, Key, Leaf, Node, Table
@@ -35,6 +36,7 @@ def validate(composition: Composition, schema: type[S], plugin_config: PluginCon
     """
     root = Shape(schema)
     validator = _Validator(composition, root, plugin_config)
+    validator.note_unknown(composition.tree, root, ())
     data = validator.data(composition.tree, root, ())
     try:
         recipe = schema.model_validate_json(json.dumps(data), strict=True)
@@ -55,30 +57,40 @@ class _Validator:
         self._plugin_config = plugin_config
         self.problems: list[Problem] = []
 
-    def data(self, table: Table, shape: Shape, key: Key, why: str = "") -> dict[str, Any]:
-        """The keys of a table. `why` goes with the complaint about one that is not in `shape`."""
-        data = {}
+    def note_unknown(self, table: Table, shape: Shape, key: Key, why: str = "") -> None:
+        """Note the keys that `shape` does not have, in sections that are off as well.
+
+        `why` goes with each note.
+        """
         for name, node in _in_order(table, shape):
             child, path = shape.child(name), (*key, name)
             if child is None:
                 self.problems.append(unknown_key(path, node.origin, self._valid, why=why))
-            elif not _is_off(node, child):
-                data[name] = self._value(node, child, path, why)
-            elif child.optional:
+            elif isinstance(node, Table) and child.is_table:
+                self.note_unknown(node, child, path, why)
+
+    def data(self, table: Table, shape: Shape, key: Key) -> dict[str, Any]:
+        """What the table says of the keys that `shape` has."""
+        data = {}
+        for name, node in _in_order(table, shape):
+            child = shape.child(name)
+            if child and not _is_off(node, child):
+                data[name] = self._value(node, child, (*key, name))
+            elif child and child.optional:
                 data[name] = None
         return data
 
-    def _value(self, node: Node, shape: Shape, key: Key, why: str) -> Any:
+    def _value(self, node: Node, shape: Shape, key: Key) -> Any:
         if isinstance(node, Leaf) and shape.is_table:  # an option, now that its plugin is known
             node = node_of(node.value, shape, node.origin)
         if isinstance(node, Leaf):
             return self._leaf(node, shape, key)
         if shape.kind:
             return self._plugin(node, shape.kind, key)
-        return self.data(node, shape if shape.is_table else ANY, key, why)
+        return self.data(node, shape if shape.is_table else ANY, key)
 
     def _leaf(self, leaf: Leaf, shape: Shape, key: Key) -> Any:
-        value = to_jsonable_python(_reading(leaf, shape))
+        value = to_jsonable_python(fitting(leaf, shape))
         if leaf.origin.base is not None:
             value = absolute_paths(value, shape, leaf.origin.base)
         try:
@@ -100,8 +112,8 @@ class _Validator:
             raise type(error)(f"`{dotted(key)}.type` ({named.origin}): {error}") from error
         self._valid += [(*key, option) for option in fields(config)]
         given = replace(table, entries={n: v for n, v in table.entries.items() if n != "type"})
-        why = f", which plugin `{name}` does not have"
-        options = self.data(given, Shape(config), key, why)
+        self.note_unknown(given, Shape(config), key, f", which plugin `{name}` does not have")
+        options = self.data(given, Shape(config), key)
         adapter: TypeAdapter[Any] = TypeAdapter(config)
         try:
             resolved = adapter.validate_json(json.dumps(options), strict=True)
@@ -130,11 +142,3 @@ def _is_off(node: Node, shape: Shape) -> bool:
     return isinstance(node, Table) and (
         node.switch is False or (node.switch is None and shape.optional)
     )
-
-
-def _reading(leaf: Leaf, shape: Shape) -> Any:
-    """The first reading that fits. `false` is off where the type itself knows no `false`."""
-    value = leaf.value
-    if leaf.readings and not shape.accepts(value):
-        value = next(filter(shape.accepts, leaf.readings), value)
-    return None if value is False and shape.optional and not shape.accepts(False) else value

@@ -1,0 +1,25 @@
+"""Serves the tiny model on an inherited socket:  serve_tiny.py DESCRIPTOR ALLOWED_DIRECTORY"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+from conftest import API_KEY, tiny_model
+from torchrl_ckpt_transformers.engine import TransformersEngine, TransformersEngineConfig
+
+from torchrl_ckpt.inference.server import serve
+from torchrl_ckpt.recipe.schema import Inference
+
+if __name__ == "__main__":
+    descriptor, allowed = int(sys.argv[1]), Path(sys.argv[2])
+    serve(
+        Inference(output_dir=allowed, model={"type": "transformers"}, threads=1),
+        model=tiny_model(),
+        engine=TransformersEngine(TransformersEngineConfig(device="cpu")),
+        key=os.environ.get(API_KEY),
+        allowed_dirs=[allowed],
+        sockets=[socket.socket(fileno=descriptor)],
+    )

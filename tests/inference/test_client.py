@@ -1,0 +1,126 @@
+"""The client: what it brings from a server, and what it says where there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import http.server
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import torch
+from conftest import KEY, Server, running_server, tiny_model
+
+from torchrl_ckpt.contracts import Generation, Sampling
+from torchrl_ckpt.errors import DataError, ServerUnreachable, WrongPolicy
+from torchrl_ckpt.exchange.client import InferenceClient
+
+T = TypeVar("T")
+
+REQUEST = Generation([[5, 6, 7, 3], [9, 3]], [11, 2**64 - 1], 3, Sampling(8, stop_token_ids=(1,)))
+
+
+def ask(
+    base_url: str,
+    question: Callable[[InferenceClient], Awaitable[T]],
+    *,
+    key: str | None = KEY,
+    timeout: float = 60,
+) -> T:
+    async def asked() -> T:
+        async with InferenceClient(base_url, key=key, timeout=timeout) as client:
+            return await question(client)
+
+    return asyncio.run(asked())
+
+
+def load(server: Server, directory: Path, version: int) -> None:
+    ask(server.base_url, lambda client: client.load_weights(directory, version))
+
+
+def test_generation_is_the_engines_with_the_policy_that_made_it(
+    server: Server, published: Path
+) -> None:
+    load(server, published / "step_0", 40)
+    samples, version = ask(server.base_url, lambda client: client.generate(REQUEST))
+    assert version == 40
+    assert [len(group) for group in samples] == [3, 3]
+    for sample in (sample for group in samples for sample in group):
+        assert 1 <= len(sample.token_ids) == len(sample.logprobs) <= 8
+        assert sample.finish_reason == ("stop" if sample.token_ids[-1] == 1 else "length")
+    assert ask(server.base_url, lambda client: client.generate(REQUEST)) == (samples, 40)
+
+
+def test_the_canary_gives_the_models_own_logprobs(server: Server, published: Path) -> None:
+    sequences = [[5, 6, 7, 3, 7, 6, 5, 1], [9, 3, 9, 1], [4]]
+    for step in (1, 0):
+        load(server, published / f"step_{step}", step)
+        torch.manual_seed(step)
+        module = tiny_model().build(pretrained=False)
+        answers = ask(server.base_url, lambda client: client.logprobs(sequences))
+        for sequence, values in zip(sequences, answers, strict=True):
+            tokens = torch.tensor([sequence])
+            own = module(tokens, torch.arange(len(sequence))[None]).log_softmax(-1)
+            own = own[0, :-1].gather(-1, tokens[0, 1:, None])[:, 0]
+            assert values == pytest.approx(own.tolist(), abs=1e-5)
+
+
+def test_a_load_is_what_the_server_says_is_loaded(server: Server, published: Path) -> None:
+    digests = set()
+    for version, step in ((3, 0), (4, 1)):
+        load(server, published / f"step_{step}", version)
+        loaded = ask(server.base_url, lambda client: client.wait_until_ready())
+        assert (loaded.version, loaded.directory) == (version, str(published / f"step_{step}"))
+        digests.add(loaded.digest)
+    assert len(digests) == 2
+
+
+def test_weights_that_cannot_be_loaded_are_the_wrong_policy(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(WrongPolicy, match=r"policy 5 cannot be served.*allowed_dirs"):
+        load(server, tmp_path, 5)
+
+
+def test_a_request_that_cannot_be_served_is_a_data_error(server: Server) -> None:
+    request = Generation([[4] * 200], [0], 1, Sampling(8))
+    with pytest.raises(DataError, match="maximum length of 128"):
+        ask(server.base_url, lambda client: client.generate(request))
+
+
+@pytest.mark.parametrize("key", [None, "wrong"])
+def test_a_refused_key_says_where_the_key_comes_from(key: str | None, server: Server) -> None:
+    with pytest.raises(ServerUnreachable, match="api_key_env"):
+        ask(server.base_url, lambda client: client.wait_until_ready(), key=key)
+
+
+def test_no_server_is_an_error_within_the_timeout() -> None:
+    began = time.monotonic()
+    with pytest.raises(ServerUnreachable, match=r"127\.0\.0\.1:9 for 1 s.*\[inference\]"):
+        ask("http://127.0.0.1:9", lambda client: client.wait_until_ready(), timeout=1)
+    assert time.monotonic() - began < 5
+
+
+def test_a_server_that_comes_up_late_is_waited_for(
+    published: Path,
+) -> None:
+    with running_server(published) as server:
+        assert ask(server.base_url, lambda client: client.wait_until_ready()).version is None
+
+
+class _AnotherProgram(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>Welcome</html>")
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_another_program_on_the_port_is_told_apart() -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), _AnotherProgram) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        with pytest.raises(ServerUnreachable, match="Has another program the port"):
+            ask(f"http://127.0.0.1:{other.server_port}", lambda client: client.wait_until_ready())
+        other.shutdown()

@@ -1,0 +1,268 @@
+"""The server over HTTP: OpenAI's form, its errors, and who may change the weights."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import API_KEY, KEY, Server, running_server, tiny_model, wait_until_up
+from torchrl_ckpt_transformers.engine import TransformersEngine, TransformersEngineConfig
+
+from torchrl_ckpt.errors import AddressInUse, RecipeError
+from torchrl_ckpt.exchange.keys import find_key
+from torchrl_ckpt.inference.server import bind, serve
+from torchrl_ckpt.recipe.schema import Inference
+
+AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
+
+
+@pytest.fixture
+def http(server: Server) -> httpx.Client:
+    return httpx.Client(base_url=server.base_url, timeout=30, trust_env=False)
+
+
+def complete(http: httpx.Client, **request: Any) -> dict[str, Any]:
+    answer = http.post("/v1/completions", json=request)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def failure(answer: httpx.Response, status: int) -> dict[str, Any]:
+    """The error of an answer, which has OpenAI's form and no trace of the code."""
+    assert answer.status_code == status, answer.text
+    assert set(answer.json()) == {"error"}
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    assert "Traceback" not in answer.text
+    assert ".py" not in answer.text
+    return answer.json()["error"]
+
+
+def test_a_completion_has_openais_form(http: httpx.Client) -> None:
+    answer = complete(http, model="transformers", prompt="hello>", n=2, logprobs=1, max_tokens=5)
+    assert answer["object"] == "text_completion"
+    assert answer["usage"]["prompt_tokens"] == 6
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1]
+    for choice in answer["choices"]:
+        logprobs = choice["logprobs"]
+        assert re.sub("<[a-z]+>", "", "".join(logprobs["tokens"])) == choice["text"]
+        assert len(logprobs["token_logprobs"]) == len(logprobs["tokens"]) <= 5
+        assert logprobs["text_offset"][0] == 0
+        assert choice["finish_reason"] in {"stop", "length"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("ab>", [[4, 5, 3]]),
+        (["ab>", "c>"], [[4, 5, 3], [6, 3]]),
+        ([4, 5, 3], [[4, 5, 3]]),
+        ([[4, 5, 3], [6, 3]], [[4, 5, 3], [6, 3]]),
+    ],
+)
+def test_prompts_come_in_all_four_forms(
+    prompt: Any, expected: list[list[int]], http: httpx.Client
+) -> None:
+    answer = complete(http, prompt=prompt, return_token_ids=True)
+    assert [choice["prompt_token_ids"] for choice in answer["choices"]] == expected
+    assert all(choice["token_ids"] for choice in answer["choices"])
+
+
+def test_the_same_seed_gives_the_same_completions(http: httpx.Client) -> None:
+    first, second = (complete(http, prompt="abc>", n=4, seed=5)["choices"] for _ in range(2))
+    assert first == second
+    assert complete(http, prompt="abc>", n=4, seed=6)["choices"] != first
+
+
+def test_a_prompts_seed_decides_wherever_the_prompt_stands(http: httpx.Client) -> None:
+    forward = complete(http, prompt=["abc>", "xy>"], prompt_seeds=[1, 2**64 - 1], n=2)
+    backward = complete(http, prompt=["xy>", "abc>"], prompt_seeds=[2**64 - 1, 1], n=2)
+    texts = [choice["text"] for choice in forward["choices"]]
+    assert [choice["text"] for choice in backward["choices"]] == texts[2:] + texts[:2]
+
+
+def test_a_chat_completion_has_openais_form(http: httpx.Client) -> None:
+    answer = http.post(
+        "/v1/chat/completions",
+        json={
+            "model": "transformers",
+            "messages": [{"role": "user", "content": "hello"}],
+            "max_tokens": 4,
+            "logprobs": True,
+            "return_token_ids": True,
+        },
+    ).json()
+    [choice] = answer["choices"]
+    assert answer["object"] == "chat.completion"
+    assert choice["message"]["role"] == "assistant"
+    assert choice["prompt_token_ids"] == [11, 8, 15, 15, 18, 3]
+    assert len(choice["logprobs"]["content"]) == len(choice["token_ids"]) <= 4
+
+
+def test_health_and_models_answer_without_a_key(http: httpx.Client) -> None:
+    assert http.get("/health").json() == {"status": "ok"}
+    assert [model["id"] for model in http.get("/v1/models").json()["data"]] == ["transformers"]
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "message"),
+    [
+        ({"prompt": []}, None, "empty"),
+        ({"prompt": ""}, None, "empty"),
+        ({"prompt": [[4, 30]]}, None, "not in 0..29"),
+        ({"prompt": [[4, -1]]}, "prompt", "greater than or equal to 0"),
+        ({"prompt": {"a": 1}}, "prompt", ""),
+        ({"max_tokens": 126}, None, "maximum length of 128"),
+        ({"max_tokens": -1}, "max_tokens", "greater than or equal to 0"),
+        ({"max_tokens": 0}, None, "together only"),
+        ({"n": 0}, "n", "greater than or equal to 1"),
+        ({"n": 4096, "prompt": [[4]] * 17}, "n", "65536 sequences"),
+        ({"temperature": -0.1}, "temperature", ""),
+        ({"temperature": "warm"}, "temperature", "valid number"),
+        ({"top_p": 0}, "top_p", "greater than 0"),
+        ({"logprobs": 5}, "logprobs", "less than or equal to 1"),
+        ({"stream": True}, "stream", ""),
+        ({"best_of": 2}, "best_of", "not supported"),
+        ({"prompt_seeds": [1, 2]}, None, "one seed for each prompt"),
+        ({"prompt_seeds": [2**64]}, "prompt_seeds", "less than 18446744073709551616"),
+    ],
+)
+def test_a_bad_request_is_told_what_is_bad(
+    change: dict[str, Any], param: str | None, message: str, http: httpx.Client
+) -> None:
+    error = failure(http.post("/v1/completions", json={"prompt": "ab>"} | change), 400)
+    assert error["type"] == "invalid_request_error"
+    assert error["param"] == param
+    assert message in error["message"]
+
+
+def test_what_is_not_json_or_not_there_is_an_error_in_openais_form(http: httpx.Client) -> None:
+    failure(http.post("/v1/completions", content=b"{"), 400)
+    failure(http.get("/v1/nothing"), 404)
+    failure(http.delete("/weights"), 405)
+    error = failure(http.post("/v1/completions", json={"prompt": "a", "model": "gpt-9"}), 404)
+    assert error["param"] == "model"
+
+
+def test_a_chat_that_the_template_refuses_is_a_bad_request(http: httpx.Client) -> None:
+    failure(http.post("/v1/chat/completions", json={"messages": []}), 400)
+    failure(http.post("/v1/chat/completions", json={"messages": [{"role": "user"}]}), 400)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": KEY},
+        {"Authorization": "Bearer schlüssel".encode()},
+        {"Authorization": f"Bearer {KEY}x"},
+    ],
+)
+def test_weights_need_the_key(headers: dict, http: httpx.Client, published: Path) -> None:
+    body = {"directory": str(published / "step_1"), "version": 1}
+    assert failure(http.post("/weights", json=body, headers=headers), 401)["code"] == (
+        "invalid_api_key"
+    )
+    failure(http.get("/weights", headers=headers), 401)
+
+
+def test_weights_load_only_from_allowed_directories(
+    http: httpx.Client, published: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    link = published / "link"
+    link.symlink_to(outside)
+    planted = published / "planted"
+    planted.mkdir()
+    (planted / "model.safetensors").symlink_to(outside / "model.safetensors")
+    before = http.get("/weights", headers=AUTHORIZED).json()
+    for directory in (
+        outside,
+        link,
+        planted,
+        published / ".." / outside.name,
+        f"{published}/step_0/../../../etc",
+        "step_0",
+        "/",
+        f"{published}x",
+        f"{published}/a\0b",
+    ):
+        body = {"directory": str(directory), "version": 1}
+        error = failure(http.post("/weights", json=body, headers=AUTHORIZED), 403)
+        assert error["param"] == "directory"
+    assert http.get("/weights", headers=AUTHORIZED).json() == before
+    link.unlink()
+
+
+def test_weights_that_are_not_there_or_no_good_leave_the_old_ones(
+    http: httpx.Client, published: Path
+) -> None:
+    good = {"directory": str(published / "step_1"), "version": 7}
+    assert http.post("/weights", json=good, headers=AUTHORIZED).json()["version"] == 7
+    loaded = http.get("/weights", headers=AUTHORIZED).json()
+    (published / "empty").mkdir()
+    absent = {"directory": str(published / "absent"), "version": 8}
+    empty = {"directory": str(published / "empty"), "version": 8}
+    failure(http.post("/weights", json=absent, headers=AUTHORIZED), 404)
+    error = failure(http.post("/weights", json=empty, headers=AUTHORIZED), 400)
+    assert error["code"] == "unusable_weights"
+    assert http.get("/weights", headers=AUTHORIZED).json() == loaded
+    assert complete(http, prompt="ab>")["choices"][0]["policy_version"] == 7
+
+
+def test_a_body_beyond_the_limit_is_refused(http: httpx.Client) -> None:
+    body = b'{"prompt": "' + b"a" * 33 * 1024 * 1024 + b'"}'
+
+    def in_pieces() -> Any:
+        for start in range(0, len(body), 2**20):
+            yield body[start : start + 2**20]
+
+    assert failure(http.post("/v1/completions", content=body), 413)["code"] == "request_too_large"
+    failure(http.post("/v1/completions", content=in_pieces()), 413)
+
+
+def test_a_server_started_by_hand_leaves_its_key_and_ends_in_peace(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.delenv(API_KEY, raising=False)
+    with running_server(published, key=None) as server:
+        wait_until_up(server)
+        key = find_key(server.base_url, API_KEY)
+        assert key is not None
+        [file] = (tmp_path / "torchrl-ckpt" / "keys").iterdir()
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert file.parent.stat().st_mode & 0o777 == 0o700
+        answer = httpx.get(f"{server.base_url}/weights", headers={"Authorization": f"Bearer {key}"})
+        assert answer.json()["version"] is None
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=30) == 0
+    assert not file.exists()
+
+
+def test_a_server_stops_before_it_is_up(published: Path) -> None:
+    with running_server(published) as server:
+        time.sleep(1)
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(timeout=30) in (0, -signal.SIGINT)
+
+
+def test_the_network_is_served_only_with_a_key_of_ones_own(published: Path) -> None:
+    config = Inference(host="0.0.0.0", output_dir=published, model={"type": "transformers"})
+    engine = TransformersEngine(TransformersEngineConfig())
+    with pytest.raises(RecipeError, match=r"0\.0\.0\.0.*TORCHRL_CKPT_API_KEY"):
+        serve(config, model=tiny_model(), engine=engine, key=None, allowed_dirs=[published])
+
+
+def test_a_port_that_is_taken_names_its_holder() -> None:
+    with bind("127.0.0.1", 0) as first:
+        first.listen()
+        port = first.getsockname()[1]
+        with pytest.raises(AddressInUse, match=f"127.0.0.1:{port} is taken by process"):
+            bind("127.0.0.1", port)

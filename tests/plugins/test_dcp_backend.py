@@ -1,0 +1,108 @@
+"""The `dcp` backend brings tensors back to the bit, hears every writer, and executes nothing."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+
+from torchrl_ckpt.durable import digest_file
+from torchrl_ckpt.errors import CheckpointDamaged, CheckpointMismatch, UserError
+from torchrl_ckpt_dcp.backend import DcpBackend, DcpConfig
+from torchrl_ckpt_dcp.writer import RecordingFileSystem, RecordingWriter
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dist.ProcessGroup]:
+    store = dist.FileStore(str(tmp_path_factory.mktemp("store") / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield dist.new_group(backend="gloo")
+    dist.destroy_process_group()
+
+
+def state() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return {
+        "model.a": torch.randn(64, 33, generator=generator),
+        "model.b": torch.randn(17, generator=generator).to(torch.bfloat16),
+        "optim.step": torch.tensor(7.0),
+    }
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_is_loaded_is_what_was_saved(
+    tmp_path: Path, group: dist.ProcessGroup, threads: int
+) -> None:
+    backend = DcpBackend(DcpConfig(threads=threads))
+    save = backend.save(state(), tmp_path / "t", group)
+    save.wait_staged()
+    records = {record.path: (record.size, record.digest) for record in save.wait_written()}
+    on_disk = {path.name: digest_file(path) for path in (tmp_path / "t").iterdir()}
+    assert records == on_disk
+    loaded = {name: torch.zeros_like(tensor) for name, tensor in state().items()}
+    backend.load(loaded, tmp_path / "t", group)
+    for name, tensor in state().items():
+        assert torch.equal(loaded[name], tensor)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_writer_that_fails_is_heard(
+    tmp_path: Path, group: dist.ProcessGroup, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = RecordingFileSystem.create_stream
+
+    def failing(self: RecordingFileSystem, path: os.PathLike, mode: str) -> object:
+        if Path(path).name == f"__0_{threads - 1}.distcp":
+            raise OSError(28, "No space left on device")
+        return real(self, path, mode)
+
+    monkeypatch.setattr(RecordingFileSystem, "create_stream", failing)
+    with pytest.raises(UserError, match=r"were not written|No space left"):
+        DcpBackend(DcpConfig(threads=threads)).save(state(), tmp_path / "t", group)
+
+
+def test_another_models_checkpoint_is_refused_by_name(
+    tmp_path: Path, group: dist.ProcessGroup
+) -> None:
+    backend = DcpBackend(DcpConfig())
+    backend.save(state(), tmp_path / "t", group).wait_written()
+    other = {**state(), "model.a": torch.zeros(64, 32), "model.c": torch.zeros(1)}
+    with pytest.raises(CheckpointMismatch, match=r"model\.c is missing; model\.a is .*\[64, 33\]"):
+        backend.load(other, tmp_path / "t", group)
+
+
+class Exploit:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (os.mkdir, (str(self.mark),))
+
+
+def test_metadata_that_wants_to_run_code_is_refused(
+    tmp_path: Path, group: dist.ProcessGroup
+) -> None:
+    backend = DcpBackend(DcpConfig())
+    backend.save(state(), tmp_path / "t", group).wait_written()
+    mark = tmp_path / "executed"
+    (tmp_path / "t/.metadata").write_bytes(pickle.dumps(Exploit(mark)))
+    with pytest.raises(CheckpointDamaged, match=r"asks for posix\.mkdir"):
+        backend.load(state(), tmp_path / "t", group)
+    assert not mark.exists()
+
+
+def test_byte_entries_are_never_unpickled(tmp_path: Path, group: dist.ProcessGroup) -> None:
+    mark = tmp_path / "executed"
+    writer = RecordingWriter(tmp_path / "t", thread_count=1)
+    dcp.save({"model.a": Exploit(mark)}, storage_writer=writer, process_group=group)
+    with pytest.raises(CheckpointDamaged, match="pickled bytes"):
+        DcpBackend(DcpConfig()).load({"model.a": torch.zeros(2)}, tmp_path / "t", group)
+    assert not mark.exists()

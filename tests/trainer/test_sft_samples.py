@@ -1,0 +1,79 @@
+"""Only what the model is to say is learned, in both data formats."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from torchrl_ckpt.contracts import Tokenizer
+from torchrl_ckpt.errors import DataError
+from torchrl_ckpt.trainer.packing import TrainSample
+from torchrl_ckpt.trainer.sft_samples import FileSamples
+
+TOKENIZER = Path(__file__).parents[2] / "recipes/reverse/tokenizer"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return AutoTokenizer.from_pretrained(TOKENIZER)
+
+
+def load(path: Path, tokenizer: Tokenizer, *lines: object) -> FileSamples:
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return FileSamples([path], tokenizer)
+
+
+def learned_text(sample: TrainSample, tokenizer: Tokenizer) -> str:
+    ids = [t for t, learn in zip(sample.token_ids, sample.learned, strict=True) if learn]
+    return tokenizer.decode([t for t in ids if t != tokenizer.eos_token_id])
+
+
+def test_a_completion_is_learned_with_its_end_token(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    samples = load(tmp_path / "d.jsonl", tokenizer, {"prompt": "ab>", "completion": "ba"})
+    sample = samples[0]
+    assert tokenizer.decode(sample.token_ids[:3]) == "ab>"
+    assert learned_text(sample, tokenizer) == "ba"
+    assert sample.token_ids[-1] == tokenizer.eos_token_id
+    assert sample.learned == [False, False, False, True, True, True]
+
+
+def test_only_the_assistants_turns_are_learned(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    turns = [
+        {"role": "user", "content": "ab"},
+        {"role": "assistant", "content": "ba"},
+        {"role": "user", "content": "xyz"},
+        {"role": "assistant", "content": "zyx"},
+    ]
+    sample = load(tmp_path / "d.jsonl", tokenizer, {"messages": turns})[0]
+    assert learned_text(sample, tokenizer) == "bazyx"
+    # Each answer teaches where to stop.
+    stops = [
+        learn
+        for token, learn in zip(sample.token_ids, sample.learned, strict=True)
+        if token == tokenizer.eos_token_id
+    ]
+    assert stops == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{not json", r"d\.jsonl:2: this line is not JSON"),
+        ({"prompt": "a"}, r"d\.jsonl:2: `completion` must be a string"),
+        ({"messages": [{"role": "user", "content": "a"}]}, r"d\.jsonl:2: no turn of the assistant"),
+        ([1], r"d\.jsonl:2: a sample is a JSON object"),
+    ],
+)
+def test_a_bad_line_is_named(
+    tmp_path: Path, tokenizer: Tokenizer, line: object, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        load(tmp_path / "d.jsonl", tokenizer, {"prompt": "a>", "completion": "a"}, line)
+
+
+def test_a_missing_file_is_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    with pytest.raises(DataError, match=r"nowhere\.jsonl"):
+        FileSamples([tmp_path / "nowhere.jsonl"], tokenizer)

@@ -1,0 +1,141 @@
+"""Runs the inference server: its socket, its key, and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import secrets
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+import psutil
+import torch
+import uvicorn
+
+from torchrl_ckpt.contracts import Engine, Model
+from torchrl_ckpt.errors import AddressInUse, RecipeError
+from torchrl_ckpt.exchange.keys import is_loopback, published_key
+from torchrl_ckpt.inference.app import build_app
+from torchrl_ckpt.recipe.schema import Inference
+
+log = logging.getLogger(__name__)
+
+_GRACE_SECONDS = 30
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at the address, which no one else can have now; port 0 is any free one.
+
+    Raises `AddressInUse`, naming who has it where that can be seen.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
+    except socket.gaierror as error:
+        raise AddressInUse(f"inference.host = {host!r}: {error.strerror}") from error
+    bound = socket.socket(family, kind, protocol)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        if error.errno == errno.EADDRINUSE:
+            raise AddressInUse(
+                f"{host}:{port} is taken{_holder(port)}. End that, or choose another port: "
+                "`--inference.port 0` takes any free one"
+            ) from error
+        raise AddressInUse(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return bound
+
+
+def serve(
+    config: Inference,
+    *,
+    model: Model,
+    engine: Engine,
+    key: str | None,
+    allowed_dirs: Sequence[Path],
+    sockets: Sequence[socket.socket] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; requests that are under way are answered first.
+
+    `key` is the one from the environment; None makes a random one and leaves it for this user's
+    other processes while the server runs. `sockets` are bound already (by `bind`, or inherited).
+    Raises `AddressInUse`, and `RecipeError` for a server that the network reaches without a key of
+    its own.
+    """
+    if key is None and not is_loopback(config.host):
+        raise RecipeError(
+            f"inference.host = {config.host!r} can be reached from other machines, so it needs a "
+            f"key: set the environment variable {config.api_key_env} here and for the orchestrator"
+        )
+    with contextlib.ExitStack() as resources:
+        if sockets is None:
+            sockets = [resources.enter_context(bind(config.host, config.port))]
+        host, port = sockets[0].getsockname()[:2]
+        resources.enter_context(_stoppable())
+        resources.callback(engine.close)
+        torch.manual_seed(config.seed)
+        engine.start(model, max_length=config.max_length, threads=config.threads)
+        if key is None:
+            key = secrets.token_urlsafe(32)
+            resources.enter_context(published_key(config.host, port, key))
+        app = build_app(
+            engine,
+            model.tokenizer(),
+            model_name=str(config.model.options.get("name", config.model.type)),
+            key=key,
+            open_to_all=is_loopback(config.host),
+            allowed_dirs=allowed_dirs,
+        )
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=_GRACE_SECONDS,
+            )
+        )
+        log.info("serving %s on http://%s:%d", config.model.type, host, port)
+        server.run(sockets=list(sockets))
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM and SIGINT leave the block instead of killing the process.
+
+    While uvicorn runs it takes them itself, ends in peace, and passes them on to us when there is
+    nothing left to do.
+    """
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise _Stopped
+
+    signals = (signal.SIGTERM, signal.SIGINT)
+    previous = [signal.signal(number, leave) for number in signals]
+    try:
+        yield
+    except _Stopped:
+        log.info("stopped")
+    finally:
+        for number, handler in zip(signals, previous, strict=True):
+            signal.signal(number, handler)
+
+
+class _Stopped(BaseException):
+    """Someone asked the server to stop."""
+
+
+def _holder(port: int) -> str:
+    """Who listens on `port`, as far as the system tells."""
+    with contextlib.suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            if connection.laddr and connection.laddr.port == port and connection.pid:
+                command = " ".join(psutil.Process(connection.pid).cmdline())[:120]
+                return f" by process {connection.pid} ({command})"
+    return ""
