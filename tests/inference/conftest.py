@@ -18,10 +18,11 @@ from torchrl_ckpt_transformers.model import TransformersModel, TransformersModel
 
 from torchrl_ckpt.inference.server import bind
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
+SERVE = "tests.inference.serve_tiny"
 KEY = "the-key-of-the-tests"
 API_KEY = "TORCHRL_CKPT_API_KEY"
-TOKENIZER = HERE.parents[1] / "recipes" / "reverse" / "tokenizer"
+TOKENIZER = ROOT / "recipes" / "reverse" / "tokenizer"
 
 TINY = {
     "num_hidden_layers": 2,
@@ -68,7 +69,8 @@ def running_server(allowed: Path, *, key: str | None = KEY, **environment: str) 
     """A server of the tiny model with random weights, on an inherited socket."""
     with bind("127.0.0.1", 0) as sock:
         process = subprocess.Popen(
-            [sys.executable, str(HERE / "serve_tiny.py"), str(sock.fileno()), str(allowed)],
+            [sys.executable, "-m", SERVE, str(sock.fileno()), str(allowed)],
+            cwd=ROOT,
             env=os.environ | environment | ({API_KEY: key} if key else {}),
             pass_fds=[sock.fileno()],
         )

@@ -1,4 +1,4 @@
-"""Serves the tiny model on an inherited socket:  serve_tiny.py DESCRIPTOR ALLOWED_DIRECTORY"""
+"""Serves the tiny model:  python -m tests.inference.serve_tiny SOCKET_DESCRIPTOR DIRECTORY"""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import socket
 import sys
 from pathlib import Path
 
-from conftest import API_KEY, tiny_model
 from torchrl_ckpt_transformers.engine import TransformersEngine, TransformersEngineConfig
 
+from tests.inference.conftest import API_KEY, tiny_model
 from torchrl_ckpt.inference.server import serve
 from torchrl_ckpt.recipe.schema import Inference
 

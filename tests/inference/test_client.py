@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import pytest
 import torch
-from conftest import KEY, Server, running_server, tiny_model
 
+from tests.inference.conftest import KEY, Server, running_server, tiny_model
 from torchrl_ckpt.contracts import Generation, Sampling
 from torchrl_ckpt.errors import DataError, ServerUnreachable, WrongPolicy
 from torchrl_ckpt.exchange.client import InferenceClient

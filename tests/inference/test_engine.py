@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_model
 from safetensors.torch import load_file, save_file
 from torchrl_ckpt_transformers.digest import digest_tensors
 from torchrl_ckpt_transformers.engine import TransformersEngine, TransformersEngineConfig
 
+from tests.inference.conftest import tiny_model
 from torchrl_ckpt.contracts import Generation, Sample, Sampling
 from torchrl_ckpt.errors import ModelError
 

@@ -60,8 +60,16 @@ def test_a_server_leaves_the_key_of_its_successor() -> None:
 
 @pytest.mark.parametrize(
     ("host", "loopback"),
-    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("127.8.9.1", True)]
-    + [("0.0.0.0", False), ("::", False), ("10.0.0.1", False), ("example.org", False)],
+    [
+        ("127.0.0.1", True),
+        ("127.8.9.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("example.org", False),
+    ],
 )
 def test_only_loopback_needs_no_key_of_its_own(host: str, loopback: bool) -> None:
     assert is_loopback(host) == loopback

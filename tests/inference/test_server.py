@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import API_KEY, KEY, Server, running_server, tiny_model, wait_until_up
 from torchrl_ckpt_transformers.engine import TransformersEngine, TransformersEngineConfig
 
+from tests.inference.conftest import API_KEY, KEY, Server, running_server, tiny_model, wait_until_up
 from torchrl_ckpt.errors import AddressInUse, RecipeError
 from torchrl_ckpt.exchange.keys import find_key
 from torchrl_ckpt.inference.server import bind, serve

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import KEY, tiny_model
 
+from tests.inference.conftest import KEY, tiny_model
 from torchrl_ckpt.contracts import Generation, Model, Sample, Sampling
 from torchrl_ckpt.errors import ModelError
 from torchrl_ckpt.inference.app import build_app

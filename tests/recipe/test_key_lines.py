@@ -18,7 +18,7 @@ DOCUMENTS = {
     "no newline at the end": "a = 1",
     "blank lines": "\n\na = 3\n\n\nb = 6",
     "windows newlines": "a = 1\r\n\r\nb = 3\r\n[t]\r\nc = 5\r\n",
-    "byte-order of comments": "a = 1 # [b]\nb = 2 # c = 9\n",
+    "comments behind": "a = 1 # [b]\nb = 2 # c = 9\n",
     "table": "[t]\na = 2\n[u]\nb = 4\n",
     "spaced table": "[ t . u ]  # c\na = 2\n",
     "nested table": "[t]\na = 2\n[t.u]\nb = 4\n[t.u.v]\nc = 6\n",
@@ -26,7 +26,7 @@ DOCUMENTS = {
     "indented": "[t]\n  a = 2\n\tb = 3\n",
     "dotted": "a.b.c = 1\na.b.d = 2\na . e = 3\n",
     "dotted in a table": "[t]\na.b = 2\na.c = 3\n",
-    "quoted": "\"a b\" = 1\n'c.d' = 2\n\"\" = 3\n",
+    "quoted": '"a b" = 1\n\'c.d\' = 2\n"" = 3\n',
     "quoted and dotted": 'a."b.c".d = 1\n\'x\'."y" = 2\n',
     "quoted table": "[t.\"u.v\".'w']\na = 2\n",
     "escapes in keys": '"\\u00e9" = 1\n"a\\"b" = 2\n"é]" = 3\n"c\\\\" = 4\n',
@@ -75,7 +75,9 @@ def lines_told(document: dict[str, Any], above: tuple[str, ...] = ()) -> dict[An
             found |= lines_told(value, (*above, name))
         elif not isinstance(first(value), dict):
             told = first(value)
-            found[(*above, name)] = int(told.split()[-1].strip("\"'") if isinstance(told, str) else told)
+            found[(*above, name)] = int(
+                told.split()[-1].strip("\"'") if isinstance(told, str) else told
+            )
     return found
 
 

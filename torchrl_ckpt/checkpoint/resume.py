@@ -50,8 +50,8 @@ def refuse_to_overwrite(layout: Layout) -> None:
     if steps := layout.steps():
         raise RunDirectoryInUse(
             f"{layout.root} already holds checkpoints ({_listed(steps)}). To go on from one of "
-            f"them add `--ckpt.resume-step {steps[-1]}` (or `latest`); to start afresh choose another "
-            "`--output-dir` or remove that directory"
+            f"them add `--ckpt.resume-step {steps[-1]}` (or `latest`); to start afresh choose "
+            "another `--output-dir` or remove that directory"
         )
 
 

@@ -34,10 +34,10 @@ def main(argv: list[str]) -> None:
 
             orchestrate(config)
         case Inference():
-            from torchrl_ckpt.inference.process import serve
+            from torchrl_ckpt.inference.process import serve_recipe
 
             with socket.socket(fileno=int(argv[2])) as listener:
-                serve(config, listener)
+                serve_recipe(config, listener, in_job=True)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,11 @@ def _run(recipe: object) -> None:
             from torchrl_ckpt.runner.rl import run_rl
 
             run_rl(recipe)
-        case RlTrainer() | Orchestrator() | Inference():
-            from torchrl_ckpt.runner.alone import run_alone
+        case Inference():
+            from torchrl_ckpt.runner.alone import run_inference
 
-            run_alone(recipe)
+            run_inference(recipe)
+        case RlTrainer() | Orchestrator():
+            from torchrl_ckpt.runner.alone import run_component
+
+            run_component(recipe)

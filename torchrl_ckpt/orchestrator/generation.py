@@ -44,7 +44,7 @@ class Generator:
         its number. Raises `WrongPolicy` for a completion by another policy."""
         prompts = [self.prompt_ids(problem) for problem in problems]
         seeds = [
-            xxhash.xxh3_64_intdigest(f"{seed}/{place}/{problem.id}") >> 1
+            xxhash.xxh3_64_intdigest(f"{seed}/{place}/{problem.id}".encode()) >> 1
             for place, problem in enumerate(problems)
         ]
         sampling = Sampling(

@@ -10,6 +10,7 @@ from torchrl_ckpt import registry
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.contracts import Environment, Model
 from torchrl_ckpt.exchange.client import InferenceClient
+from torchrl_ckpt.exchange.keys import find_key
 from torchrl_ckpt.exchange.rollouts import RolloutBatch
 from torchrl_ckpt.observe.progress import ProgressLog
 from torchrl_ckpt.orchestrator.evaluation import Evaluator
@@ -23,12 +24,12 @@ from torchrl_ckpt.shuffle import ShuffledStream
 _log = logging.getLogger(__name__)
 
 
-def orchestrate(config: Orchestrator, api_key: str) -> None:
+def orchestrate(config: Orchestrator) -> None:
     """Run the orchestrator until the trainer has published its last policy."""
-    asyncio.run(_orchestrate(config, api_key))
+    asyncio.run(_orchestrate(config))
 
 
-async def _orchestrate(config: Orchestrator, api_key: str) -> None:
+async def _orchestrate(config: Orchestrator) -> None:
     environment: Environment = registry.create(
         "environments", config.environment.type, config.environment.options
     )
@@ -40,10 +41,10 @@ async def _orchestrate(config: Orchestrator, api_key: str) -> None:
     run = RunDirectory(config.output_dir, config.attempt)
     progress = ProgressLog(run.progress, COMPONENT)
     client_config = config.client
-    async with InferenceClient(
-        client_config.base_url, api_key=api_key, timeout=client_config.timeout
-    ) as client:
-        await client.wait_until_ready(client_config.timeout)
+    base_url, timeout = client_config.base_url, client_config.timeout
+    key = find_key(base_url, client_config.api_key_env)
+    async with InferenceClient(base_url, key=key, timeout=timeout) as client:
+        await client.wait_until_ready()
         generator = Generator(
             client,
             environment,

@@ -67,8 +67,8 @@ class OrchestratorState:
         if state["async_level"] != self._async_level:
             raise CheckpointMismatch(
                 f"{directory} was saved with orchestrator.async_level = {state['async_level']}, "
-                f"the recipe now says {self._async_level}: the batches under way would not fit. Resume "
-                "with the same value"
+                f"the recipe now says {self._async_level}: the batches under way would not fit. "
+                "Resume with the same value"
             )
         self.progress = Progress(**state["generated"])
         self.problems.load_state_dict(state["problems"])

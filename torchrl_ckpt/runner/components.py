@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from torchrl_ckpt.recipe.schema import Trainer
 from torchrl_ckpt.run_directory import RunDirectory
@@ -15,14 +16,16 @@ _ENTRY = "torchrl_ckpt.cli.component"
 _QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
-def trainer(run: RunDirectory, config: Trainer) -> Component:
+def trainer(run: RunDirectory, config: Trainer, resolved: Path | None = None) -> Component:
     """One torchrun, and through it as many ranks as the recipe says."""
     torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={config.ranks}"]
-    return _component(run, "trainer", ["-m", *torchrun, "-m", _ENTRY])
+    return _component(run, "trainer", ["-m", *torchrun, "-m", _ENTRY], resolved=resolved)
 
 
-def orchestrator(run: RunDirectory, env: Mapping[str, str]) -> Component:
-    return _component(run, "orchestrator", ["-m", _ENTRY], env)
+def orchestrator(
+    run: RunDirectory, env: Mapping[str, str], resolved: Path | None = None
+) -> Component:
+    return _component(run, "orchestrator", ["-m", _ENTRY], env, resolved=resolved)
 
 
 def inference(run: RunDirectory, env: Mapping[str, str], listening: int) -> Component:
@@ -40,10 +43,17 @@ def _component(
     env: Mapping[str, str] | None = None,
     more: list[str] | None = None,
     pass_fds: tuple[int, ...] = (),
+    resolved: Path | None = None,
 ) -> Component:
     return Component(
         name=name,
-        argv=[sys.executable, *python_arguments, name, str(run.resolved), *(more or [])],
+        argv=[
+            sys.executable,
+            *python_arguments,
+            name,
+            str(resolved or run.resolved),
+            *(more or []),
+        ],
         log=run.log(name),
         env={**_QUIET_THREADS, **(env or {})},
         pass_fds=pass_fds,

@@ -31,7 +31,7 @@ def die_with_parent() -> None:
         return
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     ancestor = os.environ.get(ANCESTOR_VARIABLE)
-    if ancestor is not None and int(ancestor) not in _ancestors():
+    if ancestor is not None and int(ancestor) not in _lineage():
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -47,9 +47,10 @@ def _prctl(option: int, value: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl failed")
 
 
-def _ancestors() -> Iterator[int]:
-    """The parent's process id, its parent's, and so on, as far as they can be seen."""
-    pid = os.getppid()
+def _lineage() -> Iterator[int]:
+    """This process's id (it may be the ancestor that became another program), its parent's, and so
+    on, as far as they can be seen."""
+    pid = os.getpid()
     while pid > 0:
         yield pid
         try:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torchrl_ckpt.errors import RunInterrupted
-from torchrl_ckpt.inference.address import bind, url_of
+from torchrl_ckpt.inference.server import bind
 from torchrl_ckpt.observe import metrics
 from torchrl_ckpt.recipe.schema import Inference, RlRecipe
 from torchrl_ckpt.run_directory import RunDirectory
@@ -71,7 +71,7 @@ def _settle(recipe: RlRecipe, attempt: Attempt, listener: socket.socket | None) 
         trainer = warm_started(trainer)
     orchestrator = recipe.orchestrator
     if listener is not None:
-        client = orchestrator.client.model_copy(update={"base_url": url_of(listener)})
+        client = orchestrator.client.model_copy(update={"base_url": _url(listener)})
         orchestrator = orchestrator.model_copy(update={"client": client})
     return recipe.model_copy(
         update={
@@ -79,6 +79,11 @@ def _settle(recipe: RlRecipe, attempt: Attempt, listener: socket.socket | None) 
             "orchestrator": orchestrator.model_copy(update=shared),
         }
     )
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _components(

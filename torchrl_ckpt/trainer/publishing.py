@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -46,7 +48,7 @@ class Publisher:
 
     def _write(self, version: int, policy: Policy | None) -> None:
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        state = get_model_state_dict(self._model, options=options)
+        state = cast(dict[str, torch.Tensor], get_model_state_dict(self._model, options=options))
         if self._world.leads:
             self._directory.write(
                 version, lambda directory: self._plugin.export(state, directory), policy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,7 +13,9 @@ from torchrl_ckpt.contracts import Json
 
 def rng_state() -> Json:
     """Python's, numpy's, torch's, and that of this rank's CUDA device where there is one."""
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    name, keys, position, has_gauss, cached = cast(
+        tuple[str, np.ndarray, int, int, float], np.random.get_state(legacy=True)
+    )
     return {
         "python": random.getstate(),
         "numpy": [name, keys.tolist(), position, has_gauss, cached],

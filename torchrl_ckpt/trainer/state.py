@@ -68,7 +68,9 @@ class TrainingState:
 
     def restore(self, tensors: Mapping[str, torch.Tensor], plain: Json) -> None:
         """Take over `tensors` (as `tensors()` named them, with the values loaded) and `plain`."""
-        model = {name[len(_MODEL) :]: t for name, t in tensors.items() if name.startswith(_MODEL)}
+        model: dict[str, Any] = {
+            name[len(_MODEL) :]: t for name, t in tensors.items() if name.startswith(_MODEL)
+        }
         set_model_state_dict(self.model, model)
         optim: dict[str, Any] = {
             name[len(_OPTIM) :]: t for name, t in tensors.items() if name.startswith(_OPTIM)
@@ -84,7 +86,8 @@ class TrainingState:
         self.progress = Progress(**plain["progress"])
 
     def _parts(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        optim = get_optimizer_state_dict(self.model, self._optimizer, options=_FLAT)
-        tensors = {_MODEL + name: t for name, t in get_model_state_dict(self.model).items()}
+        model: dict[str, Any] = get_model_state_dict(self.model)
+        optim: dict[str, Any] = get_optimizer_state_dict(self.model, self._optimizer, options=_FLAT)
+        tensors = {_MODEL + name: tensor for name, tensor in model.items()}
         tensors |= {_OPTIM + n: v for n, v in optim.items() if isinstance(v, torch.Tensor)}
         return tensors, {n: v for n, v in optim.items() if not isinstance(v, torch.Tensor)}

@@ -78,7 +78,7 @@ class Updater:
 
         parameters = list(self._model.parameters())
         norm: Any = torch.nn.utils.clip_grad_norm_(parameters, self._max_norm or float("inf"))
-        lr = self._scheduler.get_last_lr()[0]
+        lr = float(self._scheduler.get_last_lr()[0])
         self._optimizer.step()
         self._scheduler.step()
         self._optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,46 @@
+"""Writes recipes and resolves them, with the toy plugins installed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_plugins import plugin_config
+
+from torchrl_ckpt.errors import RecipeError
+from torchrl_ckpt.recipe import Composition, compose, show_config, validate
+from torchrl_ckpt.recipe.schema import Section
+
+
+class Recipes:
+    """Writes recipe files below the working directory and resolves them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def write(self, **files: str) -> None:
+        """Write `name="text"` to `name.toml`; `__` in a name stands for a directory's `/`."""
+        for name, text in files.items():
+            path = self.directory / f"{name.replace('__', '/')}.toml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    def compose(
+        self, schema: type[Section], argv: str | Sequence[str] = "", **defaults: Any
+    ) -> Composition:
+        words = argv.split() if isinstance(argv, str) else argv
+        return compose(words, schema, defaults=defaults)
+
+    def resolve(self, schema: type[Any], argv: str | Sequence[str] = "", **defaults: Any) -> Any:
+        return validate(self.compose(schema, argv, **defaults), schema, plugin_config)
+
+    def show(self, schema: type[Any], argv: str = "", **defaults: Any) -> list[str]:
+        composition = self.compose(schema, argv, **defaults)
+        return show_config(composition, validate(composition, schema, plugin_config))
+
+    def error(self, schema: type[Any], argv: str | Sequence[str] = "", **defaults: Any) -> str:
+        with pytest.raises(RecipeError) as caught:
+            self.resolve(schema, argv, **defaults)
+        return str(caught.value)

@@ -1,0 +1,104 @@
+"""A plugin's table is checked against its `Config` and comes out complete."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from recipe_files import Recipes
+from toy_schemas import Machine, Values
+
+from torchrl_ckpt.errors import PluginNotFound
+from torchrl_ckpt.recipe import named_plugins, to_json
+from torchrl_ckpt.recipe.schema import RlRecipe
+
+
+def test_defaults_are_filled_in(recipes: Recipes) -> None:
+    recipes.write(top="model = {type = 'toy', attention = 'flash'}")
+    assert recipes.resolve(Values, "@ top.toml").model.options == {
+        "name": None,
+        "attention": "flash",
+        "files": [],
+        "config": {},
+        "dropout": 0.5,
+        "memory": 1,
+    }
+
+
+def test_a_dataclass_will_do_as_well(recipes: Recipes) -> None:
+    environment = recipes.resolve(Values, "--environment words --environment.size 4").environment
+    assert environment.options == {"size": 4, "words": [], "shuffle": True}
+
+
+def test_flags_are_read_as_the_plugin_wants_them(recipes: Recipes) -> None:
+    argv = (
+        "--environment words --environment.size 4 --environment.words 1 two"
+        " --no-environment.shuffle --model toy --model.attention 2"
+        " --model.files one --model.memory 8GB"
+    )
+    values = recipes.resolve(Values, argv)
+    assert values.environment.options == {"size": 4, "words": ["1", "two"], "shuffle": False}
+    assert values.model.options["attention"] == "2"
+    assert values.model.options["files"] == [str(recipes.directory / "one")]
+    assert values.model.options["memory"] == 8
+
+
+def test_a_bare_flag_is_true(recipes: Recipes) -> None:
+    argv = "--environment words --environment.size 4 --environment.shuffle"
+    assert recipes.resolve(Values, argv).environment.options["shuffle"] is True
+
+
+def test_free_tables_among_the_options_merge(recipes: Recipes) -> None:
+    recipes.write(top="model = {type = 'toy', config = {a = 1, b = {c = 2}}}")
+    for argv in ("--model.config.b.d x", "--model.config {b={d='x'}}"):
+        config = recipes.resolve(Values, f"@ top.toml {argv}").model.options["config"]
+        assert config == {"a": 1, "b": {"c": 2, "d": "x"}}
+
+
+def test_a_config_that_takes_more_gets_more(recipes: Recipes) -> None:
+    argv = (
+        "--model toy --output-dir x --orchestrator.environment words"
+        " --orchestrator.environment.size 4 --inference.engine.max-num-seqs 8"
+    )
+    engine = recipes.resolve(RlRecipe, argv).inference.engine
+    assert engine.options == {"dtype": "bfloat16", "max_num_seqs": 8}
+
+
+def test_what_does_not_fit_is_told_in_the_recipes_terms(recipes: Recipes) -> None:
+    recipes.write(top="environment = 'words'\n[model]\ntype = 'toy'\nattention = 'magic'")
+    assert recipes.error(Values, "@ top.toml --model.dropout=-1") == (
+        "3 things are wrong with the recipe:\n"
+        "  top.toml:4: `model.attention`: there is no magic\n"
+        "  --model.dropout=-1: `model.dropout` is -1; expected a number, at least 0, or off\n"
+        "  `environment.size` is missing: write `environment.size = ...` in a recipe"
+        " or give `--environment.size ...` (a whole number)"
+    )
+
+
+def test_options_without_a_name_ask_for_it(recipes: Recipes) -> None:
+    assert recipes.error(Values, "--model.attention x") == (
+        "`model.type` is missing: write `model.type = ...` in a recipe"
+        " or give `--model.type ...` (text)"
+    )
+
+
+def test_a_plugin_that_is_not_there_is_told_with_the_place_that_names_it(recipes: Recipes) -> None:
+    recipes.write(top="\npart.loss = 'gone'")
+    with pytest.raises(PluginNotFound) as caught:
+        recipes.resolve(Machine, "@ top.toml")
+    assert str(caught.value) == "`part.loss.type` (top.toml:2): no plugin `gone` among the losses"
+
+
+def test_the_named_plugins_are_listed_with_their_keys(recipes: Recipes) -> None:
+    machine = recipes.resolve(Machine, "--part.model toy --ckpt")
+    assert named_plugins(machine) == [
+        ("checkpoint_backends", "dcp", "ckpt.backend"),
+        ("models", "toy", "part.model"),
+        ("checkpoint_backends", "dcp", "part.ckpt.backend"),
+        ("losses", "grpo", "part.loss"),
+    ]
+
+
+def test_resolved_options_are_plain_json(recipes: Recipes) -> None:
+    values = recipes.resolve(Values, "--model toy --model.files a b --path c")
+    assert json.loads(json.dumps(to_json(values), allow_nan=False)) == to_json(values)

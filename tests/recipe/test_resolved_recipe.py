@@ -1,0 +1,42 @@
+"""A validated recipe survives JSON, and is read back without any plugin."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from recipe_files import Recipes
+from toy_schemas import Machine, Values
+
+from torchrl_ckpt.errors import RecipeError
+from torchrl_ckpt.recipe import from_json, to_json
+from torchrl_ckpt.recipe.schema import RlRecipe, SftRecipe
+
+RL = (
+    "--model toy --model.files a --output-dir x --ckpt.resume-step latest --trainer.warm-start b"
+    " --orchestrator.environment words --orchestrator.environment.size 4 --inference"
+)
+SFT = "--model toy --output-dir x --data.files a b --no-optim.max-norm"
+
+
+@pytest.mark.parametrize(
+    ("schema", "argv"), [(RlRecipe, RL), (SftRecipe, SFT), (Machine, ""), (Values, "--pair 1 2")]
+)
+def test_it_comes_back_the_same(recipes: Recipes, schema: type, argv: str) -> None:
+    recipe = recipes.resolve(schema, argv)
+    assert from_json(schema, json.loads(json.dumps(to_json(recipe)))) == recipe
+
+
+def test_numbers_come_back_to_the_last_bit(recipes: Recipes) -> None:
+    draw = random.Random(0)
+    for _ in range(100):
+        number = draw.uniform(-1, 1) * 10.0 ** draw.randint(-300, 300)
+        recipes.write(top=f"number = {number!r}")
+        values = recipes.resolve(Values, "@ top.toml")
+        assert from_json(Values, to_json(values)).number == number
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(RecipeError, match="does not fit this version"):
+        from_json(Values, {"hwole": 1})

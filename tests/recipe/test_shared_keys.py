@@ -1,0 +1,120 @@
+"""A key at the root reaches the sections within its own layer, and switches none on."""
+
+from __future__ import annotations
+
+from recipe_files import Recipes
+from toy_schemas import Machine
+
+from torchrl_ckpt.recipe.schema import RlRecipe
+
+RL = """
+model = "toy"
+trainer = {}
+[orchestrator.environment]
+type = "words"
+size = 4
+"""
+
+
+def test_it_reaches_every_section_that_has_it(recipes: Recipes) -> None:
+    recipes.write(top="steps = 7\nmodel = 'toy'\nspare = {}")
+    machine = recipes.resolve(Machine, "@ top.toml")
+    assert (machine.part.steps, machine.spare.steps) == (7, 7)
+    assert (machine.part.model.type, machine.spare.model.type) == ("toy", "toy")
+
+
+def test_the_sections_own_key_beats_it_within_a_file(recipes: Recipes) -> None:
+    recipes.write(top="steps = 7\n[part]\nsteps = 8")
+    assert recipes.resolve(Machine, "@ top.toml").part.steps == 8
+
+
+def test_it_beats_what_the_file_includes_in_the_section(recipes: Recipes) -> None:
+    recipes.write(part="steps = 8", top="steps = 7\npart = '@ part.toml'")
+    assert recipes.resolve(Machine, "@ top.toml").part.steps == 7
+
+
+def test_in_an_included_root_file_it_is_beaten_by_the_includer(recipes: Recipes) -> None:
+    recipes.write(
+        base="steps = 7", top="'@' = 'base.toml'\n[part]\nsteps = 8\n[spare]\nmodel='toy'"
+    )
+    machine = recipes.resolve(Machine, "@ top.toml")
+    assert (machine.part.steps, machine.spare.steps) == (8, 7)
+
+
+def test_in_a_section_file_it_is_that_sections_alone(recipes: Recipes) -> None:
+    recipes.write(part="steps = 8")
+    assert recipes.resolve(Machine, "--part @ part.toml --spare.model toy").spare.steps == 1
+
+
+def test_as_a_flag_it_beats_everything_nested_in_files(recipes: Recipes) -> None:
+    recipes.write(top="[part]\nsteps = 8", part="steps = 9")
+    argv = "@ top.toml --part @ part.toml --steps 10"
+    assert recipes.resolve(Machine, argv).part.steps == 10
+
+
+def test_among_flags_the_nested_one_wins_in_any_order(recipes: Recipes) -> None:
+    for argv in ("--part.steps 5 --steps 10", "--steps 10 --part.steps 5"):
+        machine = recipes.resolve(Machine, argv)
+        assert (machine.steps, machine.part.steps) == (10, 5)
+
+
+def test_tables_reach_the_sections_key_by_key(recipes: Recipes) -> None:
+    recipes.write(top="[ckpt]\nkeep = 3\ninterval = 1\n[part.ckpt]\ninterval = 2")
+    ckpt = recipes.resolve(Machine, "@ top.toml --ckpt.keep-every 10").part.ckpt
+    assert (ckpt.keep, ckpt.interval, ckpt.keep_every) == (3, 2, 10)
+
+
+def test_it_does_not_switch_a_section_on(recipes: Recipes) -> None:
+    recipes.write(top="model = 'toy'")
+    assert recipes.resolve(Machine, "@ top.toml --steps 3").spare is None
+
+
+def test_it_waits_for_the_section_to_be_switched_on_by_any_layer(recipes: Recipes) -> None:
+    recipes.write(top="model = 'toy'", earlier="spare.depth = 1", section="depth = 2")
+    for argv in (
+        "@ earlier.toml @ top.toml",
+        "@ top.toml @ earlier.toml",
+        "@ top.toml --spare",
+        "@ top.toml --spare @ section.toml",
+        "--model toy @ earlier.toml",
+    ):
+        assert recipes.resolve(Machine, argv).spare.model.type == "toy"
+
+
+def test_it_does_not_switch_on_again_what_was_switched_off(recipes: Recipes) -> None:
+    recipes.write(base="spare = {model = 'toy'}", top="'@' = 'base.toml'\nspare = false")
+    assert recipes.resolve(Machine, "@ top.toml --steps 3").spare is None
+
+
+def test_an_option_alone_speaks_of_the_sections_plugins(recipes: Recipes) -> None:
+    recipes.write(part="model = 'toy'")
+    machine = recipes.resolve(Machine, "--part @ part.toml --model.attention flash")
+    assert machine.part.model.options["attention"] == "flash"
+    assert machine.model is None
+
+
+def test_the_seeds_command_line_resolves(recipes: Recipes) -> None:
+    recipes.write(
+        train="max_steps = 20\nmodel = 'toy'",
+        orch="max_steps = 20\nmodel = 'toy'\nenvironment = {type = 'words', size = 4}",
+    )
+    recipe = recipes.resolve(
+        RlRecipe,
+        "--trainer @ train.toml --orchestrator @ orch.toml --max-steps 10 --ckpt.resume-step 5",
+        output_dir="outputs/rl",
+    )
+    for section in (recipe.trainer, recipe.orchestrator):
+        assert section.max_steps == 10
+        assert section.ckpt.resume_step == 5
+        assert section.output_dir == recipes.directory / "outputs/rl"
+    assert recipe.inference is None
+
+
+def test_a_default_of_the_command_reaches_the_sections(recipes: Recipes) -> None:
+    recipes.write(rl=RL, own=f"output_dir = 'mine'\n{RL}")
+    outputs = recipes.directory / "outputs"
+    assert (
+        recipes.resolve(RlRecipe, "@ rl.toml", output_dir="outputs").trainer.output_dir == outputs
+    )
+    recipe = recipes.resolve(RlRecipe, "@ own.toml", output_dir="outputs")
+    assert recipe.orchestrator.output_dir == recipes.directory / "mine"
