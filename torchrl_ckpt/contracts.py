@@ -274,7 +274,10 @@ class Engine(Plugin, Protocol):
         ...
 
     async def generate(self, request: Generation) -> list[list[Sample]]:
-        """`[prompt][sample]`, in the order of the request."""
+        """`[prompt][sample]`, in the order of the request.
+
+        Raises `ValueError` for a request that it cannot serve: too long, or no token of the model.
+        """
         ...
 
     async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -282,7 +285,11 @@ class Engine(Plugin, Protocol):
         ...
 
     async def load_weights(self, directory: Path) -> None:
-        """Replace the weights by those of a Hugging Face directory; raise if any is missing."""
+        """Replace the weights by those of a Hugging Face directory.
+
+        Raises `ModelError` where they do not fit, and then nothing has changed; after any other
+        error nobody knows what is loaded.
+        """
         ...
 
     async def weights_digest(self) -> str | None:

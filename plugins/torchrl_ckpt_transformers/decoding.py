@@ -99,13 +99,16 @@ def _pad_left(
 def _samples(
     tokens: torch.Tensor, logprobs: torch.Tensor, lengths: torch.Tensor, stop: set[int]
 ) -> list[Sample]:
-    samples = []
-    for token_ids, values, length in zip(
-        tokens.tolist(), logprobs.tolist(), lengths.tolist(), strict=True
-    ):
-        reason = "stop" if token_ids[length - 1] in stop else "length"
-        samples.append(Sample(token_ids[:length], values[:length], reason))
-    return samples
+    return [
+        Sample(
+            token_ids[:length],
+            values[:length],
+            "stop" if token_ids[length - 1] in stop else "length",
+        )
+        for token_ids, values, length in zip(
+            tokens.tolist(), logprobs.tolist(), lengths.tolist(), strict=True
+        )
+    ]
 
 
 @torch.inference_mode()

@@ -12,21 +12,23 @@ Only safetensors are read and no code of a model repository is run.
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from torchrl_ckpt.contracts import PathOrName, Tokenizer
+from torchrl_ckpt.contracts import PathOrName
 from torchrl_ckpt.errors import ModelError
 from torchrl_ckpt_transformers.pretrained import explained, load_causal_lm, unusable
 
 if TYPE_CHECKING:
     import torch
     from torch.distributed.device_mesh import DeviceMesh
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 class TransformersModelConfig(BaseModel):
@@ -71,33 +73,13 @@ class TransformersModel:
     def __init__(self, config: TransformersModelConfig) -> None:
         self.config = config
 
-    def tokenizer(self) -> Tokenizer:
-        """Raises `ModelError` where there is none."""
-        from transformers import AutoTokenizer
-
-        source = self.config.tokenizer or self.config.name
-        with explained(unusable(source, "tokenizer")):
-            tokenizer = AutoTokenizer.from_pretrained(source)
-            if len(tokenizer) <= len(tokenizer.all_special_ids):
-                # What the library makes of a model directory that holds no tokenizer.
-                raise ValueError("its vocabulary is empty")
-            if tokenizer.eos_token_id is None:
-                raise ValueError("it has no end token (`eos_token`)")
-        return tokenizer
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The same for every caller. Raises `ModelError` where there is none."""
+        return self._tokenizer
 
     def hyper_parameters(self) -> PreTrainedConfig:
         """The library's configuration object, fresh for each caller. Raises `ModelError`."""
-        from transformers import AutoConfig
-
-        if self.config.name is not None:
-            with explained(unusable(self.config.name, "configuration")):
-                return AutoConfig.from_pretrained(self.config.name)
-        tokenizer = self.tokenizer()
-        options = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
-        _check_architecture(self.config.architecture)
-        with explained(f"model.architecture = {self.config.architecture!r}"):
-            _check_names(self.config.config, AutoConfig.for_model(self.config.architecture))
-            return AutoConfig.for_model(self.config.architecture, **options | self.config.config)
+        return copy.deepcopy(self._hyper_parameters)
 
     def causal_lm(self, *, pretrained: bool) -> PreTrainedModel:
         """The library's own module on CPU in float32, which can also `generate`."""
@@ -157,6 +139,36 @@ class TransformersModel:
         logging.disable_progress_bar()
         model.save_pretrained(directory, state_dict=written)
         tokenizer.save_pretrained(directory)
+
+    # Both are read once: an export must not depend on the hub being there at every step.
+
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        from transformers import AutoTokenizer
+
+        source = self.config.tokenizer or self.config.name or ""
+        with explained(unusable(source, "tokenizer")):
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            if len(tokenizer) <= len(tokenizer.all_special_ids):
+                # What the library makes of a model directory that holds no tokenizer.
+                raise ValueError("its vocabulary is empty")
+            if tokenizer.eos_token_id is None:
+                raise ValueError("it has no end token (`eos_token`)")
+        return tokenizer
+
+    @cached_property
+    def _hyper_parameters(self) -> PreTrainedConfig:
+        from transformers import AutoConfig
+
+        if self.config.name is not None:
+            with explained(unusable(self.config.name, "configuration")):
+                return AutoConfig.from_pretrained(self.config.name)
+        architecture, tokenizer = self.config.architecture or "", self.tokenizer()
+        options = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+        _check_architecture(architecture)
+        with explained(f"model.architecture = {architecture!r}"):
+            _check_names(self.config.config, AutoConfig.for_model(architecture))
+            return AutoConfig.for_model(architecture, **options | self.config.config)
 
     def _random(self) -> PreTrainedModel:
         import torch

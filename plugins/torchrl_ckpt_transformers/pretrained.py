@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torchrl_ckpt.errors import ModelError
 
@@ -30,7 +30,8 @@ def load_causal_lm(
     with explained(unusable(name, "configuration")):
         config = AutoConfig.from_pretrained(name)
     with explained(unusable(name, "weights")):
-        model, loaded = AutoModelForCausalLM.from_pretrained(
+        library: Any = AutoModelForCausalLM
+        model, loaded = library.from_pretrained(
             name,
             config=config,
             dtype=dtype,

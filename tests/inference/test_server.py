@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from torchrl_ckpt_transformers.engine import TransformersEngine, TransformersEngineConfig
 
 from tests.inference.conftest import API_KEY, KEY, Server, running_server, tiny_model, wait_until_up
+from torchrl_ckpt.contracts import Model
 from torchrl_ckpt.errors import AddressInUse, RecipeError
 from torchrl_ckpt.exchange.keys import find_key
 from torchrl_ckpt.inference.server import bind, serve
@@ -246,11 +247,21 @@ def test_a_server_started_by_hand_leaves_its_key_and_ends_in_peace(
     assert not file.exists()
 
 
-def test_a_server_stops_before_it_is_up(published: Path) -> None:
-    with running_server(published) as server:
-        time.sleep(1)
-        server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(timeout=30) in (0, -signal.SIGINT)
+class _InterruptedEngine(TransformersEngine):
+    """Is asked to stop while it starts."""
+
+    def start(self, model: Model, *, max_length: int | None, threads: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_server_that_is_stopped_before_it_is_up_leaves_nothing(published: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    config = Inference(port=0, output_dir=published, model={"type": "transformers"})
+    engine = _InterruptedEngine(TransformersEngineConfig())
+    serve(config, model=tiny_model(), engine=engine, key=KEY, allowed_dirs=[published])
+    assert signal.getsignal(signal.SIGINT) == before
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        asyncio.run(engine.weights_digest())
 
 
 def test_the_network_is_served_only_with_a_key_of_ones_own(published: Path) -> None:

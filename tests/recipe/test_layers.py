@@ -77,6 +77,10 @@ def test_another_type_than_the_default_one_replaces_as_well(recipes: Recipes) ->
 
 def test_flags_of_the_new_type_survive_the_change_of_type(recipes: Recipes) -> None:
     recipes.write(top="model = 'other'")
-    for argv in ("--model.attention flash --model toy", "--model toy --model.attention flash"):
+    for argv in (
+        "--model.attention flash --model toy",
+        "--model toy --model.attention flash",
+        "--model other --model.attention flash --model toy",
+    ):
         model = recipes.resolve(Values, f"@ top.toml {argv}").model
         assert (model.type, model.options["attention"]) == ("toy", "flash")

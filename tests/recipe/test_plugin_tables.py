@@ -10,7 +10,7 @@ from toy_schemas import Machine, Values
 
 from torchrl_ckpt.errors import PluginNotFound
 from torchrl_ckpt.recipe import named_plugins, to_json
-from torchrl_ckpt.recipe.schema import RlRecipe
+from torchrl_ckpt.recipe.schema import Inference, RlRecipe
 
 
 def test_defaults_are_filled_in(recipes: Recipes) -> None:
@@ -61,7 +61,16 @@ def test_a_config_that_takes_more_gets_more(recipes: Recipes) -> None:
         " --orchestrator.environment.size 4 --inference.engine.max-num-seqs 8"
     )
     engine = recipes.resolve(RlRecipe, argv).inference.engine
-    assert engine.options == {"dtype": "bfloat16", "max_num_seqs": 8}
+    assert engine.options["max_num_seqs"] == 8
+
+
+def test_options_go_by_their_alias_and_may_follow_from_others(recipes: Recipes) -> None:
+    argv = "--model toy --output-dir x --engine.max-length 4 --engine.dtype float32"
+    assert recipes.resolve(Inference, argv).engine.options == {
+        "dtype": "float32",
+        "max_length": 4,
+        "cache_dtype": "float32",
+    }
 
 
 def test_what_does_not_fit_is_told_in_the_recipes_terms(recipes: Recipes) -> None:

@@ -8,6 +8,10 @@ from toy_schemas import Values
 
 from torchrl_ckpt.recipe.schema import RlRecipe, SftRecipe
 
+STEP = "a whole number, at least 1, or `latest`, or off"
+HEIGHT = "a whole number, at least 1, or off"
+PLUGIN = "the name of a plugin or a table with its `type`"
+
 
 @pytest.mark.parametrize(
     ("text", "message"),
@@ -21,10 +25,10 @@ from torchrl_ckpt.recipe.schema import RlRecipe, SftRecipe
         ("text = 1", "`text` is 1; expected text"),
         ("yes = 1", "`yes` is 1; expected true or false"),
         ("mode = 'fats'", '`mode` is "fats"; expected `slow` or `fast`'),
-        ("step = 0", "`step` is 0; expected a whole number, at least 1, or `latest`, or off"),
-        ("step = 'last'", '`step` is "last"; expected a whole number, at least 1, or `latest`, or off'),
+        ("step = 0", f"`step` is 0; expected {STEP}"),
+        ("step = 'last'", f'`step` is "last"; expected {STEP}'),
         ("limits.speed = 0", "`limits.speed` is 0; expected a number, above 0"),
-        ("limits.max_height = 0", "`limits.max_height` is 0; expected a whole number, at least 1, or off"),
+        ("limits.max_height = 0", f"`limits.max_height` is 0; expected {HEIGHT}"),
         ("pair = [1]", "`pair` is [1]; expected a list of 2 numbers (at 1: Field required)"),
         ("words = [1, 'a']", '`words` is [1, "a"]; expected a list of texts'),
         ("words = 'a'", '`words` is "a"; expected a list of texts'),
@@ -34,7 +38,8 @@ from torchrl_ckpt.recipe.schema import RlRecipe, SftRecipe
         ("extra = 3", "`extra` is 3; expected a table or off"),
         ("whole = [1]", "`whole` is [1]; expected a whole number"),
         ("whole = {a = 1}", "`whole` is a table; expected a whole number"),
-        ("model = 3", "`model` is 3; expected the name of a plugin or a table with its `type`, or off"),
+        ("model = 3", f"`model` is 3; expected {PLUGIN}, or off"),
+        ("model = true", f"`model` is true; expected {PLUGIN}, or off"),
         ("model = {type = 3}", "`model.type` is 3; expected text"),
     ],
 )  # fmt: skip
@@ -65,7 +70,6 @@ def test_a_shared_key_is_told_once(recipes: Recipes) -> None:
 
 def test_a_missing_key_says_how_to_give_it(recipes: Recipes) -> None:
     recipes.write(top="model = 'toy'\ntrainer.max_steps = 3")
-    plugin = "the name of a plugin or a table with its `type`"
     assert recipes.error(RlRecipe, "@ top.toml") == (
         "3 things are wrong with the recipe:\n"
         "  `trainer.output_dir` is missing: write `output_dir = ...` in a recipe"
@@ -73,7 +77,7 @@ def test_a_missing_key_says_how_to_give_it(recipes: Recipes) -> None:
         "  `orchestrator.output_dir` is missing: write `output_dir = ...` in a recipe"
         " or give `--output-dir ...` (a path)\n"
         "  `orchestrator.environment` is missing: write `orchestrator.environment = ...`"
-        f" in a recipe or give `--orchestrator.environment ...` ({plugin})"
+        f" in a recipe or give `--orchestrator.environment ...` ({PLUGIN})"
     )
 
 

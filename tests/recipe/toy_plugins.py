@@ -44,6 +44,8 @@ class EngineConfig(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     dtype: str = "bfloat16"
+    length: int = Field(default=8, alias="max_length")
+    cache_dtype: str = Field(default_factory=lambda known: known["dtype"])
 
 
 CONFIGS: dict[tuple[Kind, str], type | None] = {

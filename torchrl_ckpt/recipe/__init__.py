@@ -1,10 +1,9 @@
 """TOML recipes with includes, flags, layers, origins, and the schema of every option."""
 
-from torchrl_ckpt.recipe.composition import compose
+from torchrl_ckpt.recipe.composition import Composition, compose
 from torchrl_ckpt.recipe.help import help_text
 from torchrl_ckpt.recipe.listing import show_config
 from torchrl_ckpt.recipe.settings import from_json, named_plugins, to_json
-from torchrl_ckpt.recipe.tree import Composition
 from torchrl_ckpt.recipe.validation import PluginConfig, validate
 
 __all__ = [

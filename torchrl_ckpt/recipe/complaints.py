@@ -7,10 +7,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from torchrl_ckpt.recipe.composition import Composition
 from torchrl_ckpt.recipe.problems import Problem, dotted, flag
 from torchrl_ckpt.recipe.shape import Shape
 from torchrl_ckpt.recipe.shared import sections_sharing
-from torchrl_ckpt.recipe.tree import Composition, Key, Leaf
+from torchrl_ckpt.recipe.tree import Key, Leaf
 from torchrl_ckpt.recipe.words import describe, toml
 
 _SAID_BY_DESCRIPTION = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +19,25 @@ from torchrl_ckpt.recipe.origin import DEFAULT, Origin
 from torchrl_ckpt.recipe.schema import PluginTable, Section
 from torchrl_ckpt.recipe.shape import REQUIRED, Shape, fields
 from torchrl_ckpt.recipe.shared import share, without_fragments
-from torchrl_ckpt.recipe.tree import Composition, Node, Table, merge, nest
+from torchrl_ckpt.recipe.tree import Key, Leaf, Node, Table, merge, nest
+
+
+@dataclass(frozen=True)
+class Composition:
+    """All layers of a recipe merged, not yet validated."""
+
+    tree: Table
+
+    def node(self, key: Key) -> Node | None:
+        """The node at `key`; for a key inside a plain value (an array, say) that value."""
+        node: Node = self.tree
+        for part in key:
+            if isinstance(node, Leaf):
+                break
+            if part not in node.entries:
+                return None
+            node = node.entries[part]
+        return node
 
 
 def compose(

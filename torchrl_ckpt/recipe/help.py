@@ -8,7 +8,7 @@ from textwrap import fill
 from types import MappingProxyType
 from typing import Any
 
-from torchrl_ckpt.recipe.problems import flag
+from torchrl_ckpt.recipe.problems import dotted, flag
 from torchrl_ckpt.recipe.schema import PluginTable, Section
 from torchrl_ckpt.recipe.shape import REQUIRED, Shape, all_keys, fields
 from torchrl_ckpt.recipe.shared import sections_sharing, shared_keys
@@ -27,6 +27,7 @@ A recipe is a TOML file. Every key of it is also a flag, and flags beat files.
   @ FILE             merge a recipe; give several, and a later one beats an earlier
   --SECTION @ FILE   merge a file into a section
   --KEY VALUE        set a key; `-` and `_` are alike in its name; lists: `[1, 2]` or `1 2`
+  --KEY=VALUE        the same, also for a value that begins with `--` or `@`
   --SECTION          switch a section on that is off by default
   --no-KEY           switch off a section, a value that can be off, or a true-or-false
   --show-config      print every value and where it comes from, and exit
@@ -79,7 +80,7 @@ class _Keys:
                     yield from self.explain(path, shape.section)
 
     def _heading(self, key: Key, shape: Shape) -> str:
-        name = ".".join(key)
+        name = dotted(key)
         text = shape.documentation
         if shape.optional:
             text += (

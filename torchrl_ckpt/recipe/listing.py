@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from torchrl_ckpt.recipe.composition import Composition
 from torchrl_ckpt.recipe.origin import DEFAULT
 from torchrl_ckpt.recipe.problems import dotted
 from torchrl_ckpt.recipe.schema import PluginTable, Section
 from torchrl_ckpt.recipe.settings import settings
-from torchrl_ckpt.recipe.tree import Composition, Key, Table
+from torchrl_ckpt.recipe.tree import Key, Table
 from torchrl_ckpt.recipe.words import toml
 
 

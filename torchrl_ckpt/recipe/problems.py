@@ -9,6 +9,7 @@ from torchrl_ckpt.errors import RecipeError
 from torchrl_ckpt.recipe.origin import Origin
 from torchrl_ckpt.recipe.suggestions import nearest
 from torchrl_ckpt.recipe.tree import Key
+from torchrl_ckpt.recipe.words import toml_key
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def _as_at(origin: Origin, key: Key) -> str:
 
 def dotted(key: Key) -> str:
     """A key as it is written in a message and in TOML."""
-    return ".".join(key)
+    return ".".join(map(toml_key, key))
 
 
 def flag(key: Key) -> str:

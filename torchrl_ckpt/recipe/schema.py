@@ -60,6 +60,22 @@ EnvironmentTable = Annotated[PluginTable, PluginKind("environments")]
 EngineTable = Annotated[PluginTable, PluginKind("engines")]
 
 
+class KeepBest(Section):
+    """Keep the checkpoints of the steps at which a metric was best."""
+
+    metric: str = "loss"
+    """The metric's name in `metrics.jsonl`, such as `loss` or `reward/mean`."""
+
+    component: str = "trainer"
+    """Whose metric it is: `trainer`, `orchestrator` or `evaluation`."""
+
+    direction: Literal["min", "max"] = "min"
+    """Which is better: the smallest or the largest."""
+
+    count: PositiveInt = 1
+    """How many of the best to keep."""
+
+
 class Checkpointing(Section):
     """When to checkpoint, where, and what to keep. Off unless asked for, to save disk space."""
 
@@ -72,8 +88,18 @@ class Checkpointing(Section):
     keep_every: PositiveInt | None = None
     """Keep every checkpoint whose step is a multiple of this as well, however old."""
 
+    keep_best: KeepBest | None = None
+    """Keep the steps at which a metric was best as well, however old."""
+
     resume_step: PositiveInt | Literal["latest"] | None = None
     """Go on from this step's checkpoint, or from the `latest` good one."""
+
+    resume_from: Path | None = None
+    """Take the checkpoint from this other run and go on in a directory of one's own (a fork)."""
+
+    on_failure: Literal["continue", "stop"] = "continue"
+    """What a save that fails (a full disk, say) does to the run. Earlier checkpoints stay whole
+    either way; `continue` tries again at the next interval."""
 
     directory: str = "checkpoints"
     """Where the step directories live, below `output_dir` unless absolute."""
@@ -105,9 +131,9 @@ class Optimizer(Section):
 
 
 class Scheduler(Section):
-    """The learning rate's course: a linear warmup, then `type`."""
+    """The learning rate's course: a linear warmup, then what `name` says."""
 
-    type: Literal["constant", "linear", "cosine"] = "constant"
+    name: Literal["constant", "linear", "cosine"] = "constant"
     """What the learning rate does after the warmup."""
 
     warmup_steps: Count = 0

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from torchrl_ckpt.contracts import Json, Kind
 from torchrl_ckpt.errors import RecipeError
+from torchrl_ckpt.recipe.problems import dotted
 from torchrl_ckpt.recipe.schema import PluginTable, Section
 from torchrl_ckpt.recipe.shape import Shape, fields
 from torchrl_ckpt.recipe.tree import Key
@@ -44,7 +45,7 @@ def settings(recipe: Section, above: Key = ()) -> Iterator[tuple[Key, Shape, Any
 def named_plugins(recipe: Section) -> list[tuple[Kind, str, str]]:
     """Kind, name and dotted key of each plugin that the recipe names."""
     return [
-        (shape.kind, value.type, ".".join(key))
+        (shape.kind, value.type, dotted(key))
         for key, shape, value in settings(recipe)
         if shape.kind and isinstance(value, PluginTable)
     ]

@@ -128,9 +128,9 @@ def fields(section: Any) -> Mapping[str, Shape]:
     """The keys of a pydantic model or a dataclass, in their order."""
     if issubclass(section, BaseModel):
         return {
-            name: Shape(
+            field.alias or name: Shape(
                 _annotated(field.annotation, field.metadata),
-                REQUIRED if field.is_required() else field.get_default(call_default_factory=True),
+                _pydantic_default(field),
                 " ".join((field.description or "").split()),
             )
             for name, field in section.model_fields.items()
@@ -167,6 +167,13 @@ def _unwrap(annotation: Any) -> tuple[Any, tuple[Any, ...], bool]:
 
 def _annotated(annotation: Any, metadata: Sequence[Any]) -> Any:
     return Annotated[(annotation, *metadata)] if metadata else annotation
+
+
+def _pydantic_default(field: FieldInfo) -> Any:
+    """The default; None where it depends on other fields, as only a plugin's option may."""
+    if field.default_factory_takes_validated_data:
+        return None
+    return REQUIRED if field.is_required() else field.get_default(call_default_factory=True)
 
 
 def _dataclass_default(field: dataclasses.Field[Any]) -> Any:

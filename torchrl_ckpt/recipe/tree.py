@@ -39,24 +39,6 @@ class Table:
 Node = Leaf | Table
 
 
-@dataclass(frozen=True)
-class Composition:
-    """All layers of a recipe merged, not yet validated."""
-
-    tree: Table
-
-    def node(self, key: Key) -> Node | None:
-        """The node at `key`; for a key inside a plain value (an array, say) that value."""
-        node: Node = self.tree
-        for part in key:
-            if isinstance(node, Leaf):
-                break
-            if part not in node.entries:
-                return None
-            node = node.entries[part]
-        return node
-
-
 @overload
 def merge(under: Table, over: Table, *, by_type: bool = ...) -> Table: ...
 @overload

@@ -13,13 +13,14 @@ from pydantic_core import to_jsonable_python
 from torchrl_ckpt.contracts import Kind
 from torchrl_ckpt.errors import UserError
 from torchrl_ckpt.recipe.complaints import complaints
+from torchrl_ckpt.recipe.composition import Composition
 from torchrl_ckpt.recipe.normal_form import node_of
 from torchrl_ckpt.recipe.paths import absolute_paths
 from torchrl_ckpt.recipe.problems import Problem, dotted, recipe_error, unknown_key
 from torchrl_ckpt.recipe.readings import fitting
 from torchrl_ckpt.recipe.schema import Section
 from torchrl_ckpt.recipe.shape import ANY, Shape, all_keys, fields
-from torchrl_ckpt.recipe.tree import Composition, Key, Leaf, Node, Table
+from torchrl_ckpt.recipe.tree import Key, Leaf, Node, Table
 from torchrl_ckpt.recipe.words import toml
 
 PluginConfig = Callable[[Kind, str], type | None]
@@ -120,7 +121,7 @@ class _Validator:
         except ValidationError as error:
             self.problems += complaints(error, Shape(config), self._composition, key)
             return {"type": name}
-        return {"type": name, **adapter.dump_python(resolved, mode="json")}
+        return {"type": name, **adapter.dump_python(resolved, mode="json", by_alias=True)}
 
 
 def _in_order(table: Table, shape: Shape) -> list[tuple[str, Node]]:

@@ -38,11 +38,17 @@ def toml(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, dict):
-        inside = ", ".join(f"{_toml_key(name)} = {toml(inner)}" for name, inner in value.items())
+        inside = ", ".join(f"{toml_key(name)} = {toml(inner)}" for name, inner in value.items())
         return f"{{{inside}}}"
     if isinstance(value, list | tuple | set | frozenset):
         return f"[{', '.join(toml(inner) for inner in value)}]"
     return json.dumps(str(value), ensure_ascii=False)
+
+
+def toml_key(name: str) -> str:
+    """One part of a dotted key, quoted where TOML wants it."""
+    bare = name.replace("-", "").replace("_", "")
+    return name if bare.isalnum() and bare.isascii() else json.dumps(name, ensure_ascii=False)
 
 
 def listed(words: list[str], conjunction: str) -> str:
@@ -80,8 +86,3 @@ def _bounds(shape: Shape) -> str:
         for bound, words in _BOUNDS.items()
         if getattr(mark, bound, None) is not None
     )
-
-
-def _toml_key(name: str) -> str:
-    bare = name.replace("-", "").replace("_", "")
-    return name if bare.isalnum() and bare.isascii() else json.dumps(name, ensure_ascii=False)
