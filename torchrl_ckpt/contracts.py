@@ -8,10 +8,10 @@ imported here, so that a plugin can be listed and checked without torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -183,6 +183,33 @@ class CheckpointBackend(Plugin, Protocol):
 
     def close(self) -> None:
         """Drain what is under way and give back processes and buffers."""
+        ...
+
+
+@dataclass(frozen=True)
+class TensorDescription:
+    """A tensor of a checkpoint, whole, however it is sharded. `dtype` is such as `float32`."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@runtime_checkable
+class ReadableBackend(Protocol):
+    """What a checkpoint backend may offer besides: a look into its files without a model.
+
+    `torchrl-ckpt ckpt inspect`, `diff` and `export` need it. Both methods work in one process, join
+    no group and execute nothing that they read; they raise `CheckpointDamaged` for files that are
+    not what `save` wrote.
+    """
+
+    def describe(self, directory: Path) -> list[TensorDescription]:
+        """What `save` has put below `directory`, by name."""
+        ...
+
+    def read(self, directory: Path, names: Collection[str]) -> dict[str, torch.Tensor]:
+        """Those tensors, whole and on CPU."""
         ...
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,9 @@ import xxhash
 from torchrl_ckpt.contracts import FileRecord
 
 _CHUNK = 16 * 1024 * 1024
+
+Advance = Callable[[int], object]
+"""Told of bytes as they are gone through, for who watches."""
 
 
 class Writable(Protocol):
@@ -63,7 +66,7 @@ class DigestingStream:
         return self._hash.hexdigest()
 
 
-def digest_file(path: Path) -> tuple[int, str]:
+def digest_file(path: Path, advance: Advance = lambda _: None) -> tuple[int, str]:
     """Size and xxh3-128 of a file as it is on disk now."""
     hasher = xxhash.xxh3_128()
     size = 0
@@ -71,6 +74,7 @@ def digest_file(path: Path) -> tuple[int, str]:
         while chunk := file.read(_CHUNK):
             hasher.update(chunk)
             size += len(chunk)
+            advance(len(chunk))
     return size, hasher.hexdigest()
 
 

@@ -29,6 +29,14 @@ class PluginConflict(UserError):
     """Two distributions offer the plugin name that a recipe uses."""
 
 
+class NotOffered(UserError):
+    """A plugin was asked for something that its contract leaves optional."""
+
+
+class ExportRefused(UserError):
+    """An export would overwrite what is there."""
+
+
 class ModelError(UserError):
     """A model directory or tokenizer that cannot be used."""
 
@@ -48,7 +56,7 @@ class CheckpointNotFound(UserError):
 
 
 class CheckpointFailed(UserError):
-    """A checkpoint could not be written or read: a full disk, a missing permission, a bad device."""
+    """A checkpoint could not be written or read: a full disk, a missing permission."""
 
     exit_code = 4
 

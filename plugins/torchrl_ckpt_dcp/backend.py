@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from torchrl_ckpt.contracts import FileRecord
+from torchrl_ckpt.contracts import FileRecord, TensorDescription
 from torchrl_ckpt.errors import CheckpointFailed, CheckpointMismatch, UserError
 from torchrl_ckpt_dcp.reader import TensorReader, read_metadata
 from torchrl_ckpt_dcp.writer import RecordingWriter
@@ -68,8 +69,34 @@ class DcpBackend:
         with _plain_errors():
             dcp.load(dict(state), storage_reader=TensorReader(directory), process_group=group)
 
+    def describe(self, directory: Path) -> list[TensorDescription]:
+        return [
+            TensorDescription(name, tuple(stored.size), _dtype_name(stored.properties.dtype))
+            for name, stored in _stored_tensors(directory).items()
+        ]
+
+    def read(self, directory: Path, names: Collection[str]) -> dict[str, torch.Tensor]:
+        stored = _stored_tensors(directory)
+        tensors = {
+            name: torch.empty(stored[name].size, dtype=stored[name].properties.dtype)
+            for name in names
+        }
+        with _plain_errors(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # So it should be.
+            dcp.load(dict(tensors), storage_reader=TensorReader(directory), no_dist=True)
+        return tensors
+
     def close(self) -> None:
         pass
+
+
+def _stored_tensors(directory: Path) -> dict[str, TensorStorageMetadata]:
+    stored = sorted(read_metadata(directory).state_dict_metadata.items())
+    return {name: found for name, found in stored if isinstance(found, TensorStorageMetadata)}
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 @contextmanager

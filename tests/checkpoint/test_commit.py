@@ -69,6 +69,8 @@ def test_saving_a_step_again_replaces_it_whole(layout: Layout, save: Save) -> No
 
 def test_the_manifest_lists_every_file_with_size_and_digest(save: Save) -> None:
     directory = save(1)
-    listed = {file["path"] for file in json.loads((directory / "manifest.json").read_text())["files"]}
+    listed = {
+        file["path"] for file in json.loads((directory / "manifest.json").read_text())["files"]
+    }
     found = {p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file()}
     assert listed == found - {"manifest.json"}

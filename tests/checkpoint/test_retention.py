@@ -1,37 +1,77 @@
-"""Retention removes what it may and never the newest step or the one resumed from."""
+"""Retention removes what it may, says why, and never the newest step or the one resumed from."""
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from torchrl_ckpt.checkpoint import retention
 from torchrl_ckpt.checkpoint.layout import Layout
-from torchrl_ckpt.checkpoint.policy import expendable, is_due
+from torchrl_ckpt.checkpoint.policy import Best, Retention, is_due, judge
 from torchrl_ckpt.checkpoint.retention import prune
 
 Save = Callable[[int], Path]
 
+STEPS = [2, 4, 6, 8, 10]
+
+
+def kept(steps: list[int], **rules: Any) -> list[int]:
+    return [verdict.step for verdict in judge(steps, Retention(**rules)) if verdict.kept]
+
 
 @pytest.mark.parametrize(
-    ("keep", "keep_every", "protected", "left"),
+    ("rules", "left"),
     [
-        (None, None, [], [2, 4, 6, 8, 10]),
-        (3, None, [], [6, 8, 10]),
-        (1, None, [], [10]),
-        (1, 4, [], [4, 8, 10]),
-        (1, None, [2], [2, 10]),
-        (9, None, [], [2, 4, 6, 8, 10]),
+        ({}, STEPS),
+        ({"keep_every": 4}, STEPS),
+        ({"keep": 3}, [6, 8, 10]),
+        ({"keep": 1}, [10]),
+        ({"keep": 1, "keep_every": 4}, [4, 8, 10]),
+        ({"keep": 1, "resumed_from": 2}, [2, 10]),
+        ({"keep": 1, "resumed_from": 7}, [10]),
+        ({"keep": 9}, STEPS),
     ],
 )
-def test_what_is_kept(
-    keep: int | None, keep_every: int | None, protected: list[int], left: list[int]
+def test_a_step_that_any_rule_names_is_kept(rules: dict[str, int], left: list[int]) -> None:
+    assert kept(STEPS, **rules) == left
+
+
+@pytest.mark.parametrize(
+    ("values", "direction", "count", "best"),
+    [
+        ({2: 0.5, 4: 0.9, 6: 0.7}, "max", 1, [4]),
+        ({2: 0.5, 4: 0.9, 6: 0.7}, "min", 2, [2, 6]),
+        ({2: 0.9, 4: 0.9, 6: 0.1}, "max", 1, [4]),
+        ({2: 0.1, 4: 0.1, 6: 0.9}, "min", 1, [4]),
+        ({2: math.nan, 4: math.inf, 6: 0.1}, "max", 1, [6]),
+        ({2: math.nan}, "max", 3, []),
+        ({}, "max", 1, []),
+        ({3: 1.0, 2: 0.2}, "max", 1, [2]),
+    ],
+)
+def test_the_best_is_of_the_steps_there_are_the_later_of_equals_and_finite(
+    values: dict[int, float], direction: Any, count: int, best: list[int]
 ) -> None:
-    steps = [2, 4, 6, 8, 10]
-    gone = expendable(steps, keep=keep, keep_every=keep_every, protected=protected)
-    assert [step for step in steps if step not in gone] == left
+    rule = Best("reward/mean", direction, count, values)
+    assert kept([2, 4, 6, 8], keep=1, best=rule) == [*best, 8]
+
+
+def test_every_verdict_has_its_reasons() -> None:
+    rule = Best("reward/mean", "max", 1, {2: 0.831, 4: 0.5})
+    verdicts = judge([1, 2, 4, 8], Retention(keep=1, keep_every=4, best=rule, resumed_from=1))
+    assert [(verdict.kept, *verdict.reasons) for verdict in verdicts] == [
+        (True, "resumed from"),
+        (True, "best reward/mean 0.831"),
+        (True, "every 4"),
+        (True, "newest 1", "every 4"),
+    ]
+    gone = judge([2, 3, 4], Retention(keep=1, keep_every=4, best=rule))[1]
+    assert gone.reasons == ("not newest 1", "not every 4", "not best reward/mean (it has none)")
 
 
 def test_only_the_last_step_is_due_without_an_interval() -> None:
@@ -39,22 +79,37 @@ def test_only_the_last_step_is_due_without_an_interval() -> None:
     assert [step for step in range(1, 8) if is_due(step, interval=3, last=step == 7)] == [3, 6, 7]
 
 
-def test_a_failed_deletion_is_warned_of_and_tried_again(
+def test_a_deletion_that_cannot_begin_is_warned_of_and_tried_again(
     layout: Layout, save: Save, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for step in (1, 2):
-        save(step)
+    save(1)
+    save(2)
     with monkeypatch.context() as broken:
         broken.setattr(retention, "out_of_sight", _refuse)
-        assert prune(layout, keep=1, keep_every=None, protected=[]) == []
-    assert "step_1" in caplog.text
-    assert prune(layout, keep=1, keep_every=None, protected=[]) == [1]
+        assert prune(layout, Retention(keep=1)) == []
+    assert "could not remove checkpoint step_1, will try again" in caplog.text
+    assert prune(layout, Retention(keep=1)) == [1]
     assert layout.steps() == [2]
 
 
+def test_a_deletion_that_stops_half_way_is_out_of_sight_and_ended_by_the_next(
+    layout: Layout, save: Save, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(1)
+    save(2)
+    with monkeypatch.context() as broken:
+        broken.setattr(shutil, "rmtree", _refuse)
+        prune(layout, Retention(keep=1))
+    assert "step_1" in caplog.text
+    assert layout.steps() == [2]
+    assert list(layout.deletions()) == [1]
+    prune(layout, Retention(keep=1))
+    assert layout.leftovers() == []
+
+
 def test_pruning_a_directory_that_is_not_there_yet_does_nothing(layout: Layout) -> None:
-    assert prune(layout, keep=1, keep_every=None, protected=[]) == []
+    assert prune(layout, Retention(keep=1)) == []
 
 
-def _refuse(*_: object) -> None:
+def _refuse(*_: object, **__: object) -> None:
     raise PermissionError("no")

@@ -72,7 +72,7 @@ def test_a_load_is_what_the_server_says_is_loaded(server: Server, published: Pat
     digests = set()
     for version, step in ((3, 0), (4, 1)):
         load(server, published / f"step_{step}", version)
-        loaded = ask(server.base_url, lambda client: client.wait_until_ready())
+        loaded = ask(server.base_url, lambda client: client.loaded())
         assert (loaded.version, loaded.directory) == (version, str(published / f"step_{step}"))
         digests.add(loaded.digest)
     assert len(digests) == 2
@@ -92,13 +92,13 @@ def test_a_request_that_cannot_be_served_is_a_data_error(server: Server) -> None
 @pytest.mark.parametrize("key", [None, "wrong"])
 def test_a_refused_key_says_where_the_key_comes_from(key: str | None, server: Server) -> None:
     with pytest.raises(ServerUnreachable, match="api_key_env"):
-        ask(server.base_url, lambda client: client.wait_until_ready(), key=key)
+        ask(server.base_url, lambda client: client.loaded(), key=key)
 
 
 def test_no_server_is_an_error_within_the_timeout() -> None:
     began = time.monotonic()
     with pytest.raises(ServerUnreachable, match=r"127\.0\.0\.1:9 for 1 s.*\[inference\]"):
-        ask("http://127.0.0.1:9", lambda client: client.wait_until_ready(), timeout=1)
+        ask("http://127.0.0.1:9", lambda client: client.loaded(), timeout=1)
     assert time.monotonic() - began < 5
 
 
@@ -106,7 +106,7 @@ def test_a_server_that_comes_up_late_is_waited_for(
     published: Path,
 ) -> None:
     with running_server(published) as server:
-        assert ask(server.base_url, lambda client: client.wait_until_ready()).version is None
+        assert ask(server.base_url, lambda client: client.loaded()).version is None
 
 
 class _AnotherProgram(http.server.BaseHTTPRequestHandler):
@@ -122,5 +122,5 @@ def test_another_program_on_the_port_is_told_apart() -> None:
     with http.server.HTTPServer(("127.0.0.1", 0), _AnotherProgram) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
         with pytest.raises(ServerUnreachable, match="Has another program the port"):
-            ask(f"http://127.0.0.1:{other.server_port}", lambda client: client.wait_until_ready())
+            ask(f"http://127.0.0.1:{other.server_port}", lambda client: client.loaded())
         other.shutdown()

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
+from torchrl_ckpt.contracts import ReadableBackend, TensorDescription
 from torchrl_ckpt.durable import digest_file
 from torchrl_ckpt.errors import CheckpointDamaged, CheckpointMismatch, UserError
 from torchrl_ckpt_dcp.backend import DcpBackend, DcpConfig
@@ -49,6 +50,21 @@ def test_what_is_loaded_is_what_was_saved(
     backend.load(loaded, tmp_path / "t", group)
     for name, tensor in state().items():
         assert torch.equal(loaded[name], tensor)
+
+
+def test_its_files_can_be_looked_into_without_a_group(
+    tmp_path: Path, group: dist.ProcessGroup
+) -> None:
+    backend = DcpBackend(DcpConfig())
+    backend.save(state(), tmp_path / "t", group).wait_written()
+    assert isinstance(backend, ReadableBackend)
+    assert backend.describe(tmp_path / "t") == [
+        TensorDescription("model.a", (64, 33), "float32"),
+        TensorDescription("model.b", (17,), "bfloat16"),
+        TensorDescription("optim.step", (), "float32"),
+    ]
+    (read,) = backend.read(tmp_path / "t", ["model.b"]).values()
+    assert torch.equal(read, state()["model.b"])
 
 
 @pytest.mark.parametrize("threads", [1, 3])

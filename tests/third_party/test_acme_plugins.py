@@ -13,7 +13,7 @@ import torch.multiprocessing
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from torchrl_ckpt.contracts import LossInputs
+from torchrl_ckpt.contracts import LossInputs, ReadableBackend, TensorDescription
 from torchrl_ckpt.durable import digest_file
 from torchrl_ckpt.errors import CheckpointMismatch
 from torchrl_ckpt.registry.checking import violations
@@ -76,6 +76,19 @@ def test_what_was_staged_is_what_is_written(tmp_path: Path, group) -> None:
 
     assert (record.size, record.digest) == digest_file(tmp_path / "part" / record.path)
     assert torch.equal(state["weight"], torch.arange(6.0).view(2, 3).T)
+
+
+def test_its_checkpoints_can_be_looked_into(tmp_path: Path, group) -> None:
+    backend = WholeFileBackend()
+    state = {"weight": torch.ones(2, 3, dtype=torch.bfloat16), "step": torch.tensor(3)}
+    backend.save(state, tmp_path, group).wait_written()
+
+    assert isinstance(backend, ReadableBackend)
+    assert backend.describe(tmp_path) == [
+        TensorDescription("step", (), "int64"),
+        TensorDescription("weight", (2, 3), "bfloat16"),
+    ]
+    assert torch.equal(backend.read(tmp_path, ["weight"])["weight"], state["weight"])
 
 
 @pytest.mark.parametrize("wanted", [{"bias": torch.zeros(2)}, {"weight": torch.zeros(3)}])

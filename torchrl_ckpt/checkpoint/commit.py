@@ -30,11 +30,15 @@ def request(layout: Layout, step: int, parts: Sequence[str]) -> Path:
 
 
 def wait_for_parts(partial: Path, parts: Sequence[str], timeout: float) -> list[FileRecord]:
-    """The files of all `parts`, relative to `partial`, once every part is whole."""
+    """The files of all `parts`, relative to `partial`, once every part is whole.
+
+    Raises `CheckpointFailed` where one of them cannot be written, `WaitTimeout` after `timeout`
+    seconds.
+    """
     deadline = time.monotonic() + timeout
     records: list[FileRecord] = []
     for part in parts:
-        while (files := read_part(partial / part)) is None:
+        while (files := read_part(partial, part)) is None:
             if time.monotonic() > deadline:
                 raise WaitTimeout(
                     f"waited {timeout:.0f} s for the {part}'s part of {partial.name}; "

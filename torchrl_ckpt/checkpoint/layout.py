@@ -9,9 +9,19 @@ from pathlib import Path
 MANIFEST = "manifest.json"
 PART = "part.json"
 REQUEST = "request.json"
+REFUSAL = "refusal.json"
+
+# The trainer's part: tensors as the backend writes them, of the model and of the optimiser, and all
+# else as JSON.
+TRAINER = "trainer"
+TENSORS = "tensors"
+STATE = "state.json"
+MODEL = "model."
+OPTIM = "optim."
 
 _STEP = re.compile(r"step_(\d+)")
-_UNFINISHED = re.compile(r"\.step_(\d+)\.(?:partial|deleting)")
+_PARTIAL = re.compile(r"\.step_(\d+)\.partial")
+_DELETING = re.compile(r"\.step_(\d+)\.deleting")
 
 
 @dataclass(frozen=True)
@@ -38,24 +48,30 @@ class Layout:
 
     def steps(self) -> list[int]:
         """The committed steps, oldest first."""
-        return sorted(
-            int(match[1])
-            for entry in self._entries()
-            if (match := _STEP.fullmatch(entry.name)) and (entry / MANIFEST).is_file()
-        )
+        return [step for step, path in self.named().items() if (path / MANIFEST).is_file()]
+
+    def named(self) -> dict[int, Path]:
+        """Every directory called `step_N`, by step, even one that has lost its manifest."""
+        return self._matching(_STEP)
 
     def partials(self) -> dict[int, Path]:
         """Checkpoints being written, by step."""
-        return {
-            int(match[1]): entry
-            for entry in self._entries()
-            if (match := _UNFINISHED.fullmatch(entry.name)) and entry.name.endswith(".partial")
-        }
+        return self._matching(_PARTIAL)
+
+    def deletions(self) -> dict[int, Path]:
+        """Checkpoints being deleted, by step."""
+        return self._matching(_DELETING)
+
+    def quarantined(self) -> list[Path]:
+        """Checkpoints that failed verification."""
+        return sorted((self.root / "quarantine").glob("step_*"))
 
     def leftovers(self) -> list[Path]:
         """What an interrupted save or deletion left behind."""
-        return [entry for entry in self._entries() if _UNFINISHED.fullmatch(entry.name)]
+        return [*self.partials().values(), *self.deletions().values()]
 
-    def _entries(self) -> list[Path]:
+    def _matching(self, name: re.Pattern[str]) -> dict[int, Path]:
         # The directory is not there before the first save.
-        return sorted(self.root.iterdir()) if self.root.is_dir() else []
+        entries = self.root.iterdir() if self.root.is_dir() else ()
+        found = ((name.fullmatch(entry.name), entry) for entry in entries)
+        return dict(sorted((int(match[1]), entry) for match, entry in found if match))

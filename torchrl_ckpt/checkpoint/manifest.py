@@ -28,9 +28,19 @@ class Manifest:
     about: Mapping[str, Any]
 
     @property
+    def trainer_recipe(self) -> Json:
+        """The trainer's section of the recipe, whatever kind of job it was."""
+        return trainer_section(self.about["recipe"])
+
+    @property
     def size(self) -> int:
         """Bytes of all its files."""
         return sum(file.size for file in self.files)
+
+
+def trainer_section(recipe: Json) -> Json:
+    """Of a resolved recipe: reinforcement learning has a table for it, fine-tuning is one."""
+    return recipe.get("trainer", recipe)
 
 
 def write_manifest(directory: Path, content: Mapping[str, Json]) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from torchrl_ckpt.checkpoint.layout import PART, REQUEST, Layout
+from torchrl_ckpt.checkpoint.layout import PART, REFUSAL, REQUEST, Layout
 from torchrl_ckpt.contracts import FileRecord
-from torchrl_ckpt.durable import make_directory, read_json, record_json
-from torchrl_ckpt.errors import CheckpointDamaged
+from torchrl_ckpt.durable import make_directory, read_json, record_json, write_json
+from torchrl_ckpt.errors import CheckpointDamaged, CheckpointFailed
 
 
 def open_part(partial: Path, component: str) -> Path:
@@ -26,11 +28,34 @@ def finish_part(directory: Path, records: Iterable[FileRecord]) -> None:
     record_json(directory, PART, {"files": files})
 
 
-def read_part(directory: Path) -> list[FileRecord] | None:
-    """The files of a finished part, or None while it is being written."""
+def refuse_part(partial: Path, component: str, reason: str) -> None:
+    """Say that `component` cannot write its part, so that nobody waits for it.
+
+    On a full disk even that may not be possible; then the request is withdrawn, which always is.
+    """
+    with suppress(FileNotFoundError):  # Who asked may have given up as well.
+        shutil.rmtree(partial / component, ignore_errors=True)
+        try:
+            write_json(partial / REFUSAL, {"component": component, "reason": reason})
+        except OSError:
+            (partial / REQUEST).unlink()
+
+
+def read_part(partial: Path, component: str) -> list[FileRecord] | None:
+    """The files of a finished part, or None while it is being written.
+
+    Raises `CheckpointFailed` where it never will be.
+    """
+    with suppress(FileNotFoundError):
+        refusal = read_json(partial / REFUSAL)
+        raise CheckpointFailed(f"the {refusal['component']} said: {refusal['reason']}")
     try:
-        part = read_json(directory / PART)
+        part = read_json(partial / component / PART)
     except FileNotFoundError:
+        if not (partial / REQUEST).exists():
+            raise CheckpointFailed(
+                f"the {component} could not write its part; its log says why"
+            ) from None
         return None
     except json.JSONDecodeError:
         return None  # Its only write is under way.
@@ -44,7 +69,8 @@ def requests_for(layout: Layout, component: str) -> Iterator[tuple[int, Path]]:
             request = read_json(partial / REQUEST)
         except (FileNotFoundError, json.JSONDecodeError):
             continue
-        if component in request["parts"] and not (partial / component / PART).exists():
+        answered = (partial / component / PART).exists() or (partial / REFUSAL).exists()
+        if component in request["parts"] and not answered:
             yield step, partial
 
 

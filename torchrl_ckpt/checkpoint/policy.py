@@ -1,8 +1,11 @@
-"""Which steps to save and which to keep: pure decisions, no files."""
+"""Which steps to save and which to keep, and why: pure decisions, no files."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 
 def is_due(step: int, *, interval: int | None, last: bool) -> bool:
@@ -10,21 +13,74 @@ def is_due(step: int, *, interval: int | None, last: bool) -> bool:
     return last or (interval is not None and step % interval == 0)
 
 
-def expendable(
-    steps: Collection[int],
-    *,
-    keep: int | None,
-    keep_every: int | None,
-    protected: Collection[int],
-) -> list[int]:
-    """The committed steps that retention may remove, oldest first.
+@dataclass(frozen=True)
+class Best:
+    """Keep the `count` steps with the best value of a metric.
 
-    The newest step is never among them, nor is any of `protected` (the one resumed from).
+    `values` holds what is known, by step. A step without a finite value is never best; of equal
+    values the later step's is.
     """
-    if keep is None:
-        return []
+
+    metric: str
+    direction: Literal["min", "max"]
+    count: int
+    values: Mapping[int, float] = field(default_factory=dict)
+
+    def steps(self, candidates: Collection[int]) -> set[int]:
+        """The best of `candidates`."""
+        sign = 1 if self.direction == "max" else -1
+        valued = [step for step in candidates if math.isfinite(self.values.get(step, math.nan))]
+        valued.sort(key=lambda step: (sign * self.values[step], step))
+        return set(valued[-self.count :])
+
+
+@dataclass(frozen=True)
+class Retention:
+    """The rules: a step that any of them names is kept. Without `keep` every step is."""
+
+    keep: int | None = None
+    keep_every: int | None = None
+    best: Best | None = None
+    resumed_from: int | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a step is kept. `reasons` are the rules that keep it, or what it failed by each."""
+
+    step: int
+    kept: bool
+    reasons: tuple[str, ...]
+
+
+def judge(steps: Collection[int], rules: Retention) -> list[Verdict]:
+    """The verdict on every committed step, oldest first.
+
+    The newest step and the one resumed from are always kept.
+    """
     ordered = sorted(steps)
-    spared = {*ordered[-keep:], *protected}
-    if keep_every is not None:
-        spared |= {step for step in ordered if step % keep_every == 0}
-    return [step for step in ordered if step not in spared]
+    if rules.keep is None:
+        return [Verdict(step, True, ("`keep` is unset",)) for step in ordered]
+    newest = set(ordered[-rules.keep :])
+    best = rules.best.steps(ordered) if rules.best else set()
+    return [_verdict(step, rules, newest, best) for step in ordered]
+
+
+def _verdict(step: int, rules: Retention, newest: set[int], best: set[int]) -> Verdict:
+    for_it: list[str] = []
+    against: list[str] = []
+    (for_it if step in newest else against).append(f"newest {rules.keep}")
+    if rules.keep_every is not None:
+        (against if step % rules.keep_every else for_it).append(f"every {rules.keep_every}")
+    if rules.best is not None:
+        value = rules.best.values.get(step)
+        if value is None:
+            against.append(f"best {rules.best.metric} (it has none)")
+        else:
+            known = f"{rules.best.metric} {value:.4g}"
+            (for_it if step in best else against).append(f"best {known}")
+    if step == rules.resumed_from:
+        for_it.append("resumed from")
+    if for_it:
+        return Verdict(step, True, tuple(for_it))
+    return Verdict(step, False, tuple(f"not {reason}" for reason in against))

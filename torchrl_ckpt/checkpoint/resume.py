@@ -16,10 +16,11 @@ from torchrl_ckpt.errors import CheckpointDamaged, CheckpointNotFound, RunDirect
 _log = logging.getLogger(__name__)
 
 
-def choose(layout: Layout, wanted: int | Literal["latest"]) -> Manifest:
+def choose(layout: Layout, wanted: int | Literal["latest"], *, quarantine: bool = True) -> Manifest:
     """Verify and return the checkpoint to resume from.
 
-    `latest` steps back to the newest good one and quarantines the bad ones above it. Raises
+    `latest` steps back to the newest good one and puts the bad ones above it into quarantine,
+    unless the run is somebody else's (`quarantine` false). Raises
     `CheckpointNotFound` or `CheckpointDamaged`, listing what there is, and never picks none.
     """
     steps = layout.steps()
@@ -39,7 +40,8 @@ def choose(layout: Layout, wanted: int | Literal["latest"]) -> Manifest:
             bad[step] = str(error)
             continue
         for damaged, reason in bad.items():
-            _quarantine(layout, damaged, reason)
+            if quarantine:
+                _quarantine(layout, damaged, reason)
         return manifest
     reasons = "\n".join(f"  {reason}" for reason in bad.values())
     raise CheckpointDamaged(f"no checkpoint in {layout.root} is good:\n{reasons}")

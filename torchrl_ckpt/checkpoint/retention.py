@@ -4,26 +4,42 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Collection
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from torchrl_ckpt.checkpoint.commit import out_of_sight
 from torchrl_ckpt.checkpoint.layout import Layout
-from torchrl_ckpt.checkpoint.policy import expendable
+from torchrl_ckpt.checkpoint.policy import Retention, judge
 
 _log = logging.getLogger(__name__)
 
 
-def prune(
-    layout: Layout, *, keep: int | None, keep_every: int | None, protected: Collection[int]
-) -> list[int]:
-    """Remove what may go and say which steps went. A failed deletion is tried again next time."""
+def prune(layout: Layout, rules: Retention) -> list[int]:
+    """Remove the steps that `rules` do not keep and say which went.
+
+    A failed deletion is warned of and tried again the next time.
+    """
+    verdicts = judge(layout.steps(), rules)
+    return remove(layout, [verdict.step for verdict in verdicts if not verdict.kept])
+
+
+def remove(layout: Layout, steps: Iterable[int]) -> list[int]:
+    """Remove committed `steps`, and what is left of earlier deletions; says which steps went."""
     removed = []
-    for step in expendable(layout.steps(), keep=keep, keep_every=keep_every, protected=protected):
-        try:
+    for directory in layout.deletions().values():
+        with _tried_again(directory.name):
+            shutil.rmtree(directory)
+    for step in steps:
+        with _tried_again(layout.step(step).name):
             out_of_sight(layout, step)
             shutil.rmtree(layout.deleting(step))
-        except OSError as error:
-            _log.warning("could not remove checkpoint step_%d, will try again: %s", step, error)
-        else:
             removed.append(step)
     return removed
+
+
+@contextmanager
+def _tried_again(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        _log.warning("could not remove checkpoint %s, will try again: %s", name, error)

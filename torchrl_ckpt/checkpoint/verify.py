@@ -7,26 +7,26 @@ from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import MANIFEST
 from torchrl_ckpt.checkpoint.manifest import Manifest, read_manifest
-from torchrl_ckpt.durable import digest_file
+from torchrl_ckpt.durable import Advance, digest_file
 from torchrl_ckpt.errors import CheckpointDamaged
 
 
-def verify(directory: Path) -> Manifest:
+def verify(directory: Path, *, advance: Advance = lambda _: None) -> Manifest:
     """Check every file of a committed checkpoint.
 
     Raises `CheckpointDamaged`, naming every file that is missing, changed, or not in the manifest.
     """
     manifest = read_manifest(directory)
-    if faults := list(_faults(directory, manifest)):
+    if faults := list(_faults(directory, manifest, advance)):
         raise CheckpointDamaged(f"{directory} is damaged: " + "; ".join(faults))
     return manifest
 
 
-def _faults(directory: Path, manifest: Manifest) -> Iterator[str]:
+def _faults(directory: Path, manifest: Manifest, advance: Advance) -> Iterator[str]:
     promised = {file.path: file for file in manifest.files}
     for path, file in promised.items():
         try:
-            size, digest = digest_file(directory / path)
+            size, digest = digest_file(directory / path, advance)
         except OSError as error:
             yield f"{path} cannot be read ({error.strerror})"
             continue

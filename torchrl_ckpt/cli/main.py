@@ -1,4 +1,4 @@
-"""The commands `torchrl-ckpt`, `sft`, `rl`, `trainer`, `orchestrator` and `inference`."""
+"""The command `torchrl-ckpt`."""
 
 from __future__ import annotations
 
@@ -31,35 +31,6 @@ Every key of the recipe is a flag. See them all, with what they do and their def
 def main() -> None:
     """`torchrl-ckpt`."""
     sys.exit(exit_code_of(lambda: _main(sys.argv[1:])))
-
-
-def sft() -> None:
-    """`sft @ recipe.toml`: supervised fine-tuning."""
-    _recipe_entry("sft")
-
-
-def rl() -> None:
-    """`rl --trainer @ train.toml --orchestrator @ orch.toml`: reinforcement learning."""
-    _recipe_entry("rl")
-
-
-def trainer() -> None:
-    """`trainer @ train.toml`: the trainer of a reinforcement learning job alone."""
-    _recipe_entry("trainer")
-
-
-def orchestrator() -> None:
-    """`orchestrator @ orch.toml`: the orchestrator alone."""
-    _recipe_entry("orchestrator")
-
-
-def inference() -> None:
-    """`inference @ infer.toml`: the inference server alone."""
-    _recipe_entry("inference")
-
-
-def _recipe_entry(command: str) -> None:
-    sys.exit(exit_code_of(lambda: recipe_command(command, sys.argv[1:])))
 
 
 def _main(argv: Sequence[str]) -> int | None:

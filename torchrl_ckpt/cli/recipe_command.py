@@ -1,12 +1,24 @@
-"""What all commands that take a recipe have in common."""
+"""The commands that take a recipe: `sft`, `rl`, `trainer`, `orchestrator` and `inference`."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from torchrl_ckpt.cli.exit import exit_code_of
 from torchrl_ckpt.recipe import help_text
-from torchrl_ckpt.recipe.schema import Inference, Orchestrator, RlRecipe, RlTrainer, SftRecipe
+from torchrl_ckpt.recipe.schema import (
+    Inference,
+    Orchestrator,
+    RlRecipe,
+    RlTrainer,
+    Section,
+    SftRecipe,
+)
+from torchrl_ckpt.run_directory import RunDirectory
+from torchrl_ckpt.runner.loading import default_values, load_recipe
+from torchrl_ckpt.runner.resolved import SCHEMAS, write_resolved
 
 _ABOUT = {
     "sft": "Supervised fine-tuning.",
@@ -17,38 +29,60 @@ _ABOUT = {
 }
 
 
+def sft() -> None:
+    """`sft @ recipe.toml`: supervised fine-tuning."""
+    _main("sft")
+
+
+def rl() -> None:
+    """`rl --trainer @ train.toml --orchestrator @ orch.toml`: reinforcement learning."""
+    _main("rl")
+
+
+def trainer() -> None:
+    """`trainer @ train.toml`: the trainer of a reinforcement learning job alone."""
+    _main("trainer")
+
+
+def orchestrator() -> None:
+    """`orchestrator @ orch.toml`: the orchestrator alone."""
+    _main("orchestrator")
+
+
+def inference() -> None:
+    """`inference @ infer.toml`: the inference server alone."""
+    _main("inference")
+
+
 def recipe_command(command: str, argv: Sequence[str], *, files: Sequence[Path] = ()) -> int | None:
     """Resolve the recipe of `command` and run it, or only show it."""
-    from torchrl_ckpt.runner.resolved import SCHEMAS
-
     if "-h" in argv or "--help" in argv:
-        print(help_text(SCHEMAS[command], command, _ABOUT[command]), end="")
+        defaults = default_values("NAME")
+        print(help_text(SCHEMAS[command], command, _ABOUT[command], defaults=defaults), end="")
         return None
-
-    from torchrl_ckpt.run_directory import RunDirectory
-    from torchrl_ckpt.runner.loading import load_recipe
-    from torchrl_ckpt.runner.resolved import write_resolved
-
     asked = {"--show-config", "--dry-run"} & set(argv)
     loaded = load_recipe(command, [word for word in argv if word not in asked], files=files)
     if "--show-config" in asked:
         print("\n".join(loaded.origins))
     elif "--dry-run" in asked:
-        output_dir = _output_dir(loaded.recipe)
-        output_dir.mkdir(parents=True, exist_ok=True)
-        resolved = RunDirectory(output_dir, attempt=0).resolved
-        write_resolved(resolved, command, loaded.recipe)
-        print(f"the recipe is good; all of it is in {resolved}")
+        run = RunDirectory(_output_dir(loaded.recipe), attempt=0)
+        run.root.mkdir(parents=True, exist_ok=True)
+        write_resolved(run.resolved, command, loaded.recipe)
+        print(f"the recipe is good; all of it is in {run.resolved}")
     else:
         _run(loaded.recipe)
     return None
 
 
-def _output_dir(recipe: object) -> Path:
-    return recipe.trainer.output_dir if isinstance(recipe, RlRecipe) else recipe.output_dir  # type: ignore[attr-defined]
+def _output_dir(recipe: Section) -> Path:
+    if isinstance(recipe, RlRecipe):
+        return recipe.trainer.output_dir
+    assert isinstance(recipe, RlTrainer | SftRecipe | Orchestrator | Inference)
+    return recipe.output_dir
 
 
-def _run(recipe: object) -> None:
+def _run(recipe: Section) -> None:
+    # Imported where they are needed: what runs a job imports torch, which takes seconds.
     match recipe:
         case SftRecipe():
             from torchrl_ckpt.runner.sft import run_sft
@@ -66,3 +100,7 @@ def _run(recipe: object) -> None:
             from torchrl_ckpt.runner.alone import run_component
 
             run_component(recipe)
+
+
+def _main(command: str) -> None:
+    sys.exit(exit_code_of(lambda: recipe_command(command, sys.argv[1:])))

@@ -63,10 +63,9 @@ class InferenceClient:
     ) -> None:
         await self._http.aclose()
 
-    async def wait_until_ready(self) -> LoadedWeights:
-        """Return once the server answers and takes the key, with what it serves."""
-        await self._ask(Health, "GET", "/health", "the server to be ready")
-        return await self.loaded()
+    async def wait_until_up(self) -> None:
+        """Return once the server answers. That takes no key, and its key is there from then on."""
+        await self._ask(Health, "GET", "/health", "the server to come up")
 
     async def generate(self, request: Generation) -> tuple[list[list[Sample]], int | None]:
         """Samples `[prompt][sample]`, and the version of the policy that they are of."""

@@ -35,6 +35,12 @@ def read(path: Path) -> list[dict[str, Any]]:
     return jsonl.Tail(path).read()
 
 
+def values_by_step(path: Path, component: str, name: str) -> dict[int, float]:
+    """The values of one of a component's metrics, by step; NaN and infinities as they were."""
+    rows = [row for row in read(path) if row["component"] == component and name in row]
+    return {row["step"]: float(row[name]) for row in rows}
+
+
 def truncate_after(path: Path, step: int, *, backup: Path) -> None:
     """Drop the rows of all steps after `step`, which are about to be done again.
 

@@ -62,6 +62,7 @@ class Loop:
     async def run(self, carried: list[RolloutBatch]) -> None:
         """Hand on the `carried` batches of a checkpoint, then generate. Returns when the trainer
         has published its last policy."""
+        self._rollouts.clear()
         for batch in carried:
             self._deliver(batch)
         # A checkpoint of the last step carries what a longer run would have trained on next.

@@ -42,9 +42,10 @@ async def _orchestrate(config: Orchestrator) -> None:
     progress = ProgressLog(run.progress, COMPONENT)
     client_config = config.client
     base_url, timeout = client_config.base_url, client_config.timeout
+    async with InferenceClient(base_url, key=None, timeout=timeout) as stranger:
+        await stranger.wait_until_up()
     key = find_key(base_url, client_config.api_key_env)
     async with InferenceClient(base_url, key=key, timeout=timeout) as client:
-        await client.wait_until_ready()
         generator = Generator(
             client,
             environment,

@@ -3,12 +3,13 @@ checkpoint, which carries the batches that are generated but not yet trained on.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import Layout
-from torchrl_ckpt.checkpoint.part import finish_part, open_part, requests_for
+from torchrl_ckpt.checkpoint.part import finish_part, open_part, refuse_part, requests_for
 from torchrl_ckpt.contracts import FileRecord, Json
 from torchrl_ckpt.durable import read_json, record_json, recorded_file
 from torchrl_ckpt.errors import CheckpointMismatch
@@ -23,6 +24,8 @@ from torchrl_ckpt.shuffle import ShuffledStream
 
 COMPONENT = "orchestrator"
 _STATE = "state.json"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -53,7 +56,11 @@ class OrchestratorState:
         for step, partial in requests_for(layout, COMPONENT):
             carried = range(step + 1, self.progress.step + 1)
             assert len(carried) == self._async_level, f"step {step}, at {self.progress.step}"
-            self._write_part(open_part(partial, COMPONENT), step, carried, rollouts)
+            try:
+                self._write_part(open_part(partial, COMPONENT), step, carried, rollouts)
+            except OSError as error:
+                _log.warning("cannot write the part of checkpoint step_%d: %s", step, error)
+                refuse_part(partial, COMPONENT, str(error))
 
     def restore(self, layout: Layout, step: int) -> list[RolloutBatch]:
         """Take up the state of checkpoint `step`; returns the batches that it carries."""

@@ -73,6 +73,11 @@ def compose(
     return Composition(without_fragments(tree, root))
 
 
+def root_files(argv: Sequence[str], schema: type[Section]) -> list[Path]:
+    """The files that a command line merges at the root, in order."""
+    return [include.path for include in read_command_line(argv, Shape(schema)).root_files]
+
+
 def _schema_defaults(section: type, given: BaseModel | None = None) -> Table:
     """The defaults of every key below `section`, or what the instance `given` says of them.
 

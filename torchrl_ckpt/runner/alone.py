@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from torchrl_ckpt.inference.server import bind
 from torchrl_ckpt.inference.process import serve_recipe
+from torchrl_ckpt.inference.server import bind
 from torchrl_ckpt.observe import logs
 from torchrl_ckpt.recipe.schema import Inference, Orchestrator, RlTrainer
 from torchrl_ckpt.run_directory import RunDirectory

@@ -10,54 +10,75 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchrl_ckpt.checkpoint.commit import remove_leftovers
+from torchrl_ckpt.checkpoint.fork import fork
 from torchrl_ckpt.checkpoint.layout import Layout
+from torchrl_ckpt.checkpoint.manifest import Manifest
 from torchrl_ckpt.checkpoint.resume import choose, refuse_to_overwrite
+from torchrl_ckpt.contracts import Json
 from torchrl_ckpt.errors import RecipeError, RunDirectoryInUse
 from torchrl_ckpt.observe import metrics
 from torchrl_ckpt.recipe.schema import Checkpointing
 from torchrl_ckpt.run_directory import RunDirectory
+from torchrl_ckpt.runner.changes import notes_on_resume
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A start of a run. `resumed_from` is the verified checkpoint's step, 0 for a fresh start."""
+    """A start of a run. `resumed_from` is the verified checkpoint's step, 0 for a fresh start;
+    `notes` are what the user should know about it."""
 
     run: RunDirectory
     resumed_from: int
+    notes: list[str]
 
 
 @contextmanager
-def begin(output_dir: Path, ckpt: Checkpointing | None, max_steps: int) -> Iterator[Attempt]:
+def begin(
+    output_dir: Path, ckpt: Checkpointing | None, max_steps: int, recipe: Json
+) -> Iterator[Attempt]:
     """Take the run's directory for this process and settle what to go on from.
 
-    Nothing is written before it is clear that the run can start. Raises `RunDirectoryInUse`,
-    `CheckpointNotFound`, `CheckpointDamaged` or `RecipeError`.
+    Nothing is overwritten before it is clear that the run can start. Raises `RunDirectoryInUse`,
+    `CheckpointNotFound`, `CheckpointDamaged`, `CheckpointMismatch` or `RecipeError`.
     """
     # Checkpoints count as the run's even where this start has not switched checkpointing on.
     config = ckpt or Checkpointing()
     layout = Layout(output_dir / config.directory)
-    resumed_from = _resumed_from(layout, config, max_steps)
     output_dir.mkdir(parents=True, exist_ok=True)
-    with _only_one(output_dir):
+    with only_one(output_dir):
+        notes: list[str] = []
+        manifest = _checkpoint(layout, config)
+        if manifest is not None:
+            _check_something_left(manifest.step, max_steps)
+            notes = notes_on_resume(manifest, recipe)
+            if config.resume_from is not None:
+                fork(Layout(config.resume_from / config.directory).step(manifest.step), layout)
         remove_leftovers(layout, keep=())
         run = RunDirectory(output_dir, _next_attempt(output_dir))
         run.logs.mkdir(parents=True)
-        after = resumed_from if config.resume_step is not None else -1
+        after = manifest.step if manifest is not None else -1
         metrics.truncate_after(run.metrics, after, backup=run.logs / "metrics.before.jsonl")
-        yield Attempt(run, resumed_from)
+        yield Attempt(run, max(after, 0), notes)
 
 
-def _resumed_from(layout: Layout, config: Checkpointing, max_steps: int) -> int:
-    if config.resume_step is None:
+def _checkpoint(layout: Layout, config: Checkpointing) -> Manifest | None:
+    """The verified checkpoint to go on from; None for a fresh start."""
+    if config.resume_from is not None:
         refuse_to_overwrite(layout)
-        return 0
-    step = choose(layout, config.resume_step).step
+        source = Layout(config.resume_from / config.directory)
+        return choose(source, config.resume_step or "latest", quarantine=False)
+    if config.resume_step is not None:
+        return choose(layout, config.resume_step)
+    refuse_to_overwrite(layout)
+    return None
+
+
+def _check_something_left(step: int, max_steps: int) -> None:
     if step >= max_steps:
         raise RecipeError(
             f"the checkpoint is of step {step} and `max_steps` is {max_steps}, so there is nothing "
-            f"left to train; raise `--max-steps`"
+            "left to train; raise `--max-steps`"
         )
-    return step
 
 
 def _next_attempt(output_dir: Path) -> int:
@@ -66,7 +87,7 @@ def _next_attempt(output_dir: Path) -> int:
 
 
 @contextmanager
-def _only_one(output_dir: Path) -> Iterator[None]:
+def only_one(output_dir: Path) -> Iterator[None]:
     """Hold the directory's lock, which the kernel releases however this process ends."""
     with open(output_dir / ".lock", "a+") as lock:
         try:

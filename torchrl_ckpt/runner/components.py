@@ -18,7 +18,7 @@ _QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 def trainer(run: RunDirectory, config: Trainer, resolved: Path | None = None) -> Component:
     """One torchrun, and through it as many ranks as the recipe says."""
-    torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={config.ranks}"]
+    torchrun = ["torchrl_ckpt.runner.torchrun", "--standalone", f"--nproc-per-node={config.ranks}"]
     return _component(run, "trainer", ["-m", *torchrun, "-m", _ENTRY], resolved=resolved)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torchrl_ckpt import registry
 from torchrl_ckpt.errors import RecipeError
-from torchrl_ckpt.recipe import compose, named_plugins, show_config, validate
+from torchrl_ckpt.recipe import compose, named_plugins, root_files, show_config, validate
 from torchrl_ckpt.recipe.schema import RlRecipe, Section
 from torchrl_ckpt.runner.resolved import SCHEMAS
 
@@ -29,8 +29,9 @@ def load_recipe(command: str, argv: Sequence[str], *, files: Sequence[Path] = ()
     Raises `RecipeError`, or what is wrong with a plugin, before anything else has happened.
     """
     schema = SCHEMAS[command]
-    name = files[0].stem if files else command
-    defaults = {"output_dir": f"outputs/{name}"}
+    # A run is called after its recipe; one that is put together on the command line, after that.
+    named_after = [*files, *root_files(argv, schema), Path(command)]
+    defaults = default_values(named_after[0].stem)
     composition = compose(argv, schema, files=files, defaults=defaults)
     recipe = validate(composition, schema, registry.config_class)
     for kind, plugin, _ in named_plugins(recipe):
@@ -38,6 +39,11 @@ def load_recipe(command: str, argv: Sequence[str], *, files: Sequence[Path] = ()
     if isinstance(recipe, RlRecipe):
         _check_agreement(recipe)
     return LoadedRecipe(recipe, show_config(composition, recipe))
+
+
+def default_values(name: str) -> dict[str, str]:
+    """What the schema leaves to the command: where the run called `name` has its directory."""
+    return {"output_dir": f"outputs/{name}"}
 
 
 def detect_command(files: Sequence[Path]) -> str:

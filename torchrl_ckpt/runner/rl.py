@@ -12,6 +12,7 @@ from typing import Any
 from torchrl_ckpt.errors import RunInterrupted
 from torchrl_ckpt.inference.server import bind
 from torchrl_ckpt.observe import metrics
+from torchrl_ckpt.recipe import to_json
 from torchrl_ckpt.recipe.schema import Inference, RlRecipe
 from torchrl_ckpt.run_directory import RunDirectory
 from torchrl_ckpt.runner import components
@@ -27,7 +28,7 @@ from torchrl_ckpt.runner.warm_start import warm_started
 def run_rl(recipe: RlRecipe) -> None:
     """Train to the end. Raises `RunInterrupted` where it was asked to stop before."""
     config = recipe.trainer
-    with begin(config.output_dir, config.ckpt, config.max_steps) as attempt:
+    with begin(config.output_dir, config.ckpt, config.max_steps, to_json(recipe)) as attempt:
         run = attempt.run
         with _listening(recipe.inference) as listener:
             settled = _settle(recipe, attempt, listener)
@@ -39,6 +40,8 @@ def run_rl(recipe: RlRecipe) -> None:
                 tasks={"trainer": config.max_steps, "orchestrator": config.max_steps},
                 start=attempt.resumed_from,
             ) as display:
+                for note in attempt.notes:
+                    display.message(note, "warning")
                 supervise(
                     _components(settled, run, listener),
                     finite=["trainer", "orchestrator"],
@@ -63,7 +66,7 @@ def _settle(recipe: RlRecipe, attempt: Attempt, listener: socket.socket | None) 
     """The recipe with what this start has decided in place."""
     shared: dict[str, Any] = {"attempt": attempt.run.attempt}
     trainer = recipe.trainer
-    if trainer.ckpt is not None and trainer.ckpt.resume_step is not None:
+    if trainer.ckpt is not None and attempt.resumed_from:
         # The model comes from the checkpoint, so a warm start is not needed again.
         step = {"resume_step": attempt.resumed_from}
         shared["ckpt"] = trainer.ckpt.model_copy(update=step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torchrl_ckpt.errors import RunInterrupted
 from torchrl_ckpt.observe import metrics
+from torchrl_ckpt.recipe import to_json
 from torchrl_ckpt.recipe.schema import SftRecipe
 from torchrl_ckpt.runner import components
 from torchrl_ckpt.runner.attempt import Attempt, begin
@@ -15,9 +16,9 @@ from torchrl_ckpt.runner.supervisor import supervise
 
 def run_sft(recipe: SftRecipe) -> None:
     """Train to the end. Raises `RunInterrupted` where it was asked to stop before."""
-    with begin(recipe.output_dir, recipe.ckpt, recipe.max_steps) as attempt:
+    with begin(recipe.output_dir, recipe.ckpt, recipe.max_steps, to_json(recipe)) as attempt:
         run = attempt.run
-        settled = settle(recipe, attempt)
+        settled = _settle(recipe, attempt)
         write_resolved(run.resolved, "sft", settled)
         with Display(
             f"Supervised fine-tuning in {run.root}",
@@ -26,6 +27,8 @@ def run_sft(recipe: SftRecipe) -> None:
             tasks={"trainer": recipe.max_steps},
             start=attempt.resumed_from,
         ) as display:
+            for note in attempt.notes:
+                display.message(note, "warning")
             supervise(
                 [components.trainer(run, settled)],
                 finite=["trainer"],
@@ -37,10 +40,10 @@ def run_sft(recipe: SftRecipe) -> None:
             display.finish(_summary(settled, attempt))
 
 
-def settle(recipe: SftRecipe, attempt: Attempt) -> SftRecipe:
+def _settle(recipe: SftRecipe, attempt: Attempt) -> SftRecipe:
     """The recipe with what this start has decided in place."""
     update: dict[str, object] = {"attempt": attempt.run.attempt}
-    if recipe.ckpt is not None and recipe.ckpt.resume_step is not None:
+    if recipe.ckpt is not None and attempt.resumed_from:
         ckpt = recipe.ckpt.model_copy(update={"resume_step": attempt.resumed_from})
         update["ckpt"] = ckpt
     return recipe.model_copy(update=update)

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import importlib.metadata
-import logging
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch.distributed as dist
-
 from torchrl_ckpt.checkpoint.commit import commit, request, wait_for_parts
-from torchrl_ckpt.checkpoint.layout import Layout
+from torchrl_ckpt.checkpoint.layout import STATE, TENSORS, TRAINER, Layout
 from torchrl_ckpt.checkpoint.part import finish_part, open_part
 from torchrl_ckpt.checkpoint.policy import is_due
 from torchrl_ckpt.checkpoint.retention import prune
+from torchrl_ckpt.checkpoint.space import check_space
 from torchrl_ckpt.contracts import CheckpointBackend, FileRecord, Json
 from torchrl_ckpt.durable import read_json, record_json
-from torchrl_ckpt.errors import CheckpointMismatch
+from torchrl_ckpt.errors import CheckpointFailed, CheckpointMismatch, UserError
+from torchrl_ckpt.observe.progress import ProgressLog
 from torchrl_ckpt.recipe.schema import Checkpointing
+from torchrl_ckpt.trainer.retention import retention
 from torchrl_ckpt.trainer.rng import rng_state, set_rng_state
 from torchrl_ckpt.trainer.state import TrainingState
 from torchrl_ckpt.trainer.world import World, seed_everything
 
-COMPONENT = "trainer"
-_TENSORS = "tensors"
-_STATE = "state.json"
-
-_log = logging.getLogger(__name__)
+COMPONENT = TRAINER
 
 
 class TrainerCheckpoints:
@@ -45,6 +44,8 @@ class TrainerCheckpoints:
         *,
         parts: tuple[str, ...],
         about: Mapping[str, Json],
+        metrics: Path,
+        progress: ProgressLog,
         seed: int,
     ) -> None:
         self._config = config
@@ -53,31 +54,39 @@ class TrainerCheckpoints:
         self._world = world
         self._parts = parts
         self._about = about
+        self._metrics = metrics
+        self._progress = progress
         self._seed = seed
 
     def is_due(self, step: int, *, last: bool) -> bool:
         return is_due(step, interval=self._config.interval, last=last)
 
-    def request(self, step: int) -> None:
-        """Ask the other processes for their parts.
+    def request(self, step: int, state: TrainingState) -> bool:
+        """Ask the other processes for their parts; False where no checkpoint can be begun.
 
         This comes before the policy of `step` is published: no process can then have gone beyond
         what belongs to this checkpoint when it sees the request.
         """
-        if self._world.leads:
-            request(self._layout, step, self._parts)
-        dist.barrier(self._world.checkpoint_group)
+        with self._failures(step) as outcome:
+            if self._world.leads:
+                check_space(self._layout.root, state.num_bytes())
+                # No rank makes a directory later on: it could fail where others wait for it.
+                open_part(request(self._layout, step, self._parts), COMPONENT)
+        return outcome.good
 
     def save(self, step: int, state: TrainingState) -> dict[str, float]:
-        """Write this process's part and commit; returns timings in seconds."""
+        """Write this process's part and commit; returns timings in seconds, none if it failed."""
         began = time.perf_counter()
-        records = self._write(open_part(self._layout.partial(step), COMPONENT), state)
-        written = time.perf_counter()
-        gathered: list[list[FileRecord]] = [[] for _ in range(self._world.size)]
-        dist.all_gather_object(gathered, records, group=self._world.checkpoint_group)
-        if self._world.leads:
-            self._commit(step, [record for share in gathered for record in share], state)
-        dist.barrier(self._world.checkpoint_group)
+        with self._progress.task(f"checkpoint step_{step}"):
+            records: list[FileRecord] = []
+            with self._failures(step) as outcome:
+                records = self._write(self._layout.partial(step) / COMPONENT, state)
+            written = time.perf_counter()
+            if outcome.good:
+                with self._failures(step) as outcome:
+                    self._commit(step, records, state)
+        if not outcome.good:
+            return {}
         return {
             "checkpoint/write_seconds": written - began,
             "checkpoint/commit_seconds": time.perf_counter() - written,
@@ -89,8 +98,8 @@ class TrainerCheckpoints:
         assert isinstance(step, int)
         directory = self._layout.step(step) / COMPONENT
         tensors = state.tensors()
-        self._backend.load(tensors, directory / _TENSORS, self._world.checkpoint_group)
-        state.restore(tensors, read_json(directory / _STATE))
+        self._backend.load(tensors, directory / TENSORS, self._world.checkpoint_group)
+        state.restore(tensors, read_json(directory / STATE))
         if state.progress.step != step:
             raise CheckpointMismatch(f"{directory} says it is of step {state.progress.step}")
         rng = directory / _rng_name(self._world.rank)
@@ -104,25 +113,27 @@ class TrainerCheckpoints:
         self._backend.close()
 
     def _write(self, directory: Path, state: TrainingState) -> list[FileRecord]:
-        # The backend first: it is collective, and every rank must find the directory.
-        dist.barrier(self._world.checkpoint_group)
+        """Write this rank's files; returns those of all ranks."""
         save = self._backend.save(
-            state.tensors(), directory / _TENSORS, self._world.checkpoint_group
+            state.tensors(), directory / TENSORS, self._world.checkpoint_group
         )
         plain, rng = state.plain(), rng_state()
         save.wait_staged()
         records = [
-            FileRecord(f"{_TENSORS}/{record.path}", record.size, record.digest)
+            FileRecord(f"{TENSORS}/{record.path}", record.size, record.digest)
             for record in save.wait_written()
         ]
         records.append(record_json(directory, _rng_name(self._world.rank), rng))
         if self._world.leads:
-            records.append(record_json(directory, _STATE, plain))
+            records.append(record_json(directory, STATE, plain))
         return records
 
     def _commit(self, step: int, records: list[FileRecord], state: TrainingState) -> None:
+        gathered = self._world.gather(records)
+        if not self._world.leads:
+            return
         partial = self._layout.partial(step)
-        finish_part(partial / COMPONENT, records)
+        finish_part(partial / COMPONENT, [record for share in gathered for record in share])
         files = wait_for_parts(partial, self._parts, self._config.timeout)
         about = {
             **self._about,
@@ -130,15 +141,43 @@ class TrainerCheckpoints:
             "world_size": self._world.size,
             "versions": _versions(),
         }
-        committed = commit(self._layout, step, self._parts, files, about)
-        _log.info("committed checkpoint %s", committed)
-        protected = {self._config.resume_step} & set(self._layout.steps())
-        prune(
-            self._layout,
-            keep=self._config.keep,
-            keep_every=self._config.keep_every,
-            protected=[step for step in protected if isinstance(step, int)],
-        )
+        commit(self._layout, step, self._parts, files, about)
+        self._progress.message(f"checkpoint step_{step} committed")
+        prune(self._layout, retention(self._config, self._metrics))
+
+    @contextmanager
+    def _failures(self, step: int) -> Iterator[_Outcome]:
+        """Make a failure on one rank one of all, say so, and do what `on_failure` says.
+
+        Earlier checkpoints are whole whatever happens: nothing of this one is under their names.
+        """
+        outcome = _Outcome()
+        try:
+            yield outcome
+        except (OSError, UserError) as error:
+            outcome.reason = str(error)
+        reasons = [reason for reason in self._world.gather(outcome.reason) if reason is not None]
+        if not reasons:
+            return
+        outcome.reason = reasons[0]
+        text = f"checkpoint of step {step} failed: {reasons[0]}"
+        if self._world.leads:
+            shutil.rmtree(self._layout.partial(step), ignore_errors=True)
+        if self._config.on_failure == "stop":
+            raise CheckpointFailed(f'{text} (`ckpt.on_failure` is "stop")')
+        if self._world.leads:
+            self._progress.message(f"{text}. Training goes on", "warning")
+
+
+@dataclass
+class _Outcome:
+    """Whether a step towards a checkpoint succeeded on every rank; known after its block."""
+
+    reason: str | None = None
+
+    @property
+    def good(self) -> bool:
+        return self.reason is None
 
 
 def _rng_name(rank: int) -> str:

@@ -81,13 +81,15 @@ class Loop:
     def _show_and_save(self, *, last: bool) -> None:
         """Publish and checkpoint, in the order that the orchestrator's part relies on."""
         step = self._state.progress.step
-        due = self._checkpoints is not None and self._checkpoints.is_due(step, last=last)
-        if self._checkpoints is not None and due:
-            self._checkpoints.request(step)
+        checkpoints = self._checkpoints
+        if checkpoints is not None and not (
+            checkpoints.is_due(step, last=last) and checkpoints.request(step, self._state)
+        ):
+            checkpoints = None
         if self._publisher is not None:
             self._publisher.publish(step, last=last)
-        if self._checkpoints is not None and due:
-            self._write_row("checkpoint", self._checkpoints.save(step, self._state))
+        if checkpoints is not None and (timings := checkpoints.save(step, self._state)):
+            self._write_row("checkpoint", timings)
 
     def _write_row(self, component: str, row: dict[str, float]) -> None:
         if self._world.leads:

@@ -17,6 +17,8 @@ from torchrl_ckpt.errors import RecipeError
 from torchrl_ckpt.exchange.rollouts import RolloutDirectory
 from torchrl_ckpt.exchange.weights import WeightDirectory
 from torchrl_ckpt.observe.metrics import MetricsLog
+from torchrl_ckpt.observe.progress import ProgressLog
+from torchrl_ckpt.recipe import named_plugins
 from torchrl_ckpt.recipe.schema import PluginTable, RlTrainer, SftData, SftRecipe
 from torchrl_ckpt.run_directory import RunDirectory
 from torchrl_ckpt.trainer.checkpoints import COMPONENT, TrainerCheckpoints
@@ -62,12 +64,14 @@ def train(config: SftRecipe | RlTrainer, about: Mapping[str, Json]) -> None:
                 "supervised fine-tuning does not have; choose another `loss`"
             )
         state = TrainingState(model, optimizer, scheduler, source, Progress())
-        checkpoints = _checkpoints(config, about, world)
+        checkpoints = _checkpoints(config, run, about, world)
         if checkpoints is not None and resuming:
             checkpoints.restore(state)
             _log.info("resumed from step %d", state.progress.step)
 
         is_rl = isinstance(config, RlTrainer)
+        if is_rl and world.leads:
+            weights.clear()
         Loop(
             Updater(
                 model, loss, optimizer, scheduler, config.packing, config.optim.max_norm, world
@@ -103,6 +107,15 @@ class _StopRequest:
         self._signalled = True
 
 
+def _plugins(config: SftRecipe | RlTrainer) -> Json:
+    """Name, distribution and version of every plugin that had a hand in a checkpoint."""
+    found = {kind: registry.find(kind, name) for kind, name, _ in named_plugins(config)}
+    return {
+        kind: {"name": plugin.name, "distribution": plugin.distribution, "version": plugin.version}
+        for kind, plugin in found.items()
+    }
+
+
 def _create(kind: Any, table: PluginTable) -> Any:
     return registry.create(kind, table.type, table.options)
 
@@ -133,7 +146,7 @@ def _samples(data: SftData, plugin: Model) -> FileSamples | EnvironmentSamples:
 
 
 def _checkpoints(
-    config: SftRecipe | RlTrainer, about: Mapping[str, Json], world: World
+    config: SftRecipe | RlTrainer, run: RunDirectory, about: Mapping[str, Json], world: World
 ) -> TrainerCheckpoints | None:
     if config.ckpt is None:
         return None
@@ -144,6 +157,8 @@ def _checkpoints(
         _create("checkpoint_backends", config.ckpt.backend),
         world,
         parts=(COMPONENT, *others),
-        about=about,
+        about={**about, "plugins": _plugins(config)},
+        metrics=run.metrics,
+        progress=ProgressLog(run.progress, COMPONENT),
         seed=config.seed,
     )

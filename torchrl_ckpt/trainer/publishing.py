@@ -53,7 +53,7 @@ class Publisher:
             self._directory.write(
                 version, lambda directory: self._plugin.export(state, directory), policy
             )
-        dist.barrier(self._world.checkpoint_group)
+        dist.barrier()
 
     @torch.no_grad()
     def _canary(self) -> Canary:

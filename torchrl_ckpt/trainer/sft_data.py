@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+import torch
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from torchrl_ckpt.contracts import Json
@@ -63,6 +64,9 @@ class SftSource:
             batch_sampler=GlobalBatches(stream, batch_size, world.rank, world.size),  # type: ignore[arg-type]
             num_workers=num_workers,
             collate_fn=_as_they_are,
+            # Each new iterator draws a seed for its workers. From a generator of its own: drawn
+            # from torch's global one, a resumed run would have drawn once more than a whole one.
+            generator=torch.Generator().manual_seed(seed),
         )
         self._iterator: Iterator[Sequence[TrainSample]] | None = None
 

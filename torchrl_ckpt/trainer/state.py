@@ -15,13 +15,12 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
+from torchrl_ckpt.checkpoint.layout import MODEL, OPTIM
 from torchrl_ckpt.contracts import Json
 from torchrl_ckpt.trainer.source import BatchSource
 
-_MODEL = "model."
-_OPTIM = "optim."
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
@@ -42,7 +41,7 @@ class TrainingState:
         self,
         model: torch.nn.Module,
         optimizer: Optimizer,
-        scheduler: LRScheduler,
+        scheduler: LambdaLR,
         source: BatchSource,
         progress: Progress,
     ) -> None:
@@ -57,6 +56,10 @@ class TrainingState:
         the live ones."""
         return self._parts()[0]
 
+    def num_bytes(self) -> int:
+        """What the tensors take on disk, over all ranks."""
+        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+
     def plain(self) -> Json:
         """Optimiser scalars, scheduler, progress and the place in the data."""
         return {
@@ -69,25 +72,43 @@ class TrainingState:
     def restore(self, tensors: Mapping[str, torch.Tensor], plain: Json) -> None:
         """Take over `tensors` (as `tensors()` named them, with the values loaded) and `plain`."""
         model: dict[str, Any] = {
-            name[len(_MODEL) :]: t for name, t in tensors.items() if name.startswith(_MODEL)
+            name[len(MODEL) :]: t for name, t in tensors.items() if name.startswith(MODEL)
         }
         set_model_state_dict(self.model, model)
         optim: dict[str, Any] = {
-            name[len(_OPTIM) :]: t for name, t in tensors.items() if name.startswith(_OPTIM)
+            name[len(OPTIM) :]: t for name, t in tensors.items() if name.startswith(OPTIM)
         }
         # JSON has made lists of the tuples.
         optim |= {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in plain["optimizer"].items()
         }
+        hyper_parameters = [_without_params(group) for group in self._optimizer.param_groups]
         set_optimizer_state_dict(self.model, self._optimizer, optim, options=_FLAT)
-        self._scheduler.load_state_dict(plain["scheduler"])
+        base_lrs = self._scheduler.base_lrs
+        self._scheduler.load_state_dict({**plain["scheduler"], "base_lrs": base_lrs})
+        # The recipe's word counts for hyper-parameters: where it has not changed, these are the
+        # checkpoint's own to the bit.
+        for group, fresh, lr in zip(
+            self._optimizer.param_groups, hyper_parameters, self._rates(), strict=True
+        ):
+            group.update(fresh, lr=lr)
         self._source.load_state_dict(plain["data"])
         self.progress = Progress(**plain["progress"])
+
+    def _rates(self) -> list[float]:
+        """Each group's learning rate for the next step, as `LambdaLR` computes it."""
+        done, scheduler = self._scheduler.last_epoch, self._scheduler
+        pairs = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        return [float(base) * factor(done) for base, factor in pairs]
 
     def _parts(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         model: dict[str, Any] = get_model_state_dict(self.model)
         optim: dict[str, Any] = get_optimizer_state_dict(self.model, self._optimizer, options=_FLAT)
-        tensors = {_MODEL + name: tensor for name, tensor in model.items()}
-        tensors |= {_OPTIM + n: v for n, v in optim.items() if isinstance(v, torch.Tensor)}
+        tensors = {MODEL + name: tensor for name, tensor in model.items()}
+        tensors |= {OPTIM + n: v for n, v in optim.items() if isinstance(v, torch.Tensor)}
         return tensors, {n: v for n, v in optim.items() if not isinstance(v, torch.Tensor)}
+
+
+def _without_params(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name != "params"}

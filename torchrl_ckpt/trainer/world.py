@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,12 @@ class World:
 
     def max(self, value: float) -> float:
         return self._reduce([value], dist.ReduceOp.MAX)[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's `value`, over the checkpoint's group."""
+        gathered: list[T] = [value] * self.size
+        dist.all_gather_object(gathered, value, group=self.checkpoint_group)
+        return gathered
 
     def _reduce(self, values: list[float], how: dist.ReduceOp.RedOpType) -> list[float]:
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)

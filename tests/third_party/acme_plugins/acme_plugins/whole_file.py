@@ -5,17 +5,17 @@ It gathers every tensor on every rank, so it is for models that fit into one ran
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from torchrl_ckpt.contracts import FileRecord
+from torchrl_ckpt.contracts import FileRecord, TensorDescription
 from torchrl_ckpt.durable import recorded_file
 from torchrl_ckpt.errors import CheckpointMismatch
 
@@ -67,6 +67,16 @@ class WholeFileBackend:
                     )
             for name, tensor in state.items():
                 _fill(tensor, file.get_tensor(name))
+
+    def describe(self, directory: Path) -> list[TensorDescription]:
+        return [
+            TensorDescription(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+            for name, tensor in sorted(load_file(directory / FILE).items())
+        ]
+
+    def read(self, directory: Path, names: Collection[str]) -> dict[str, torch.Tensor]:
+        with safe_open(directory / FILE, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in names}
 
     def close(self) -> None:
         pass

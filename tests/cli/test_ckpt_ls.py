@@ -1,0 +1,39 @@
+"""`ckpt ls` shows all that lies there, whole or not, and what a resume would take."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from torchrl_ckpt.checkpoint.layout import Layout
+
+
+def test_the_table_has_a_line_for_each_and_a_star_at_the_newest(ckpt, run: Path) -> None:
+    done = ckpt("ls", run)
+    assert done.code == 0
+    steps = [line.split()[0] for line in done.out.splitlines()[1:]]
+    assert steps == ["2", "4", "6"]
+    assert next(line for line in done.out.splitlines() if "*" in line).split()[0] == "6"
+
+
+def test_states_other_than_committed_are_told_apart(ckpt, run: Path) -> None:
+    layout = Layout(run / "checkpoints")
+    layout.partial(8).mkdir()
+    layout.quarantine(5).mkdir(parents=True)
+    layout.step(2).rename(layout.deleting(2))
+    (layout.step(6) / "manifest.json").write_text("{")
+    listing = json.loads(ckpt("ls", run, "--json").out)
+    assert [(entry["step"], entry["state"], entry["newest"]) for entry in listing] == [
+        (2, "deleting", False),
+        (4, "committed", False),
+        (5, "quarantined", False),
+        (6, "damaged", True),
+        (8, "partial", False),
+    ]
+
+
+def test_a_run_without_checkpoints_is_no_success(ckpt, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    done = ckpt("ls", tmp_path)
+    assert (done.code, done.out) == (3, "")
+    assert "no checkpoint in" in done.err

@@ -1,0 +1,82 @@
+"""What is promised of a run's checkpoints, whatever happened to the process that saved them.
+
+1. No committed step is lost.
+2. What is listed is good: it verifies, and loads to the bit what was saved at that step.
+3. A restart finds the newest of them, clears away what was left behind, and can save again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from functools import cache
+from pathlib import Path
+
+from tests.faults.harness.rehearsal import Rehearsal, SaveOptions, Snapshot, started_again
+from torchrl_ckpt.checkpoint.layout import Layout
+from torchrl_ckpt.checkpoint.verify import verify
+from torchrl_ckpt.errors import UserError
+from torchrl_ckpt.trainer.world import World
+
+
+class Promise:
+    """Checks runs of rehearsals against what their states must be."""
+
+    def __init__(self, world: World, scratch: Path) -> None:
+        self._world = world
+        self._scratch = scratch
+        self._reference = cache(self._trained_to)
+
+    def broken(
+        self, run: Path, options: SaveOptions, *, must: Collection[int], may: Collection[int]
+    ) -> list[str]:
+        """How the promise is broken in `run`, which is resumed on the way.
+
+        The steps of `must` have to be listed, and no others but those of `may`.
+        """
+        layout = Layout(run / "checkpoints")
+        steps = layout.steps()
+        faults = [f"step {step} is lost" for step in must if step not in steps]
+        faults += [f"step {step} was never committed" for step in steps if step not in may]
+        for step in steps:
+            faults += self._load(run, step, options)
+        return [*faults, *self._restart(layout, options)]
+
+    def _load(self, run: Path, step: int, options: SaveOptions) -> Iterator[str]:
+        try:
+            verify(Layout(run / "checkpoints").step(step))
+        except UserError as error:
+            yield f"step {step} is listed and bad: {error}"
+            return
+        try:
+            job = Rehearsal(run, self._world)
+            job.restore(step, options)
+        except Exception as error:
+            yield f"step {step} verifies and does not load: {error!r}"
+            return
+        for name in job.snapshot().differences(self._reference(step)):
+            yield f"step {step} verifies and loads another {name}"
+
+    def _restart(self, layout: Layout, options: SaveOptions) -> Iterator[str]:
+        steps = layout.steps()
+        run = layout.root.parent
+        with started_again(run, options) as attempt:
+            if attempt.resumed_from != max(steps, default=0):
+                yield f"of steps {steps} the restart took {attempt.resumed_from}"
+            if left := layout.leftovers():
+                yield f"the restart left {left[0].name} behind"
+            job = Rehearsal(run, self._world)
+            if attempt.resumed_from:
+                job.restore(attempt.resumed_from, options)
+            job.train_to(job.step + 1)
+            checkpoints = job.checkpoints(options)
+            job.save(checkpoints)
+            checkpoints.close()
+        if job.step not in layout.steps():
+            yield f"the restart could not save step {job.step}"
+        else:
+            yield from self._load(run, job.step, options)
+
+    def _trained_to(self, step: int) -> Snapshot:
+        job = Rehearsal(self._scratch / f"reference_{step}", self._world)
+        job.train_to(step)
+        return job.snapshot()

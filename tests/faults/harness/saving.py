@@ -1,0 +1,96 @@
+"""The client of `tests.faults.saver`: processes that save, with or without a fault in their way."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tests.faults.harness import strace
+
+if TYPE_CHECKING:
+    from tests.faults.harness.rehearsal import SaveOptions
+
+_ROOT = Path.cwd()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a process ended. `error` is what it said; -9 is the exit code of one that was killed."""
+
+    exit_code: int
+    error: str
+
+
+class Saver:
+    """A running fork server."""
+
+    def __init__(self) -> None:
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.saver"],
+            cwd=_ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def save(
+        self,
+        run: Path,
+        options: SaveOptions,
+        steps: Sequence[int],
+        *,
+        fault: strace.Fault | None = None,
+        log: Path | None = None,
+    ) -> Outcome:
+        """Checkpoint after each of `steps`; with a `fault`, or with its calls written to `log`."""
+        return self._do("save", run, options, steps, fault, log)
+
+    def restart(
+        self,
+        run: Path,
+        options: SaveOptions,
+        *,
+        fault: strace.Fault | None = None,
+        log: Path | None = None,
+    ) -> Outcome:
+        """What a resumed run does before its processes start."""
+        return self._do("restart", run, options, [], fault, log)
+
+    def close(self) -> None:
+        assert self._server.stdin is not None
+        self._server.stdin.close()
+        self._server.wait(10)
+
+    def _do(
+        self,
+        task: Literal["save", "restart"],
+        run: Path,
+        options: SaveOptions,
+        steps: Sequence[int],
+        fault: strace.Fault | None,
+        log: Path | None,
+    ) -> Outcome:
+        request = {"name": task, "run": str(run), "options": asdict(options), "steps": list(steps)}
+        process = self._ask(request)
+        around: AbstractContextManager[None] = nullcontext()
+        if process is None:
+            raise RuntimeError(f"the task could not be prepared: {self._ask('go')['error']}")
+        if fault is not None:
+            around = strace.injecting(process, run, fault)
+        elif log is not None:
+            around = strace.watching(process, log)
+        with around:
+            return Outcome(**self._ask("go"))
+
+    def _ask(self, request: Any) -> Any:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return json.loads(self._server.stdout.readline())

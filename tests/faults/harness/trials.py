@@ -1,0 +1,152 @@
+"""Kills and failing calls at every point of a save, of a prune and of a restart."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tests.faults.harness.damage import flip_bit
+from tests.faults.harness.promise import Promise
+from tests.faults.harness.rehearsal import SaveOptions
+from tests.faults.harness.saving import Outcome, Saver
+from tests.faults.harness.strace import RENAMES, Call, Fault, calls_below
+from torchrl_ckpt.checkpoint.layout import Layout
+from torchrl_ckpt.observe import jsonl
+from torchrl_ckpt.run_directory import RunDirectory
+
+KILL = "signal=SIGKILL"
+KILLED = -9
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A run with some checkpoints, and the step it is saving or whose restart it is making.
+
+    `damaged` is a committed step with a flipped bit, which a restart has to set aside.
+    """
+
+    name: str
+    options: SaveOptions
+    committed: Sequence[int]
+    task: Literal["save", "restart"] = "save"
+    step: int = 3
+    damaged: int | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of one fault. Nothing is `broken` where every promise was kept."""
+
+    scenario: str
+    fault: Fault
+    broken: Sequence[str]
+
+    def __str__(self) -> str:
+        return f"{self.scenario}, {self.fault.effect} at {self.fault.call}: {self.broken}"
+
+
+class Stage:
+    """Plays one scenario again and again, each time with another fault."""
+
+    def __init__(
+        self, scenario: Scenario, saver: Saver, promise: Promise, directory: Path
+    ) -> None:
+        self.scenario = scenario
+        self._saver = saver
+        self._promise = promise
+        self._template = directory / "template"
+        self._run = directory / "run"
+        self._prepare()
+        self.calls = self._record(directory / "calls.log")
+
+    def kill(self, call: Call) -> Trial:
+        """Kill the process right before `call`."""
+        fault = Fault(call, KILL)
+        outcome = self._play(fault, [self.scenario.step], self.scenario.options)
+        if outcome.exit_code != KILLED:
+            broken = [f"the process was to be killed and ended with {outcome}"]
+        else:
+            broken = list(self._broken(happened=self.calls[: self.calls.index(call)]))
+        return Trial(self.scenario.name, fault, broken)
+
+    def fail(self, call: Call, error: Literal["ENOSPC", "EIO"]) -> Trial:
+        """Have `call` fail. Training goes on and saves the next step as well."""
+        fault = Fault(call, f"error={error}")
+        step = self.scenario.step
+        options = replace(self.scenario.options, on_failure="continue")
+        outcome = self._play(fault, [step, step + 1], options)
+        if outcome.exit_code != 0:
+            return Trial(self.scenario.name, fault, [f"training did not go on: {outcome.error}"])
+        return Trial(self.scenario.name, fault, list(self._unheard(call)))
+
+    def _prepare(self) -> None:
+        if self.scenario.committed:
+            keep_all = replace(self.scenario.options, keep=None)
+            outcome = self._saver.save(self._template, keep_all, self.scenario.committed)
+            assert outcome.exit_code == 0, outcome.error
+        self._template.mkdir(exist_ok=True)
+        if self.scenario.damaged is not None:
+            damaged = Layout(self._template / "checkpoints").step(self.scenario.damaged)
+            flip_bit(damaged / "trainer/state.json", 0)
+
+    def _record(self, log: Path) -> list[Call]:
+        self._set_up()
+        outcome = self._do(self.scenario.options, [self.scenario.step], log=log)
+        assert outcome.exit_code == 0, outcome.error
+        return [call for call in calls_below(self._run, log) if self._concerns(call)]
+
+    def _concerns(self, call: Call) -> bool:
+        return self.scenario.task == "restart" or call.path.startswith("checkpoints")
+
+    def _play(self, fault: Fault, steps: Sequence[int], options: SaveOptions) -> Outcome:
+        self._set_up()
+        return self._do(options, steps, fault=fault)
+
+    def _set_up(self) -> None:
+        shutil.rmtree(self._run, ignore_errors=True)
+        shutil.copytree(self._template, self._run)
+
+    def _do(self, options: SaveOptions, steps: Sequence[int], **watch: Any) -> Outcome:
+        if self.scenario.task == "restart":
+            return self._saver.restart(self._run, options, **watch)
+        return self._saver.save(self._run, options, steps, **watch)
+
+    def _broken(self, happened: Sequence[Call]) -> list[str]:
+        """Checks the run after a process that got as far as `happened`."""
+        before, saved = set(self.scenario.committed), self.scenario.step
+        if self.scenario.task == "restart":
+            good = before - {self.scenario.damaged}
+            # The damaged one is listed until the kill or the restart puts it into quarantine.
+            return self._promise.broken(self._run, self.scenario.options, must=good, may=good)
+        if not any(self._commits(call) for call in happened):
+            must, may = before, before
+        else:
+            must = set(sorted(before | {saved})[-(self.scenario.options.keep or 0) :])
+            may = before | {saved}
+        return self._promise.broken(self._run, self.scenario.options, must=must, may=may)
+
+    def _commits(self, call: Call) -> bool:
+        return call.name in RENAMES and call.path == f"checkpoints/.step_{self.scenario.step}.partial"
+
+    def _unheard(self, call: Call) -> Iterator[str]:
+        """Checks the run after a save of two steps, in the first of which `call` failed."""
+        step, options = self.scenario.step, self.scenario.options
+        listed = Layout(self._run / "checkpoints").steps()
+        if not self._complaints():
+            yield "nothing was said of the failure"
+        committed = any(self._commits(earlier) for earlier in self.calls[: self.calls.index(call)])
+        if step in listed and not committed:
+            yield f"step {step} was committed in spite of the failure"
+        before = {*self.scenario.committed, step + 1} | ({step} if committed else set())
+        must = sorted(before)[-(options.keep or 0) :]
+        yield from self._promise.broken(self._run, options, must=must, may=before)
+
+    def _complaints(self) -> list[str]:
+        """What the person who watches was told of the failed save."""
+        rows = jsonl.Tail(RunDirectory(self._run, attempt=1).progress).read()
+        prefix = f"checkpoint of step {self.scenario.step} failed: "
+        messages = (str(row.get("message", "")) for row in rows)
+        return [text.removeprefix(prefix) for text in messages if text.startswith(prefix)]

@@ -1,0 +1,116 @@
+"""A fork server: does what a job does with its checkpoints, in a new process each time.
+
+    python -m tests.faults.saver
+
+Starting torch takes seconds, so it is done once, here. Each line of standard input is a `Task` as
+JSON. The answer is the id of a child that has prepared everything and waits (null where that failed);
+on the next line it goes on, and the second answer tells how it ended. Between the two a fault can be put in its way.
+`harness.saving` is the client.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.faults.harness.rehearsal import Rehearsal, SaveOptions, one_rank, started_again
+from torchrl_ckpt import registry
+from torchrl_ckpt.errors import UserError
+
+
+def save(run: Path, options: SaveOptions, steps: list[int], wait: Callable[[], None]) -> None:
+    """Train through `steps`, and checkpoint after each."""
+    with one_rank() as world:
+        job = Rehearsal(run, world)
+        checkpoints = job.checkpoints(options)
+        job.train_to(steps[0])
+        wait()
+        for step in steps:
+            job.train_to(step)
+            job.save(checkpoints)
+        checkpoints.close()
+
+
+def restart(run: Path, options: SaveOptions, steps: list[int], wait: Callable[[], None]) -> None:
+    """Begin another attempt from the latest checkpoint; `steps` does not matter."""
+    wait()
+    with started_again(run, options):
+        pass
+
+
+_PR_SET_PTRACER = 0x59616D61
+_PR_SET_PTRACER_ANY = 2**64 - 1
+
+TASKS = {"save": save, "restart": restart}
+
+
+def main() -> None:
+    # The imports that torch puts off until they are needed.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    registry.load("checkpoint_backends", "dcp")
+    for line in sys.stdin:
+        _serve(json.loads(line))
+
+
+def _serve(task: dict[str, Any]) -> None:
+    go, ready, result = os.pipe(), os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        for end in (go[1], ready[0], result[0]):
+            os.close(end)
+        _be_child(task, go[0], ready[1], result[1])
+    for end in (go[0], ready[1], result[1]):
+        os.close(end)
+    waits = os.read(ready[0], 1) == b"!"
+    _answer(child if waits else None)
+    sys.stdin.readline()
+    if waits:
+        os.write(go[1], b"!")
+    with open(result[0], "rb") as outcome:
+        error = outcome.read().decode()
+    _, status = os.waitpid(child, 0)
+    os.close(go[1])
+    os.close(ready[0])
+    _answer({"exit_code": os.waitstatus_to_exitcode(status), "error": error})
+
+
+def _be_child(task: dict[str, Any], go: int, ready: int, result: int) -> None:
+    """Do `task` and end this process: 0, 1 for an error that a user can mend, 2 for any other."""
+
+    def wait() -> None:
+        _may_be_traced()
+        os.write(ready, b"!")
+        os.read(go, 1)
+
+    code = 0
+    try:
+        options = SaveOptions(**task["options"])
+        TASKS[task["name"]](Path(task["run"]), options, task["steps"], wait)
+    except UserError as error:
+        code = 1
+        os.write(result, str(error).encode())
+    except BaseException:
+        code = 2
+        os.write(result, traceback.format_exc().encode())
+    os._exit(code)
+
+
+def _may_be_traced() -> None:
+    """Let any process of this user trace this one, where only its ancestors may (Yama)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(_PR_SET_PTRACER_ANY), 0, 0, 0)
+
+
+def _answer(value: Any) -> None:
+    print(json.dumps(value), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Bad input gives one clear message, no traceback, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.commands import RECIPES, Finished, run
+
+SFT = RECIPES / "sft_reverse.toml"
+RL = RECIPES / "rl_reverse.toml"
+
+
+def refused(finished: Finished, *words: str) -> None:
+    assert finished.code not in (0, 1), finished
+    assert finished.err.count("error: ") == 1, finished.err
+    assert "Traceback" not in finished.err + finished.out
+    for word in words:
+        assert word in finished.err
+
+
+def test_a_missing_recipe(tmp_path: Path) -> None:
+    refused(run("torchrl-ckpt", "run", "no.toml", cwd=tmp_path), "no.toml", "no such file")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_key_and_its_nearest_neighbour(tmp_path: Path) -> None:
+    finished = run("sft", "@", SFT, "--ckpt.kep", 3, "--optim.rl", 1, cwd=tmp_path)
+    refused(finished, "--ckpt.kep", "`--ckpt.keep`", "--optim.rl")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_plugin_and_what_there_is(tmp_path: Path) -> None:
+    finished = run("sft", "@", SFT, "--loss", "cross_entropy", cwd=tmp_path)
+    refused(finished, "cross_entropy", "cross_entropy", "--loss cross_entropy")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resume_step_that_is_not_there(sft_run: Path, workplace: Path) -> None:
+    before = sorted(sft_run.rglob("*"))
+    finished = run("sft", "@", SFT, "--max-steps", 50, "--ckpt.resume-step", 7, cwd=workplace)
+    refused(finished, "no checkpoint of step 7", "there are steps 40")
+    assert sorted(sft_run.rglob("*")) == before
+
+
+def test_a_fresh_run_where_checkpoints_are(sft_run: Path, workplace: Path) -> None:
+    before = (sft_run / "metrics.jsonl").read_bytes()
+    finished = run("sft", "@", SFT, "--ckpt", cwd=workplace)
+    refused(finished, "already holds checkpoints", "--ckpt.resume-step 40")
+    assert (sft_run / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_resume_with_nothing_left_to_train(sft_run: Path, workplace: Path) -> None:
+    finished = run("sft", "@", SFT, "--ckpt.resume-step", "latest", cwd=workplace)
+    refused(finished, "step 40", "--max-steps")
+
+
+def test_a_seed_that_would_skip_samples_is_refused_by_name(sft_run: Path, workplace: Path) -> None:
+    resume = ("--max-steps", 50, "--ckpt.resume-step", "latest")
+    finished = run("sft", "@", SFT, *resume, "--seed", 1, cwd=workplace)
+    refused(finished, "`seed` was 0 and is 1 now")
+
+
+def test_a_port_in_use(sft_run: Path, workplace: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        flags = ("--inference.port", port, "--output-dir", tmp_path / "run")
+        refused(run("rl", "@", RL, *flags, cwd=workplace), f"127.0.0.1:{port} is taken")
+        alone = ("inference", "@", RECIPES / "reverse/infer.toml", "--port", port)
+        refused(run(*alone, cwd=workplace), f"127.0.0.1:{port} is taken")
+
+
+def test_a_model_directory_without_a_tokenizer(sft_run: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(sft_run / "weights/step_40", model)
+    for file in (*model.glob("tokenizer*"), *model.glob("*.jinja")):
+        file.unlink()
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f'"@" = {json.dumps(str(SFT))}\nmodel = {{ type = "acme", name = "model" }}\n'.replace(
+            "acme", "transformers"
+        )
+    )
+    table = f"""
+    max_steps = 2
+    [model]
+    type = "transformers"
+    name = "model"
+    [data]
+    environment = "@ {RECIPES}/reverse/environment.toml"
+    """
+    recipe.write_text(table)
+    finished = run("torchrl-ckpt", "run", recipe, cwd=tmp_path)
+    assert finished.code == 1, finished  # torchrun's
+    assert f"{model}: no usable tokenizer in this directory" in finished.err
+    assert "Traceback" not in finished.err + finished.out
+
+
+@pytest.mark.parametrize("text", ["[data", 'max_steps = "many"', "max_steps = 1\nmax_steps = 2"])
+def test_a_recipe_that_is_not_right_names_the_line(tmp_path: Path, text: str) -> None:
+    recipe = tmp_path / "bad.toml"
+    recipe.write_text(text)
+    refused(run("sft", "@", "bad.toml", cwd=tmp_path), "bad.toml:")

@@ -1,0 +1,67 @@
+"""A run that is split ends with the same bits as one that was not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.commands import RECIPES, Finished, digests, metrics, running, succeed
+
+
+def assert_same_end(whole: Path, split: Path, step: int) -> None:
+    """Weights, optimiser, scheduler, counters, RNG, batches under way, and every step's numbers."""
+    model = f"weights/step_{step}/model.safetensors"
+    assert (split / model).read_bytes() == (whole / model).read_bytes()
+    checkpoint = f"checkpoints/step_{step}"
+    assert digests(split / checkpoint) == digests(whole / checkpoint)
+    expected, found = metrics(whole), metrics(split)
+    shown = ("trainer", "orchestrator", "evaluation")
+    assert {k: v for k, v in found.items() if k[0] in shown} == {
+        k: v for k, v in expected.items() if k[0] in shown
+    }
+
+
+def test_sft_20_and_20_steps_equal_40(sft_run: Path, tmp_path: Path) -> None:
+    sft = ("sft", "@", RECIPES / "sft_reverse.toml")
+    succeed(*sft, "--max-steps", 20, "--ckpt", cwd=tmp_path)
+    succeed(*sft, "--max-steps", 40, "--ckpt.resume-step", 20, cwd=tmp_path)
+    assert_same_end(sft_run, tmp_path / "outputs/sft_reverse", 40)
+
+
+def test_rl_10_and_10_steps_equal_20_with_a_server_that_stays_up(
+    main_job: tuple[Path, Finished], workplace: Path
+) -> None:
+    rl = (
+        *("rl", "--trainer", "@", RECIPES / "reverse/train.toml"),
+        *("--orchestrator", "@", RECIPES / "reverse/orch.toml"),
+    )
+    with running("inference", "@", RECIPES / "reverse/infer.toml", cwd=workplace) as server:
+        succeed(*rl, "--max-steps", 10, "--ckpt", cwd=workplace)
+        succeed(*rl, "--max-steps", 20, "--ckpt.resume-step", 10, cwd=workplace)
+        assert server.poll() is None
+    assert_same_end(main_job[0], workplace / "outputs/rl", 20)
+
+
+@pytest.mark.parametrize("async_level", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_rl_10_and_10_steps_equal_20(async_level: int, sft_run: Path, workplace: Path) -> None:
+    rl = (
+        *("rl", "@", RECIPES / "rl_reverse.toml", "--ckpt"),
+        *("--orchestrator.async-level", async_level, "--orchestrator.prompts-per-step", 32),
+    )
+    whole, split = (workplace / f"async_{async_level}_{name}" for name in ("whole", "split"))
+    succeed(*rl, "--max-steps", 20, "--output-dir", whole, cwd=workplace)
+    succeed(*rl, "--max-steps", 10, "--output-dir", split, cwd=workplace)
+    resume = ("--max-steps", 20, "--ckpt.resume-step", 10)
+    succeed(*rl, *resume, "--output-dir", split, cwd=workplace)
+    assert_same_end(whole, split, 20)
+
+
+def test_a_fork_goes_on_as_the_run_it_came_from(sft_run: Path, tmp_path: Path) -> None:
+    sft = ("sft", "@", RECIPES / "sft_reverse.toml")
+    succeed(*sft, "--max-steps", 4, "--ckpt.interval", 2, "--output-dir", "one", cwd=tmp_path)
+    fork = ("--ckpt.resume-from", "one", "--ckpt.resume-step", 2, "--output-dir", "other")
+    succeed(*sft, "--max-steps", 4, *fork, cwd=tmp_path)
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert digests(other / "checkpoints/step_4") == digests(one / "checkpoints/step_4")
+    assert digests(other / "checkpoints/step_2") == digests(one / "checkpoints/step_2")

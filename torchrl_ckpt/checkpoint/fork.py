@@ -1,0 +1,59 @@
+"""Copies a committed checkpoint into another run's directory, so that it can go on from there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from torchrl_ckpt.checkpoint.layout import MANIFEST, Layout
+from torchrl_ckpt.checkpoint.manifest import read_manifest
+from torchrl_ckpt.contracts import FileRecord
+from torchrl_ckpt.durable import digest_file, fsync_directory, make_directory, recorded_file
+from torchrl_ckpt.errors import CheckpointDamaged, CheckpointFailed, RunDirectoryInUse
+
+_CHUNK = 16 * 1024 * 1024
+
+
+def fork(origin: Path, target: Layout, *, link: bool = False) -> Path:
+    """Copy the checkpoint at `origin`, which the caller has verified, whole or not at all.
+
+    What is copied is compared with the manifest once more on the way. With `link` the files are
+    shared instead: that costs no space, and nothing ever writes to them again, but a fault of the
+    disk then hits both. Raises `CheckpointDamaged`, `CheckpointFailed`, or `RunDirectoryInUse`
+    where `target` has that step.
+    """
+    manifest = read_manifest(origin)
+    committed, partial = target.step(manifest.step), target.partial(manifest.step)
+    if committed.exists():
+        raise RunDirectoryInUse(f"{committed} is there already; fork into another directory")
+    shutil.rmtree(partial, ignore_errors=True)
+    record = FileRecord(MANIFEST, *digest_file(origin / MANIFEST))
+    try:
+        make_directory(partial)
+        for file in (*manifest.files, record):
+            (_link if link else _copy)(origin, partial, file)
+        os.rename(partial, committed)
+        fsync_directory(target.root)
+    except OSError as error:
+        raise CheckpointFailed(f"cannot fork {origin} to {committed}: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return committed
+
+
+def _copy(origin: Path, partial: Path, promised: FileRecord) -> None:
+    with (
+        open(origin / promised.path, "rb") as file,
+        recorded_file(partial, promised.path) as (stream, records),
+    ):
+        shutil.copyfileobj(file, stream, _CHUNK)
+    if records != [promised]:
+        raise CheckpointDamaged(f"{origin / promised.path} is not as its manifest says")
+
+
+def _link(origin: Path, partial: Path, promised: FileRecord) -> None:
+    path = partial / promised.path
+    make_directory(path.parent)
+    os.link(origin / promised.path, path)
+    fsync_directory(path.parent)

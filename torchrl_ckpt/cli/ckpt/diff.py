@@ -1,0 +1,104 @@
+"""`torchrl-ckpt ckpt diff`: what differs between two checkpoints, and by how much."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from itertools import groupby
+from math import isnan
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from torchrl_ckpt.checkpoint.manifest import read_manifest
+from torchrl_ckpt.checkpoint.place import find_one
+from torchrl_ckpt.cli.ckpt.arguments import add_action, add_json, add_step, add_where
+from torchrl_ckpt.cli.ckpt.printing import byte_progress, console, print_json, table
+from torchrl_ckpt.contracts import Json
+
+if TYPE_CHECKING:
+    from torchrl_ckpt.inspection.differences import TensorDifference, ValueDifference
+
+_MOST_ROWS = 40
+_LONGEST_VALUE = 32
+
+
+_DESCRIPTION = """\
+Verify two checkpoints and compare the state in them to the bit: tensors, optimiser and scheduler,
+progress, random generators, place in the data, carried rollouts. When they were saved, from which
+recipe and on how many ranks the tensors lay does not count. Exits with 0 if they are equal, 1 if
+they differ.
+"""
+
+_EXAMPLES = """\
+  torchrl-ckpt ckpt diff outputs/a outputs/b --step 20
+  torchrl-ckpt ckpt diff outputs/a/checkpoints/step_10 outputs/a/checkpoints/step_20
+"""
+
+
+def add_parser(actions: Any) -> None:
+    parser = add_action(
+        actions,
+        "diff",
+        _diff,
+        summary="what differs between two checkpoints, and by how much",
+        description=_DESCRIPTION,
+        examples=_EXAMPLES,
+    )
+    add_where(parser, "a", "the first")
+    add_where(parser, "b", "the second")
+    add_step(parser, unset="the newest of each")
+    add_json(parser)
+
+
+def _diff(args: argparse.Namespace) -> int:
+    from torchrl_ckpt.inspection.differences import compare
+
+    a, b = find_one(args.a, args.step), find_one(args.b, args.step)
+    size = read_manifest(a).size + read_manifest(b).size
+    with byte_progress("verifying", size) as advance:
+        differences = compare(a, b, advance=advance)
+    if args.json:
+        print_json({"a": a, "b": b, **asdict(differences)})
+    else:
+        screen = console()
+        screen.print(f"a: {a}\nb: {b}")
+        _print_tensors(screen, differences.tensors)
+        for where, values in groupby(differences.values, key=lambda value: value.where):
+            _print_values(screen, where, list(values))
+        if not differences:
+            screen.print("They hold the same state, to the bit.")
+    return 1 if differences else 0
+
+
+def _print_tensors(screen: Console, differences: list[TensorDifference]) -> None:
+    if not differences:
+        return
+    numbers = ("differing elements", "max abs", "relative")
+    rows = table(f"{len(differences)} tensors", *numbers, right=numbers)
+    worst_first = sorted(differences, key=lambda t: (isnan(t.relative), t.relative), reverse=True)
+    for tensor in worst_first[:_MOST_ROWS]:
+        share = f"{tensor.num_different:,} of {tensor.num_elements:,}"
+        rows.add_row(tensor.name, share, f"{tensor.max_abs:.3g}", f"{tensor.relative:.3g}")
+    screen.print(rows)
+    _print_rest(screen, len(differences))
+
+
+def _print_values(screen: Console, where: str, differences: list[ValueDifference]) -> None:
+    rows = table(where, "a", "b")
+    for value in differences[:_MOST_ROWS]:
+        rows.add_row(value.key, _short(value.a), _short(value.b))
+    screen.print(rows)
+    _print_rest(screen, len(differences))
+
+
+def _print_rest(screen: Console, count: int) -> None:
+    if count > _MOST_ROWS:
+        screen.print(f"... and {count - _MOST_ROWS} more; --json has them all")
+
+
+def _short(value: Json) -> str:
+    text = str(value)
+    if len(text) <= _LONGEST_VALUE:
+        return text
+    return f"{text[:_LONGEST_VALUE]}… ({len(text)} characters)"

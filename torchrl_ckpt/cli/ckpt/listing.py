@@ -1,0 +1,60 @@
+"""`torchrl-ckpt ckpt ls`: the checkpoints of a run, whole or not."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+from typing import Any
+
+from rich.filesize import decimal
+
+from torchrl_ckpt.checkpoint.listing import list_entries
+from torchrl_ckpt.checkpoint.place import find
+from torchrl_ckpt.cli.ckpt.arguments import add_action, add_json, add_where
+from torchrl_ckpt.cli.ckpt.printing import age, console, print_json, table
+from torchrl_ckpt.errors import CheckpointNotFound
+
+_DESCRIPTION = """\
+List what lies in a run's checkpoint directory. Nothing is verified: `damaged` is only what has no
+readable manifest. The star marks what a resume from `latest` tries first.
+"""
+
+_EXAMPLES = """\
+  torchrl-ckpt ckpt ls outputs/rl_reverse
+  torchrl-ckpt ckpt ls outputs/rl_reverse --json | jq '.[] | select(.newest).step'
+"""
+
+
+def add_parser(actions: Any) -> None:
+    parser = add_action(
+        actions,
+        "ls",
+        _ls,
+        summary="the checkpoints of a run",
+        description=_DESCRIPTION,
+        examples=_EXAMPLES,
+    )
+    add_where(parser)
+    add_json(parser)
+
+
+def _ls(args: argparse.Namespace) -> int:
+    layout = find(args.where).layout
+    entries = list_entries(layout)
+    if args.json:
+        print_json([asdict(entry) for entry in entries])
+        return 0
+    if not entries:
+        raise CheckpointNotFound(f"there is no checkpoint in {layout.root}")
+    rows = table("step", "age", "size", "parts", "state", right=("step", "age", "size"))
+    for entry in entries:
+        rows.add_row(
+            f"{entry.step}{' *' if entry.newest else '  '}",
+            age(time.time() - entry.created),
+            decimal(entry.size),
+            ", ".join(entry.parts),
+            entry.state,
+        )
+    console().print(rows)
+    return 0

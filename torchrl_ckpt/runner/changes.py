@@ -1,0 +1,122 @@
+"""What a resumed run does otherwise than the one that saved the checkpoint, and whether it may."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torchrl_ckpt.checkpoint.manifest import Manifest
+from torchrl_ckpt.contracts import Json
+from torchrl_ckpt.errors import CheckpointMismatch
+
+_ABSENT = object()
+
+# What a key's change makes impossible. Keys are those of either kind of recipe.
+_REFUSED = {
+    "seed": "the data would come in another order, and samples would be skipped or repeated",
+    "orchestrator.seed": "problems would be skipped or repeated",
+    "orchestrator.async_level": "the batches under way would not fit",
+}
+
+# What may change without a word: it is this start's affair, or what one resumes for.
+_SILENT = (
+    "attempt",
+    "ckpt",
+    "export_weights",
+    "inference",
+    "max_steps",
+    "model",  # Another model's tensors do not fit, which the backend says by name.
+    "orchestrator.attempt",
+    "orchestrator.ckpt",
+    "orchestrator.client",
+    "orchestrator.evaluation",
+    "orchestrator.max_steps",
+    "orchestrator.model",
+    "orchestrator.output_dir",
+    "orchestrator.policy_timeout",
+    "output_dir",
+    "trainer.attempt",
+    "trainer.ckpt",
+    "trainer.export_weights",
+    "trainer.max_steps",
+    "trainer.model",
+    "trainer.output_dir",
+    "trainer.rollout_timeout",
+    "trainer.seed",
+    "trainer.warm_start",
+    "warm_start",
+)
+
+_MEANING = {
+    "data": "what comes next is other data than the uninterrupted run would have seen",
+    "orchestrator.environment": "what comes next are other problems",
+    "ranks": "the state is the same to the bit, but sums are done in another order from here on",
+    "threads": "sums may be done in another order from here on",
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """A key of the recipe that is not as it was."""
+
+    key: str
+    before: Any
+    now: Any
+
+    def __str__(self) -> str:
+        return f"`{self.key}` was {_shown(self.before)} and is {_shown(self.now)} now"
+
+
+def notes_on_resume(manifest: Manifest, recipe: Json) -> list[str]:
+    """What to tell the user about going on from `manifest` with `recipe` (as JSON).
+
+    Raises `CheckpointMismatch`, naming the key, where it cannot work.
+    """
+    before = manifest.about["recipe"]
+    changes = list(_changes(before, recipe))
+    for change in changes:
+        if change.key in _REFUSED:
+            raise CheckpointMismatch(
+                f"cannot resume from step {manifest.step}: {change}; {_REFUSED[change.key]}. "
+                "Use the old value, or start a new run from the weights"
+            )
+    spoken = [change for change in changes if not _is_below(change.key, _SILENT)]
+    return [*_note_on_schedule(before, recipe), *(_note(change) for change in spoken)]
+
+
+def _note(change: Change) -> str:
+    for key, meaning in _MEANING.items():
+        if _is_below(change.key.removeprefix("trainer."), (key,)):
+            return f"{change}: {meaning}"
+    return f"{change}: it counts from the next step on"
+
+
+def _note_on_schedule(before: Json, now: Json) -> Iterator[str]:
+    """A decay that ends at `max_steps` is another one when `max_steps` is."""
+    old, new = before.get("trainer", before), now.get("trainer", now)
+    schedule = new["scheduler"]
+    depends = schedule["name"] != "constant" and schedule["decay_steps"] is None
+    if depends and old["max_steps"] != new["max_steps"]:
+        yield (
+            f"`max_steps` was {old['max_steps']} and is {new['max_steps']} now, and the learning "
+            "rate decays until then: the steps so far followed another schedule than those of a "
+            f"run of {new['max_steps']} steps. `scheduler.decay_steps` makes it independent"
+        )
+
+
+def _changes(before: Json, now: Json, key: str = "") -> Iterator[Change]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for name in [*before, *(name for name in now if name not in before)]:
+            inner = f"{key}.{name}" if key else name
+            yield from _changes(before.get(name, _ABSENT), now.get(name, _ABSENT), inner)
+    elif before != now:
+        yield Change(key, before, now)
+
+
+def _is_below(key: str, sections: tuple[str, ...]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
+
+
+def _shown(value: Any) -> str:
+    return "unset" if value is None or value is _ABSENT else repr(value)
