@@ -131,3 +131,18 @@ def _paths(arguments: str, root: Path) -> list[str]:
     found = (match["open"] or match["text"] for match in _DESCRIPTOR_OR_STRING.finditer(arguments))
     inside = f"{root}/"
     return [path.removeprefix(inside) for path in found if path and path.startswith(inside)]
+
+
+def thinned(calls: Sequence[Call], limit: int) -> list[Call]:
+    """`calls` in order, with `limit` at most of one kind on one path, at even distances.
+
+    A file of tensors is written in hundreds of pieces; all others are one write each.
+    """
+    groups: dict[tuple[str, str], list[Call]] = {}
+    for call in calls:
+        groups.setdefault((call.name, call.path), []).append(call)
+    chosen: set[Call] = set()
+    for group in groups.values():
+        last = len(group) - 1
+        chosen |= {group[round(place * last / max(1, limit - 1))] for place in range(limit)}
+    return [call for call in calls if call in chosen]

@@ -25,11 +25,14 @@ def add_action(
     return parser
 
 
-def add_where(parser: argparse.ArgumentParser, name: str = "where", which: str = "") -> None:
-    what = "a run's directory, its checkpoint directory, or one step in it"
-    parser.add_argument(
-        name, metavar=name.upper(), type=Path, help=f"{which}: {what}" if which else what
-    )
+def add_run(parser: argparse.ArgumentParser) -> None:
+    help_text = "a run's directory or its checkpoint directory"
+    parser.add_argument("where", metavar="WHERE", type=Path, help=help_text)
+
+
+def add_where(parser: argparse.ArgumentParser, name: str = "where") -> None:
+    help_text = "a run's directory, its checkpoint directory, or one step in it"
+    parser.add_argument(name, metavar=name.upper(), type=Path, help=help_text)
 
 
 def add_step(parser: argparse.ArgumentParser, unset: str = "the newest") -> None:

@@ -9,8 +9,8 @@ from torchrl_ckpt.cli.ckpt import diff, export, fork, listing, prune, show, veri
 
 _ABOUT = """\
 Look at checkpoints and look after them. WHERE is a run's directory, its checkpoint directory
-(`ckpt.directory` of its recipe), or one step in it. No command changes a committed checkpoint;
-only `prune` removes any.
+(`ckpt.directory` of its recipe), or, where one checkpoint is meant, one step in it. No command
+changes a committed checkpoint; only `prune` removes any.
 """
 
 _EXIT_CODES = """\

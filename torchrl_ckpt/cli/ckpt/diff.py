@@ -45,8 +45,8 @@ def add_parser(actions: Any) -> None:
         description=_DESCRIPTION,
         examples=_EXAMPLES,
     )
-    add_where(parser, "a", "the first")
-    add_where(parser, "b", "the second")
+    add_where(parser, "a")
+    add_where(parser, "b")
     add_step(parser, unset="the newest of each")
     add_json(parser)
 

@@ -11,7 +11,7 @@ from rich.filesize import decimal
 
 from torchrl_ckpt.checkpoint.listing import list_entries
 from torchrl_ckpt.checkpoint.place import find
-from torchrl_ckpt.cli.ckpt.arguments import add_action, add_json, add_where
+from torchrl_ckpt.cli.ckpt.arguments import add_action, add_json, add_run
 from torchrl_ckpt.cli.ckpt.printing import age, console, print_json, table
 from torchrl_ckpt.errors import CheckpointNotFound
 
@@ -35,7 +35,7 @@ def add_parser(actions: Any) -> None:
         description=_DESCRIPTION,
         examples=_EXAMPLES,
     )
-    add_where(parser)
+    add_run(parser)
     add_json(parser)
 
 

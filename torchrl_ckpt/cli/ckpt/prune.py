@@ -11,7 +11,7 @@ from typing import Any
 from torchrl_ckpt.checkpoint.place import Place, checkpoint_table, find
 from torchrl_ckpt.checkpoint.policy import Retention, Verdict, judge
 from torchrl_ckpt.checkpoint.retention import remove
-from torchrl_ckpt.cli.ckpt.arguments import add_action, add_json, add_where, positive
+from torchrl_ckpt.cli.ckpt.arguments import add_action, add_json, add_run, positive
 from torchrl_ckpt.cli.ckpt.printing import console, print_json, table
 from torchrl_ckpt.errors import CheckpointFailed, CheckpointNotFound, RecipeError
 from torchrl_ckpt.recipe.schema import Checkpointing, KeepBest
@@ -43,7 +43,7 @@ def add_parser(actions: Any) -> None:
         description=_DESCRIPTION,
         examples=_EXAMPLES,
     )
-    add_where(parser)
+    add_run(parser)
     rules = parser.add_argument_group("rules")
     rules.add_argument("--keep", type=positive, metavar="N", help="the newest N")
     rules.add_argument("--keep-every", type=positive, metavar="N", help="the multiples of N too")
