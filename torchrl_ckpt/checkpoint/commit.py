@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -17,6 +18,8 @@ from torchrl_ckpt.durable import digest_file, fsync_directory, make_directory, r
 from torchrl_ckpt.errors import WaitTimeout
 
 _POLL_SECONDS = 0.02
+
+_log = logging.getLogger(__name__)
 
 
 def request(layout: Layout, step: int, parts: Sequence[str]) -> Path:
@@ -74,11 +77,11 @@ def commit(
     )
     committed = layout.step(step)
     if committed.exists():
-        # A step that is saved again, after a resume from an earlier one: the old one leaves whole.
+        # A step that is saved again, after a resume from an earlier one: the old one leaves whole,
+        # and the next prune removes it.
         out_of_sight(layout, step)
     os.rename(partial, committed)
     fsync_directory(layout.root)
-    remove_leftovers(layout, keep=())
     return committed
 
 
@@ -91,8 +94,10 @@ def out_of_sight(layout: Layout, step: int) -> None:
     fsync_directory(layout.root)
 
 
-def remove_leftovers(layout: Layout, keep: Sequence[Path]) -> None:
-    """Remove what interrupted saves and deletions left behind."""
+def remove_leftovers(layout: Layout) -> None:
+    """Remove what an interrupted save or deletion left behind. No save may be under way."""
     for path in layout.leftovers():
-        if path not in keep:
+        try:
             shutil.rmtree(path)
+        except OSError as error:
+            _log.warning("could not remove %s, left by an earlier run: %s", path, error)

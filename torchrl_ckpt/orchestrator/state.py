@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from torchrl_ckpt.checkpoint.layout import Layout
+from torchrl_ckpt.checkpoint.layout import STATE, Layout
 from torchrl_ckpt.checkpoint.part import finish_part, open_part, refuse_part, requests_for
 from torchrl_ckpt.contracts import FileRecord, Json
 from torchrl_ckpt.durable import read_json, record_json, recorded_file
@@ -23,7 +23,6 @@ from torchrl_ckpt.exchange.rollouts import (
 from torchrl_ckpt.shuffle import ShuffledStream
 
 COMPONENT = "orchestrator"
-_STATE = "state.json"
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ class OrchestratorState:
                 f"{layout.step(step)} has no part of an orchestrator: it is not one of a "
                 "reinforcement learning run"
             )
-        state = read_json(directory / _STATE)
+        state = read_json(directory / STATE)
         if state["async_level"] != self._async_level:
             raise CheckpointMismatch(
                 f"{directory} was saved with orchestrator.async_level = {state['async_level']}, "
@@ -86,7 +85,7 @@ class OrchestratorState:
     def _write_part(
         self, directory: Path, step: int, carried: Iterable[int], rollouts: RolloutDirectory
     ) -> None:
-        records = [record_json(directory, _STATE, self._plain(step, carried))]
+        records = [record_json(directory, STATE, self._plain(step, carried))]
         for number in carried:
             for name in (ABOUT, TENSORS):
                 source = rollouts.path(number) / name

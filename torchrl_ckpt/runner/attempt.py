@@ -53,7 +53,7 @@ def begin(
             notes = notes_on_resume(manifest, recipe)
             if config.resume_from is not None:
                 fork(Layout(config.resume_from / config.directory).step(manifest.step), layout)
-        remove_leftovers(layout, keep=())
+        remove_leftovers(layout)
         run = RunDirectory(output_dir, _next_attempt(output_dir))
         run.logs.mkdir(parents=True)
         after = manifest.step if manifest is not None else -1
