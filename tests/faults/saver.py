@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import os
 import sys
 import traceback
@@ -30,6 +31,7 @@ def save(run: Path, options: SaveOptions, steps: list[int], wait: Callable[[], N
     """Train through `steps`, and checkpoint after each."""
     with one_rank() as world:
         job = Rehearsal(run, world)
+        logging.basicConfig(filename=job.run.log("trainer"))
         checkpoints = job.checkpoints(options)
         job.train_to(steps[0])
         wait()
@@ -41,6 +43,7 @@ def save(run: Path, options: SaveOptions, steps: list[int], wait: Callable[[], N
 
 def restart(run: Path, options: SaveOptions, steps: list[int], wait: Callable[[], None]) -> None:
     """Begin another attempt from the latest checkpoint; `steps` does not matter."""
+    logging.disable()
     wait()
     with started_again(run, options):
         pass

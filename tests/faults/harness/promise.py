@@ -28,19 +28,26 @@ class Promise:
         self._proven: set[bytes] = set()
 
     def broken(
-        self, run: Path, options: SaveOptions, *, must: Collection[int], may: Collection[int]
+        self,
+        run: Path,
+        options: SaveOptions,
+        *,
+        must: Collection[int],
+        may: Collection[int],
+        damaged: int | None = None,
     ) -> list[str]:
         """How the promise is broken in `run`, which is resumed on the way.
 
-        The steps of `must` have to be listed, and no others but those of `may`.
+        The steps of `must` have to be listed, and no others but those of `may`. A step that is
+        `damaged` may be listed; the restart has to pass it by.
         """
         layout = Layout(run / "checkpoints")
-        steps = layout.steps()
+        steps = [step for step in layout.steps() if step != damaged]
         faults = [f"step {step} is lost" for step in must if step not in steps]
         faults += [f"step {step} was never committed" for step in steps if step not in may]
         for step in steps:
             faults += self._load(run, step, options)
-        return [*faults, *self._restart(layout, options)]
+        return [*faults, *self._restart(layout, options, newest=max(steps, default=0))]
 
     def _load(self, run: Path, step: int, options: SaveOptions) -> list[str]:
         directory = Layout(run / "checkpoints").step(step)
@@ -62,12 +69,11 @@ class Promise:
             self._proven.add(manifest)
         return [f"step {step} verifies and loads another {name}" for name in different]
 
-    def _restart(self, layout: Layout, options: SaveOptions) -> Iterator[str]:
-        steps = layout.steps()
+    def _restart(self, layout: Layout, options: SaveOptions, newest: int) -> Iterator[str]:
         run = layout.root.parent
         with started_again(run, options) as attempt:
-            if attempt.resumed_from != max(steps, default=0):
-                yield f"of steps {steps} the restart took {attempt.resumed_from}"
+            if attempt.resumed_from != newest:
+                yield f"the restart took step {attempt.resumed_from} instead of {newest}"
             if left := layout.leftovers():
                 yield f"the restart left {left[0].name} behind"
             job = Rehearsal(run, self._world)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 import torch
 from torch.distributed.fsdp import fully_shard
@@ -74,11 +75,17 @@ class SaveOptions:
 
 @contextmanager
 def one_rank() -> Iterator[World]:
-    """This process as a world of its own."""
+    """This process as a world of its own, and afterwards as it was."""
     torchrun = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-    os.environ.update({**torchrun, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"})
-    with join_world(threads=1, timeout=_COLLECTIVE_TIMEOUT) as world:
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    threads = torch.get_num_threads()
+    with (
+        patch.dict(os.environ, {**torchrun, **address}),
+        join_world(threads=1, timeout=_COLLECTIVE_TIMEOUT) as world,
+    ):
         yield world
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
 
 
 @contextmanager
@@ -143,6 +150,7 @@ class Rehearsal:
             self._world,
             parts=PARTS,
             about={"recipe": RECIPE},
+            metrics=self.run.metrics,
             progress=ProgressLog(self.run.progress, COMPONENT),
             seed=SEED,
         )

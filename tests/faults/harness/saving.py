@@ -16,7 +16,7 @@ from tests.faults.harness import strace
 if TYPE_CHECKING:
     from tests.faults.harness.rehearsal import SaveOptions
 
-_ROOT = Path.cwd()
+_ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True)

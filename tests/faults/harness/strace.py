@@ -28,6 +28,7 @@ OPENS = ("open", "openat")
 CHANGES = (*WRITES, *RESIZES, *SYNCS, *RENAMES, *MAKES, *REMOVES, *OPENS)
 """Every call that changes what is on disk, or makes it durable."""
 
+_PROCESS = "PROCESS"  # Stands for the process id in the name of a temporary file.
 _ATTACH_SECONDS = 10.0
 _POLL_SECONDS = 0.001
 _CALL = re.compile(r"(?P<thread>\d+) +(?P<name>\w+)\((?P<arguments>.*)")
@@ -76,7 +77,7 @@ def watching(process: int, log: Path) -> Iterator[None]:
 def injecting(process: int, root: Path, fault: Fault) -> Iterator[None]:
     """Put one fault in the way of a process that is at rest."""
     call = fault.call
-    arguments = ["-P", str(root / call.path)]
+    arguments = ["-P", str(root / call.path.replace(_PROCESS, str(process)))]
     arguments += ["-e", f"inject={call.name}:{fault.effect}:when={call.number}"]
     with _attached(process, Path(os.devnull), arguments):
         yield
@@ -119,6 +120,7 @@ def calls_below(root: Path, log: Path) -> list[Call]:
         if match is None or not (paths := _paths(match["arguments"], root)):
             continue
         thread, name, arguments = match["thread"], match["name"], match["arguments"]
+        paths = [path.replace(f".{thread}.tmp", f".{_PROCESS}.tmp") for path in paths]
         for path in dict.fromkeys(paths):
             seen[thread, name, path] += 1
         if name not in OPENS or "O_CREAT" in arguments:
@@ -133,16 +135,18 @@ def _paths(arguments: str, root: Path) -> list[str]:
     return [path.removeprefix(inside) for path in found if path and path.startswith(inside)]
 
 
-def thinned(calls: Sequence[Call], limit: int) -> list[Call]:
-    """`calls` in order, with `limit` at most of one kind on one path, at even distances.
-
-    A file of tensors is written in hundreds of pieces; all others are one write each.
-    """
-    groups: dict[tuple[str, str], list[Call]] = {}
-    for call in calls:
-        groups.setdefault((call.name, call.path), []).append(call)
-    chosen: set[Call] = set()
-    for group in groups.values():
-        last = len(group) - 1
-        chosen |= {group[round(place * last / max(1, limit - 1))] for place in range(limit)}
+def sample(calls: Sequence[Call], count: int) -> list[Call]:
+    """About `count` of `calls`, in order: every rename, for it is there that things change, and of
+    the others some at even distances. A file of tensors, which is written in hundreds of pieces,
+    does not count for more than two."""
+    pieces: Counter[str] = Counter(call.path for call in calls if call.name in WRITES)
+    others = [
+        call
+        for call in calls
+        if call.name not in RENAMES
+        and not (call.name in WRITES and 1 < call.number < pieces[call.path])
+    ]
+    renames = {call for call in calls if call.name in RENAMES}
+    wanted = max(1, count - len(renames))
+    chosen = renames | set(others[:: max(1, len(others) // wanted)])
     return [call for call in calls if call in chosen]

@@ -35,6 +35,9 @@ class Scenario:
     step: int = 3
     damaged: int | None = None
 
+    def __str__(self) -> str:
+        return self.name
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -87,7 +90,7 @@ class Stage:
             keep_all = replace(self.scenario.options, keep=None)
             outcome = self._saver.save(self._template, keep_all, self.scenario.committed)
             assert outcome.exit_code == 0, outcome.error
-        self._template.mkdir(exist_ok=True)
+        self._template.mkdir(parents=True, exist_ok=True)
         if self.scenario.damaged is not None:
             damaged = Layout(self._template / "checkpoints").step(self.scenario.damaged)
             flip_bit(damaged / "trainer/state.json", 0)
@@ -116,17 +119,14 @@ class Stage:
 
     def _broken(self, happened: Sequence[Call]) -> list[str]:
         """Checks the run after a process that got as far as `happened`."""
-        before, saved = set(self.scenario.committed), self.scenario.step
-        if self.scenario.task == "restart":
-            good = before - {self.scenario.damaged}
-            # The damaged one is listed until the kill or the restart puts it into quarantine.
-            return self._promise.broken(self._run, self.scenario.options, must=good, may=good)
-        if not any(self._commits(call) for call in happened):
-            must, may = before, before
-        else:
-            must = set(sorted(before | {saved})[-(self.scenario.options.keep or 0) :])
-            may = before | {saved}
-        return self._promise.broken(self._run, self.scenario.options, must=must, may=may)
+        scenario = self.scenario
+        must = may = set(scenario.committed) - {scenario.damaged}
+        if any(self._commits(call) for call in happened):
+            may = {*may, scenario.step}
+            must = set(sorted(may)[-(scenario.options.keep or 0) :])
+        return self._promise.broken(
+            self._run, scenario.options, must=must, may=may, damaged=scenario.damaged
+        )
 
     def _commits(self, call: Call) -> bool:
         return call.name in RENAMES and call.path == f"checkpoints/.step_{self.scenario.step}.partial"
@@ -134,19 +134,27 @@ class Stage:
     def _unheard(self, call: Call) -> Iterator[str]:
         """Checks the run after a save of two steps, in the first of which `call` failed."""
         step, options = self.scenario.step, self.scenario.options
-        listed = Layout(self._run / "checkpoints").steps()
-        if not self._complaints():
+        committed = any(map(self._commits, self.calls[: self.calls.index(call)]))
+        listed = step in Layout(self._run / "checkpoints").steps()
+        if committed:
+            heard = self._warnings()
+        else:
+            heard = [text for text in self._messages() if f"of step {step} failed: " in text]
+        if not heard:
             yield "nothing was said of the failure"
-        committed = any(self._commits(earlier) for earlier in self.calls[: self.calls.index(call)])
-        if step in listed and not committed:
+        if listed and not committed:
             yield f"step {step} was committed in spite of the failure"
-        before = {*self.scenario.committed, step + 1} | ({step} if committed else set())
-        must = sorted(before)[-(options.keep or 0) :]
-        yield from self._promise.broken(self._run, options, must=must, may=before)
+        steps = {*self.scenario.committed, step + 1} | ({step} if committed else set())
+        must = sorted(steps)[-(options.keep or 0) :]
+        # A step that could not be removed is there a little longer.
+        yield from self._promise.broken(self._run, options, must=must, may=steps)
 
-    def _complaints(self) -> list[str]:
-        """What the person who watches was told of the failed save."""
+    def _messages(self) -> list[str]:
+        """What the person who watches was told."""
         rows = jsonl.Tail(RunDirectory(self._run, attempt=1).progress).read()
-        prefix = f"checkpoint of step {self.scenario.step} failed: "
-        messages = (str(row.get("message", "")) for row in rows)
-        return [text.removeprefix(prefix) for text in messages if text.startswith(prefix)]
+        return [row["message"] for row in rows if "message" in row]
+
+    def _warnings(self) -> list[str]:
+        """The warnings in the trainer's log."""
+        lines = RunDirectory(self._run, attempt=1).log("trainer").read_text().splitlines()
+        return [line for line in lines if line.startswith("WARNING:")]

@@ -1,0 +1,34 @@
+"""The situations in which faults are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tests.faults.harness.rehearsal import SaveOptions
+from tests.faults.harness.trials import Scenario
+
+
+def save_scenarios(backend: str, options: Mapping[str, Any] | None = None) -> list[Scenario]:
+    """Saves with every circumstance that leads through other code."""
+
+    def how(keep: int | None = 2, resume_step: int | None = None) -> SaveOptions:
+        return SaveOptions(backend, options or {}, keep, resume_step)
+
+    return [
+        Scenario("the first save", how(), committed=(), step=1),
+        Scenario("a save, then a prune", how(), committed=(1, 2)),
+        Scenario("keep = 1", how(keep=1), committed=(1, 2)),
+        Scenario("a step saved again", how(resume_step=2), committed=(1, 2, 3)),
+    ]
+
+
+def restart_scenario(backend: str) -> Scenario:
+    """A restart that finds the newest step damaged."""
+    return Scenario(
+        "a restart beside a damaged step",
+        SaveOptions(backend),
+        committed=(1, 2, 3),
+        task="restart",
+        damaged=3,
+    )

@@ -1,0 +1,50 @@
+"""A save that meets a full or failing disk says so, commits nothing, and training goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from tests.faults.harness.promise import Promise
+from tests.faults.harness.saving import Saver
+from tests.faults.harness.scenarios import save_scenarios
+from tests.faults.harness.strace import sample
+from tests.faults.harness.trials import Scenario, Stage
+
+pytestmark = pytest.mark.usefixtures("needs_strace")
+
+
+def fail_at(
+    count: int,
+    error: Literal["ENOSPC", "EIO"],
+    scenario: Scenario,
+    saver: Saver,
+    promise: Promise,
+    tmp_path: Path,
+) -> None:
+    stage = Stage(scenario, saver, promise, tmp_path)
+    trials = [stage.fail(call, error) for call in sample(stage.calls, count)]
+    assert [str(trial) for trial in trials if trial.broken] == []
+
+
+def test_no_failing_call_is_taken_for_a_good_save(
+    saver: Saver, promise: Promise, tmp_path: Path
+) -> None:
+    fail_at(16, "ENOSPC", save_scenarios("dcp")[1], saver, promise, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
+def test_no_writer_thread_fails_unheard(
+    error: Literal["ENOSPC", "EIO"], saver: Saver, promise: Promise, tmp_path: Path
+) -> None:
+    fail_at(25, error, save_scenarios("dcp", {"threads": 3})[1], saver, promise, tmp_path)
+
+
+def test_each_writer_thread_has_its_file(saver: Saver, promise: Promise, tmp_path: Path) -> None:
+    """Otherwise the tests above would not reach them."""
+    stage = Stage(save_scenarios("dcp", {"threads": 3})[1], saver, promise, tmp_path)
+    written = {Path(call.path).name for call in stage.calls if call.name == "write"}
+    assert {"__0_0.distcp", "__0_1.distcp", "__0_2.distcp"} <= written

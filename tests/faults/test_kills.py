@@ -1,0 +1,52 @@
+"""A process that is killed while it saves, prunes or restarts loses nothing that was committed, and
+leaves nothing that is half there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.harness.promise import Promise
+from tests.faults.harness.saving import Saver
+from tests.faults.harness.scenarios import restart_scenario, save_scenarios
+from tests.faults.harness.strace import sample
+from tests.faults.harness.trials import Scenario, Stage
+
+pytestmark = pytest.mark.usefixtures("needs_strace")
+
+SAVES = save_scenarios("dcp")
+SAVES_OF_THREE_THREADS = save_scenarios("dcp", {"threads": 3})
+
+
+def kill_at(count: int, scenario: Scenario, saver: Saver, promise: Promise, tmp_path: Path) -> None:
+    stage = Stage(scenario, saver, promise, tmp_path)
+    trials = [stage.kill(call) for call in sample(stage.calls, count)]
+    assert [str(trial) for trial in trials if trial.broken] == []
+
+
+def test_a_kill_during_save_and_prune_loses_no_step(
+    saver: Saver, promise: Promise, tmp_path: Path
+) -> None:
+    kill_at(16, SAVES[1], saver, promise, tmp_path)
+
+
+def test_a_kill_during_a_restart_loses_no_step(
+    saver: Saver, promise: Promise, tmp_path: Path
+) -> None:
+    kill_at(12, restart_scenario("dcp"), saver, promise, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", SAVES, ids=str)
+def test_a_kill_anywhere_in_a_save_loses_no_step(
+    scenario: Scenario, saver: Saver, promise: Promise, tmp_path: Path
+) -> None:
+    kill_at(25, scenario, saver, promise, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_kill_among_several_writer_threads_loses_no_step(
+    saver: Saver, promise: Promise, tmp_path: Path
+) -> None:
+    kill_at(25, SAVES_OF_THREE_THREADS[1], saver, promise, tmp_path)
