@@ -30,5 +30,5 @@ def test_the_order_is_the_same_on_every_machine_and_version() -> None:
 
 
 def test_another_data_set_is_refused() -> None:
-    with pytest.raises(CheckpointMismatch, match="made with 10 samples.*now there are 11"):
+    with pytest.raises(CheckpointMismatch, match=r"made with 10 samples.*now there are 11"):
         ShuffledStream(11, seed=0).load_state_dict(ShuffledStream(10, seed=0).state_dict())

@@ -29,7 +29,7 @@ def test_no_step_is_listed_before_the_commit(layout: Layout, save: Save) -> None
 def test_a_missing_part_is_waited_for_and_then_named(layout: Layout) -> None:
     partial = request(layout, 1, PARTS)
     write_part(partial, "trainer")
-    with pytest.raises(WaitTimeout, match="orchestrator's part of .step_1.partial"):
+    with pytest.raises(WaitTimeout, match=r"orchestrator's part of \.step_1\.partial"):
         wait_for_parts(partial, PARTS, timeout=0.05)
     assert layout.steps() == []
 
@@ -40,7 +40,7 @@ def test_a_file_that_is_shorter_than_was_written_stops_the_commit(layout: Layout
         write_part(partial, component)
     records = wait_for_parts(partial, PARTS, timeout=1)
     (partial / "trainer/tensors/shard.bin").write_bytes(b"wei")
-    with pytest.raises(CheckpointDamaged, match="shard.bin has 3 bytes, but 7"):
+    with pytest.raises(CheckpointDamaged, match=r"shard\.bin has 3 bytes, but 7"):
         commit(layout, 1, PARTS, records, {})
     assert layout.steps() == []
 

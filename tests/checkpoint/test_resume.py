@@ -38,7 +38,7 @@ def test_latest_steps_back_over_a_bad_one_and_quarantines_it(layout: Layout, sav
 def test_no_good_candidate_is_an_error_and_moves_nothing(layout: Layout, save: Save) -> None:
     save(1)
     damage(layout, 1)
-    with pytest.raises(CheckpointDamaged, match="no checkpoint in .* is good"):
+    with pytest.raises(CheckpointDamaged, match=r"no checkpoint in .* is good"):
         choose(layout, "latest")
     assert layout.steps() == [1]
 
@@ -46,7 +46,7 @@ def test_no_good_candidate_is_an_error_and_moves_nothing(layout: Layout, save: S
 def test_a_named_step_that_is_not_there_lists_those_that_are(layout: Layout, save: Save) -> None:
     save(2)
     save(4)
-    with pytest.raises(CheckpointNotFound, match="no checkpoint of step 3.*steps 2, 4"):
+    with pytest.raises(CheckpointNotFound, match=r"no checkpoint of step 3.*steps 2, 4"):
         choose(layout, 3)
 
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torchrl_ckpt_dcp.backend import DcpBackend, DcpConfig
+from torchrl_ckpt_dcp.writer import RecordingFileSystem, RecordingWriter
 
 from torchrl_ckpt.contracts import ReadableBackend, TensorDescription
 from torchrl_ckpt.durable import digest_file
 from torchrl_ckpt.errors import CheckpointDamaged, CheckpointMismatch, UserError
-from torchrl_ckpt_dcp.backend import DcpBackend, DcpConfig
-from torchrl_ckpt_dcp.writer import RecordingFileSystem, RecordingWriter
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-
-from torchrl_ckpt.contracts import LossInputs
 from torchrl_ckpt_losses.cross_entropy import CrossEntropy
 from torchrl_ckpt_losses.grpo import Grpo, GrpoConfig
+
+from torchrl_ckpt.contracts import LossInputs
 
 
 def inputs(**changes: object) -> LossInputs:
@@ -40,7 +40,9 @@ def row(whole: LossInputs, index: int) -> LossInputs:
 
 def test_cross_entropy_is_the_mean_over_learned_tokens() -> None:
     batch = inputs()
-    expected = torch.nn.functional.cross_entropy(batch.logits[batch.mask], batch.targets[batch.mask])
+    expected = torch.nn.functional.cross_entropy(
+        batch.logits[batch.mask], batch.targets[batch.mask]
+    )
     assert CrossEntropy()(batch).loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from torchrl_ckpt_reverse.environment import ReverseText, ReverseTextConfig
 
 from torchrl_ckpt.errors import DataError
-from torchrl_ckpt_reverse.environment import ReverseText, ReverseTextConfig
 
 WORDS = Path(__file__).parents[2] / "recipes/reverse/words.txt"
 

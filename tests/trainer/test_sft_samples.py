@@ -22,7 +22,9 @@ def tokenizer() -> Tokenizer:
 
 
 def load(path: Path, tokenizer: Tokenizer, *lines: object) -> FileSamples:
-    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    path.write_text(
+        "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+    )
     return FileSamples([path], tokenizer)
 
 

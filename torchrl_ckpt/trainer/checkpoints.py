@@ -113,7 +113,7 @@ class TrainerCheckpoints:
         self._backend.close()
 
     def _write(self, directory: Path, state: TrainingState) -> list[FileRecord]:
-        """Write this rank's files; returns those of all ranks."""
+        """Write this rank's files and say what was written, once it is durable."""
         save = self._backend.save(
             state.tensors(), directory / TENSORS, self._world.checkpoint_group
         )

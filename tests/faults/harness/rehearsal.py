@@ -23,8 +23,8 @@ from torchrl_ckpt import registry
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.contracts import Json
 from torchrl_ckpt.exchange.rollouts import Rollout, RolloutBatch, RolloutDirectory
-from torchrl_ckpt.orchestrator.state import OrchestratorState
 from torchrl_ckpt.observe.progress import ProgressLog
+from torchrl_ckpt.orchestrator.state import OrchestratorState
 from torchrl_ckpt.recipe.schema import Checkpointing, Optimizer, PluginTable, Scheduler
 from torchrl_ckpt.run_directory import RunDirectory
 from torchrl_ckpt.runner.attempt import Attempt, begin

@@ -32,7 +32,9 @@ _PROCESS = "PROCESS"  # Stands for the process id in the name of a temporary fil
 _ATTACH_SECONDS = 10.0
 _POLL_SECONDS = 0.001
 _CALL = re.compile(r"(?P<thread>\d+) +(?P<name>\w+)\((?P<arguments>.*)")
-_DESCRIPTOR_OR_STRING = re.compile(r'\b\d+<(?P<open>/[^>]*)>|AT_FDCWD(?:<[^>]*>)?|"(?P<text>[^"]*)"')
+_DESCRIPTOR_OR_STRING = re.compile(
+    r'\b\d+<(?P<open>/[^>]*)>|AT_FDCWD(?:<[^>]*>)?|"(?P<text>[^"]*)"'
+)
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,7 @@ class Trial:
 class Stage:
     """Plays one scenario again and again, each time with another fault."""
 
-    def __init__(
-        self, scenario: Scenario, saver: Saver, promise: Promise, directory: Path
-    ) -> None:
+    def __init__(self, scenario: Scenario, saver: Saver, promise: Promise, directory: Path) -> None:
         self.scenario = scenario
         self._saver = saver
         self._promise = promise
@@ -129,7 +127,9 @@ class Stage:
         )
 
     def _commits(self, call: Call) -> bool:
-        return call.name in RENAMES and call.path == f"checkpoints/.step_{self.scenario.step}.partial"
+        return (
+            call.name in RENAMES and call.path == f"checkpoints/.step_{self.scenario.step}.partial"
+        )
 
     def _unheard(self, call: Call) -> Iterator[str]:
         """Checks the run after a save of two steps, in the first of which `call` failed."""
