@@ -32,7 +32,7 @@ def fail_at(
 def test_no_failing_call_is_taken_for_a_good_save(
     saver: Saver, promise: Promise, tmp_path: Path
 ) -> None:
-    fail_at(16, "ENOSPC", save_scenarios("dcp")[1], saver, promise, tmp_path)
+    fail_at(8, "ENOSPC", save_scenarios("dcp")[1], saver, promise, tmp_path)
 
 
 @pytest.mark.slow
@@ -40,7 +40,7 @@ def test_no_failing_call_is_taken_for_a_good_save(
 def test_no_writer_thread_fails_unheard(
     error: Literal["ENOSPC", "EIO"], saver: Saver, promise: Promise, tmp_path: Path
 ) -> None:
-    fail_at(25, error, save_scenarios("dcp", {"threads": 3})[1], saver, promise, tmp_path)
+    fail_at(16, error, save_scenarios("dcp", {"threads": 3})[1], saver, promise, tmp_path)
 
 
 def test_each_writer_thread_has_its_file(saver: Saver, promise: Promise, tmp_path: Path) -> None:

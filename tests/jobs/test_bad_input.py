@@ -24,7 +24,7 @@ def refused(finished: Finished, *words: str) -> None:
 
 
 def test_a_missing_recipe(tmp_path: Path) -> None:
-    refused(run("torchrl-ckpt", "run", "no.toml", cwd=tmp_path), "no.toml", "no such file")
+    refused(run("torchrl-ckpt", "run", "no.toml", cwd=tmp_path), "there is no file `no.toml`")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -39,15 +39,16 @@ async def _fault(client: InferenceClient, policy: Policy, tolerance: float) -> s
     if loaded.version != policy.version:
         return f"it says that it serves step {loaded.version}"
     answers = await client.logprobs(policy.canary.sequences)
-    difference = max(
+    differences = [
         abs(answer - expected)
         for given, wanted in zip(answers, policy.canary.logprobs, strict=True)
         for answer, expected in zip(given, wanted, strict=True)
-    )
-    # Not `difference > tolerance`: that would let NaN pass.
-    if not difference <= tolerance:
+    ]
+    # Neither `any(... > tolerance)` nor `max(...)`: both let NaN pass.
+    wrong = [difference for difference in differences if not difference <= tolerance]
+    if wrong:
         return (
-            f"its log-probabilities of known sequences differ from the trainer's by up to "
-            f"{difference:.2e}, more than {tolerance:.0e}"
+            "its log-probabilities of known sequences differ from the trainer's, by "
+            f"{wrong[0]:.2e} at the first place that is more than {tolerance:.0e} off"
         )
     return None

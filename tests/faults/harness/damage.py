@@ -1,11 +1,18 @@
-"""Damage to files that are already on disk: flipped bits, lost ends, vanished and foreign files."""
+"""Damage to a checkpoint that is already on disk, and whether `verify` finds it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from torchrl_ckpt.checkpoint.verify import verify
+from torchrl_ckpt.errors import CheckpointDamaged
+
+
+def files_of(checkpoint: Path) -> list[Path]:
+    """Every file of a checkpoint: a kind of its own each, but for the carried batches' two."""
+    return sorted(path for path in checkpoint.rglob("*") if path.is_file())
 
 
 def flip_bit(path: Path, bit: int) -> None:
@@ -17,23 +24,44 @@ def flip_bit(path: Path, bit: int) -> None:
         file.write(bytes([byte ^ (1 << bit % 8)]))
 
 
-@contextmanager
-def flipped(path: Path, bit: int) -> Iterator[None]:
-    flip_bit(path, bit)
-    yield
-    flip_bit(path, bit)
+def sampled_bits(path: Path, limit: int) -> range:
+    """The positions of a file's bits: all of them where they are `limit` at most, or else about so
+    many at even distances. Every position within a byte occurs among them."""
+    count = path.stat().st_size * 8
+    # An odd distance goes through all eight positions.
+    return range(0, count, 1 if count <= limit else (count // limit) | 1)
 
 
-@contextmanager
-def truncated(path: Path, size: int) -> Iterator[None]:
+def unnoticed_flips(checkpoint: Path, path: Path, limit: int) -> Iterator[str]:
+    """Flip one bit after the other; says which ones `verify` does not find or name."""
+    for bit in sampled_bits(path, limit):
+        flip_bit(path, bit)
+        if not is_named(checkpoint, path):
+            yield f"bit {bit} of {path.relative_to(checkpoint)}"
+        flip_bit(path, bit)
+
+
+def unnoticed_cuts(checkpoint: Path, path: Path) -> Iterator[str]:
+    """Cut a file at several lengths, lengthen it, take it away; says what `verify` overlooks."""
     whole = path.read_bytes()
-    os.truncate(path, size)
-    yield
+    for size in sorted({0, 1, len(whole) // 2, len(whole) - 1}):
+        os.truncate(path, size)
+        if not is_named(checkpoint, path):
+            yield f"{path.relative_to(checkpoint)} cut to {size} bytes"
+        path.write_bytes(whole)
+    path.write_bytes(whole + b"\0")
+    if not is_named(checkpoint, path):
+        yield f"{path.relative_to(checkpoint)} with a byte more"
+    path.unlink()
+    if not is_named(checkpoint, path):
+        yield f"{path.relative_to(checkpoint)} taken away"
     path.write_bytes(whole)
 
 
-def bits(path: Path, sample: int | None) -> range:
-    """The positions of a file's bits: all of them, or about `sample` at even distances, the first
-    included."""
-    count = path.stat().st_size * 8
-    return range(0, count, 1 if sample is None else max(1, count // sample))
+def is_named(checkpoint: Path, path: Path) -> bool:
+    """Whether `verify` finds fault with the checkpoint, and with this file."""
+    try:
+        verify(checkpoint)
+    except CheckpointDamaged as error:
+        return path.relative_to(checkpoint).as_posix() in str(error)
+    return False

@@ -1,0 +1,77 @@
+"""`verify` finds every flipped bit and every lost byte of a checkpoint, and names the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.harness.damage import (
+    files_of,
+    is_named,
+    sampled_bits,
+    unnoticed_cuts,
+    unnoticed_flips,
+)
+from tests.faults.harness.rehearsal import SaveOptions
+from tests.faults.harness.saving import Saver
+from torchrl_ckpt.checkpoint.layout import Layout
+from torchrl_ckpt.checkpoint.verify import verify
+
+
+@pytest.fixture(scope="module")
+def checkpoint(saver: Saver, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("damage") / "run"
+    assert saver.save(run, SaveOptions(), [1]).exit_code == 0
+    return Layout(run / "checkpoints").step(1)
+
+
+def test_every_kind_of_file_is_among_them(checkpoint: Path) -> None:
+    names = {path.relative_to(checkpoint).as_posix() for path in files_of(checkpoint)}
+    assert names == {
+        "manifest.json",
+        "request.json",
+        "orchestrator/part.json",
+        "orchestrator/rollouts/step_2/batch.json",
+        "orchestrator/rollouts/step_2/batch.safetensors",
+        "orchestrator/state.json",
+        "trainer/part.json",
+        "trainer/rng/rank_0.json",
+        "trainer/state.json",
+        "trainer/tensors/.metadata",
+        "trainer/tensors/__0_0.distcp",
+    }
+
+
+def test_a_flipped_bit_is_found_and_its_file_named(checkpoint: Path) -> None:
+    """Every bit of a file of up to 500 bytes, else 500 of them at even distances."""
+    for path in files_of(checkpoint):
+        assert list(unnoticed_flips(checkpoint, path, limit=500)) == []
+    verify(checkpoint)
+
+
+@pytest.mark.slow
+def test_every_flipped_bit_of_the_record_and_the_states_is_found(checkpoint: Path) -> None:
+    """Every bit of a file of up to 8 KB, else 8,000 of them at even distances."""
+    for path in files_of(checkpoint):
+        assert list(unnoticed_flips(checkpoint, path, limit=64_000 if path.stat().st_size <= 8192 else 8_000)) == []
+
+
+def test_a_file_that_is_cut_lengthened_or_gone_is_named(checkpoint: Path) -> None:
+    for path in files_of(checkpoint):
+        assert list(unnoticed_cuts(checkpoint, path)) == []
+    verify(checkpoint)
+
+
+def test_a_file_that_does_not_belong_there_is_named(checkpoint: Path) -> None:
+    for directory in {path.parent for path in files_of(checkpoint)}:
+        foreign = directory / "foreign"
+        foreign.write_bytes(b"")
+        assert is_named(checkpoint, foreign)
+        foreign.unlink()
+
+
+def test_the_sample_goes_through_every_position_within_a_byte(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(10_000))
+    assert {bit % 8 for bit in sampled_bits(path, 100)} == set(range(8))
