@@ -2,10 +2,10 @@
 
     python -m tests.faults.saver
 
-Starting torch takes seconds, so it is done once, here. Each line of standard input is a `Task` as
-JSON. The answer is the id of a child that has prepared everything and waits (null where that failed);
-on the next line it goes on, and the second answer tells how it ended. Between the two a fault can be put in its way.
-`harness.saving` is the client.
+Starting torch takes seconds, so it is done once, here. Each line of standard input is a task as
+JSON. The answer is the id of a child that has prepared everything and waits, or null where that
+failed; on the next line it goes on, and the second answer tells how it ended. Between the two a
+fault can be put in its way. `harness.saving` is the client.
 """
 
 from __future__ import annotations

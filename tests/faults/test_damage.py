@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.harness.damage import (
+    Thoroughness,
     files_of,
     is_named,
-    sampled_bits,
     unnoticed_cuts,
     unnoticed_flips,
 )
@@ -43,18 +43,18 @@ def test_every_kind_of_file_is_among_them(checkpoint: Path) -> None:
     }
 
 
-def test_a_flipped_bit_is_found_and_its_file_named(checkpoint: Path) -> None:
-    """Every bit of a file of up to 500 bytes, else 500 of them at even distances."""
+@pytest.mark.parametrize(
+    "how",
+    [
+        Thoroughness(whole=64, sample=300),
+        pytest.param(Thoroughness(whole=2048, sample=2000), marks=pytest.mark.slow),
+    ],
+    ids=["a sample", "every bit of the small files"],
+)
+def test_a_flipped_bit_is_found_and_its_file_named(checkpoint: Path, how: Thoroughness) -> None:
     for path in files_of(checkpoint):
-        assert list(unnoticed_flips(checkpoint, path, limit=500)) == []
+        assert list(unnoticed_flips(checkpoint, path, how)) == []
     verify(checkpoint)
-
-
-@pytest.mark.slow
-def test_every_flipped_bit_of_the_record_and_the_states_is_found(checkpoint: Path) -> None:
-    """Every bit of a file of up to 8 KB, else 8,000 of them at even distances."""
-    for path in files_of(checkpoint):
-        assert list(unnoticed_flips(checkpoint, path, limit=64_000 if path.stat().st_size <= 8192 else 8_000)) == []
 
 
 def test_a_file_that_is_cut_lengthened_or_gone_is_named(checkpoint: Path) -> None:
@@ -74,4 +74,4 @@ def test_a_file_that_does_not_belong_there_is_named(checkpoint: Path) -> None:
 def test_the_sample_goes_through_every_position_within_a_byte(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(10_000))
-    assert {bit % 8 for bit in sampled_bits(path, 100)} == set(range(8))
+    assert {bit % 8 for bit in Thoroughness(whole=0, sample=100).bits(path)} == set(range(8))

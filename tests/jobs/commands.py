@@ -37,7 +37,7 @@ def run(
     *argv: object, cwd: Path, env: Mapping[str, str] | None = None, timeout: float = 400
 ) -> Finished:
     """Run a command to its end and make sure that it has left no process behind."""
-    process = _start(argv, cwd, env, subprocess.PIPE)
+    process = start(argv, cwd, env, subprocess.PIPE)
     family = psutil.Process(process.pid)
     try:
         out, err = process.communicate(timeout=timeout)
@@ -60,7 +60,7 @@ def succeed(*argv: object, cwd: Path, **more: Any) -> Finished:
 def running(*argv: object, cwd: Path, env: Mapping[str, str] | None = None) -> Iterator[Any]:
     """A command that stays up; ended by Ctrl-C."""
     log = open(cwd / "server.log", "w")  # noqa: SIM115
-    process = _start(argv, cwd, env, log)
+    process = start(argv, cwd, env, log)
     try:
         yield process
     finally:
@@ -95,7 +95,8 @@ def digests(checkpoint: Path) -> dict[str, str]:
     }
 
 
-def _start(argv: tuple[object, ...], cwd: Path, env: Mapping[str, str] | None, to: Any) -> Any:
+def start(argv: tuple[object, ...], cwd: Path, env: Mapping[str, str] | None, to: Any) -> Any:
+    """Start a command; `to` gets what it prints."""
     first, *rest = map(str, argv)
     command = first if "/" in first else str(BIN / first)
     return subprocess.Popen(

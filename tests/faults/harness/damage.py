@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from torchrl_ckpt.checkpoint.verify import verify
@@ -11,7 +12,7 @@ from torchrl_ckpt.errors import CheckpointDamaged
 
 
 def files_of(checkpoint: Path) -> list[Path]:
-    """Every file of a checkpoint: a kind of its own each, but for the carried batches' two."""
+    """Every file of a checkpoint."""
     return sorted(path for path in checkpoint.rglob("*") if path.is_file())
 
 
@@ -24,17 +25,23 @@ def flip_bit(path: Path, bit: int) -> None:
         file.write(bytes([byte ^ (1 << bit % 8)]))
 
 
-def sampled_bits(path: Path, limit: int) -> range:
-    """The positions of a file's bits: all of them where they are `limit` at most, or else about so
-    many at even distances. Every position within a byte occurs among them."""
-    count = path.stat().st_size * 8
-    # An odd distance goes through all eight positions.
-    return range(0, count, 1 if count <= limit else (count // limit) | 1)
+@dataclass(frozen=True)
+class Thoroughness:
+    """How many bits to flip: every one in a file of up to `whole` bytes, about `sample` of them, at
+    even distances, in a larger one."""
+
+    whole: int
+    sample: int
+
+    def bits(self, path: Path) -> range:
+        size = path.stat().st_size
+        # An odd distance goes through all positions within a byte.
+        return range(0, size * 8, 1 if size <= self.whole else (size * 8 // self.sample) | 1)
 
 
-def unnoticed_flips(checkpoint: Path, path: Path, limit: int) -> Iterator[str]:
+def unnoticed_flips(checkpoint: Path, path: Path, how: Thoroughness) -> Iterator[str]:
     """Flip one bit after the other; says which ones `verify` does not find or name."""
-    for bit in sampled_bits(path, limit):
+    for bit in how.bits(path):
         flip_bit(path, bit)
         if not is_named(checkpoint, path):
             yield f"bit {bit} of {path.relative_to(checkpoint)}"

@@ -1,0 +1,57 @@
+"""A policy shows under its version when it is whole, and never another attempt's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from torchrl_ckpt.exchange.weights import Canary, Policy, WeightDirectory
+
+
+def policy(version: int, attempt: int = 1, *, last: bool = False) -> Policy:
+    return Policy(version, attempt, last, Canary([[1, 2]], [[-0.5]]))
+
+
+def export(directory: Path) -> None:
+    (directory / "model.safetensors").write_bytes(b"weights")
+
+
+def fail(directory: Path) -> None:
+    export(directory)
+    raise OSError("disk full")
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> WeightDirectory:
+    directory = WeightDirectory(tmp_path / "weights")
+    directory.clear()
+    return directory
+
+
+def test_what_is_published_is_found_by_version_and_attempt(weights: WeightDirectory) -> None:
+    weights.publish(policy(3), export)
+    assert weights.read(3, attempt=1) == policy(3)
+    assert weights.read(3, attempt=2) is None
+    assert weights.read(4, attempt=1) is None
+
+
+def test_a_failed_publication_shows_nothing(weights: WeightDirectory) -> None:
+    with pytest.raises(OSError, match="disk full"):
+        weights.publish(policy(3), fail)
+    assert weights.read(3, attempt=1) is None
+    weights.publish(policy(3), export)
+    assert weights.read(3, attempt=1) == policy(3)
+
+
+def test_the_end_of_training_is_told_by_the_policy_that_ended_it(weights: WeightDirectory) -> None:
+    weights.publish(policy(1), export)
+    assert weights.last(attempt=1) is None
+    weights.publish(policy(2, last=True), export)
+    assert weights.last(attempt=1) == policy(2, last=True)
+
+
+def test_a_model_to_keep_is_no_policy(weights: WeightDirectory) -> None:
+    weights.write(40, export)
+    assert weights.path(40).is_dir()
+    assert weights.read(40, attempt=1) is None

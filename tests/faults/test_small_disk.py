@@ -1,0 +1,57 @@
+"""A run that outgrows its disk keeps its last good checkpoint and says so."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from tests.faults.harness.jobs import MAX_STEPS, Job
+from torchrl_ckpt.checkpoint.layout import Layout
+from torchrl_ckpt.checkpoint.verify import verify
+
+pytestmark = pytest.mark.slow
+
+# Two of the job's three checkpoints fit, of 5.3 MiB each: a few MiB have to stay free.
+_SIZE = "16m"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={_SIZE}", "tmpfs", str(disk)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no `mount` here")
+    if done.returncode != 0:
+        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("on_failure", ["continue", "stop"])
+def test_a_run_that_outgrows_its_disk_keeps_what_it_has(
+    on_failure: Literal["continue", "stop"], small_disk: Path, tmp_path: Path
+) -> None:
+    checkpoints = small_disk / "checkpoints"
+    options = ["--ckpt.directory", str(checkpoints), "--ckpt.on-failure", on_failure]
+    done = subprocess.run(
+        [*Job().argv(tmp_path / "run"), *options],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode == 0) == (on_failure == "continue")
+    said = " ".join((done.stdout + done.stderr).split())
+    assert f"checkpoint of step {MAX_STEPS} failed: " in said
+    steps = Layout(checkpoints).steps()
+    assert steps == [2, 4]
+    for step in steps:
+        verify(Layout(checkpoints).step(step))
+    assert Layout(checkpoints).leftovers() == []

@@ -1,0 +1,56 @@
+"""A job that is asked to stop finishes its step, saves, and says how to go on."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.commands import RECIPES, digests, start, succeed
+from torchrl_ckpt.checkpoint.layout import Layout
+
+SFT = ("sft", "@", RECIPES / "sft_reverse.toml", "--ckpt")
+STEPS = 12
+
+
+def wait_for_step(metrics: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while f'"step": {step},' not in (metrics.read_text() if metrics.exists() else ""):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_fine_tuning_goes_on_where_it_stopped(tmp_path: Path, number: signal.Signals) -> None:
+    run = tmp_path / "outputs/sft_reverse"
+    process = start((*SFT, "--max-steps", STEPS), tmp_path, {}, subprocess.PIPE)
+    wait_for_step(run / "metrics.jsonl", 3)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    (step,) = Layout(run / "checkpoints").steps()
+    assert 3 <= step < STEPS
+    assert f"stopped after step {step} of {STEPS}, as asked" in err
+    assert f"--ckpt.resume-step {step}" in err
+
+    succeed(*SFT, "--max-steps", STEPS, "--ckpt.resume-step", "latest", cwd=tmp_path)
+    succeed(*SFT, "--max-steps", STEPS, "--output-dir", "whole", cwd=tmp_path)
+    last = f"checkpoints/step_{STEPS}"
+    assert digests(run / last) == digests(tmp_path / "whole" / last)
+
+
+def test_reinforcement_learning_saves_both_parts(sft_run: Path, workplace: Path) -> None:
+    run = workplace / "stopped"
+    recipe = RECIPES / "rl_reverse.toml"
+    flags = ("--ckpt", "--orchestrator.prompts-per-step", 16, "--output-dir", run)
+    process = start(("rl", "@", recipe, *flags), workplace, {}, subprocess.PIPE)
+    wait_for_step(run / "metrics.jsonl", 4)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, out + err
+    (step,) = Layout(run / "checkpoints").steps()
+    carried = run / f"checkpoints/step_{step}/orchestrator/rollouts/step_{step + 1}"
+    assert (carried / "batch.safetensors").is_file()
