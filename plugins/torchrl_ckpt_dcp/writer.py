@@ -19,6 +19,16 @@ from torchrl_ckpt.contracts import FileRecord
 from torchrl_ckpt.durable import DigestingStream, fsync_directory, make_directory
 from torchrl_ckpt.errors import CheckpointDamaged
 
+_BUFFER = 1024 * 1024
+
+
+class _FlushedStream(DigestingStream):
+    """Who asks for the descriptor is about to fsync; DCP forgets to flush `.metadata` before."""
+
+    def fileno(self) -> int:
+        self.flush()
+        return super().fileno()
+
 
 class RecordingFileSystem(FileSystem):
     """Digests what is written through it, and makes names durable too, which DCP does not."""
@@ -30,9 +40,9 @@ class RecordingFileSystem(FileSystem):
     def create_stream(self, path: str | os.PathLike, mode: str) -> Iterator[Any]:
         if mode != "wb":
             raise ValueError(f"a checkpoint file is written once, from front to back, not {mode!r}")
-        # Unbuffered: DCP fsyncs `.metadata` without flushing it first.
-        with open(path, "wb", buffering=0) as file:
-            stream = DigestingStream(file)
+        # Buffered, since `torch.save` writes in many small pieces.
+        with open(path, "wb", buffering=_BUFFER) as file:
+            stream = _FlushedStream(file)
             yield stream
         name = Path(path).name
         self.records[name] = FileRecord(name, stream.size, stream.hexdigest())

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.checkpoint.conftest import PARTS, write_part
-from torchrl_ckpt.checkpoint.commit import commit, request, wait_for_parts
+from torchrl_ckpt.checkpoint.commit import commit, recover, request, wait_for_parts
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.manifest import read_manifest
 from torchrl_ckpt.checkpoint.part import requests_for
+from torchrl_ckpt.checkpoint.verify import verify
 from torchrl_ckpt.errors import CheckpointDamaged, WaitTimeout
 
 Save = Callable[[int], Path]
@@ -64,7 +66,24 @@ def test_saving_a_step_again_replaces_it_whole(layout: Layout, save: Save) -> No
     second = read_manifest(save(5))
     assert second.about["created"] > first.about["created"]
     assert layout.steps() == [5]
-    assert layout.leftovers() == [layout.deleting(5)]  # The old one, for the next prune.
+    assert layout.leftovers() == []
+
+
+def test_a_kill_while_a_step_is_replaced_loses_neither(layout: Layout, save: Save) -> None:
+    os.rename(save(5), layout.replaced(5))
+    assert layout.steps() == []
+    recover(layout)
+    assert layout.steps() == [5]
+    verify(layout.step(5))
+
+
+def test_recovery_removes_what_was_never_committed(layout: Layout, save: Save) -> None:
+    save(1)
+    request(layout, 2, PARTS)
+    layout.deleting(3).mkdir()
+    recover(layout)
+    assert layout.leftovers() == []
+    assert layout.steps() == [1]
 
 
 def test_the_manifest_lists_every_file_with_size_and_digest(save: Save) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 from pathlib import Path
@@ -35,8 +34,8 @@ def test_an_unknown_key_and_its_nearest_neighbour(tmp_path: Path) -> None:
 
 
 def test_an_unknown_plugin_and_what_there_is(tmp_path: Path) -> None:
-    finished = run("sft", "@", SFT, "--loss", "cross_entropy", cwd=tmp_path)
-    refused(finished, "cross_entropy", "cross_entropy", "--loss cross_entropy")
+    finished = run("sft", "@", SFT, "--loss", "cross_entrpy", cwd=tmp_path)
+    refused(finished, "--loss cross_entrpy", "did you mean", "`cross_entropy`")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -80,11 +79,6 @@ def test_a_model_directory_without_a_tokenizer(sft_run: Path, tmp_path: Path) ->
     for file in (*model.glob("tokenizer*"), *model.glob("*.jinja")):
         file.unlink()
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text(
-        f'"@" = {json.dumps(str(SFT))}\nmodel = {{ type = "acme", name = "model" }}\n'.replace(
-            "acme", "transformers"
-        )
-    )
     table = f"""
     max_steps = 2
     [model]
@@ -95,9 +89,7 @@ def test_a_model_directory_without_a_tokenizer(sft_run: Path, tmp_path: Path) ->
     """
     recipe.write_text(table)
     finished = run("torchrl-ckpt", "run", recipe, cwd=tmp_path)
-    assert finished.code == 1, finished  # torchrun's
-    assert f"{model}: no usable tokenizer in this directory" in finished.err
-    assert "Traceback" not in finished.err + finished.out
+    refused(finished, f"{model}: no usable tokenizer in this directory")
 
 
 @pytest.mark.parametrize("text", ["[data", 'max_steps = "many"', "max_steps = 1\nmax_steps = 2"])

@@ -37,7 +37,7 @@ def test_they_are_listed_train_save_and_resume(installed: dict[str, str], tmp_pa
             succeed(*sft, *more, cwd=tmp_path, env=installed)
     whole, split = (digests(tmp_path / name / "checkpoints/step_4") for name in ("whole", "split"))
     assert whole == split
-    assert "trainer/tensors/state.safetensors" in whole
+    assert "trainer/tensors/acme.safetensors" in whole
 
 
 def test_when_they_are_removed_the_error_says_what_is_missing(tmp_path: Path) -> None:

@@ -75,13 +75,16 @@ def commit(
             "files": [asdict(file) for file in files],
         },
     )
-    committed = layout.step(step)
+    committed, replaced = layout.step(step), layout.replaced(step)
     if committed.exists():
-        # A step that is saved again, after a resume from an earlier one: the old one leaves whole,
-        # and the next prune removes it.
-        out_of_sight(layout, step)
+        # The step is saved again, after a resume from an earlier one. Until the new one is in its
+        # place, `recover` puts the old one back.
+        os.rename(committed, replaced)
+        fsync_directory(layout.root)
     os.rename(partial, committed)
     fsync_directory(layout.root)
+    if replaced.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
     return committed
 
 
@@ -94,8 +97,16 @@ def out_of_sight(layout: Layout, step: int) -> None:
     fsync_directory(layout.root)
 
 
-def remove_leftovers(layout: Layout) -> None:
-    """Remove what an interrupted save or deletion left behind. No save may be under way."""
+def recover(layout: Layout) -> None:
+    """Bring the directory to rest after an interrupted save or deletion. None may be under way.
+
+    A committed step whose place nobody has taken after all is put back; what is not committed, or
+    no longer, is removed.
+    """
+    for step, path in layout.replacements().items():
+        if not layout.step(step).exists():
+            os.rename(path, layout.step(step))
+            fsync_directory(layout.root)
     for path in layout.leftovers():
         try:
             shutil.rmtree(path)

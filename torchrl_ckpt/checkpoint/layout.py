@@ -22,6 +22,7 @@ OPTIM = "optim."
 _STEP = re.compile(r"step_(\d+)")
 _PARTIAL = re.compile(r"\.step_(\d+)\.partial")
 _DELETING = re.compile(r"\.step_(\d+)\.deleting")
+_REPLACED = re.compile(r"\.step_(\d+)\.replaced")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Layout:
     def deleting(self, step: int) -> Path:
         """A checkpoint being deleted: out of sight first, then removed."""
         return self.root / f".step_{step}.deleting"
+
+    def replaced(self, step: int) -> Path:
+        """A committed checkpoint whose place another one of the same step is about to take."""
+        return self.root / f".step_{step}.replaced"
 
     def quarantine(self, step: int) -> Path:
         """Where a checkpoint goes that failed verification."""
@@ -62,13 +67,18 @@ class Layout:
         """Checkpoints being deleted, by step."""
         return self._matching(_DELETING)
 
+    def replacements(self) -> dict[int, Path]:
+        """Checkpoints whose place was being taken, by step."""
+        return self._matching(_REPLACED)
+
     def quarantined(self) -> list[Path]:
         """Checkpoints that failed verification."""
         return sorted((self.root / "quarantine").glob("step_*"))
 
     def leftovers(self) -> list[Path]:
         """What an interrupted save or deletion left behind."""
-        return [*self.partials().values(), *self.deletions().values()]
+        found = (self.partials(), self.deletions(), self.replacements())
+        return [path for paths in found for path in paths.values()]
 
     def _matching(self, name: re.Pattern[str]) -> dict[int, Path]:
         # The directory is not there before the first save.

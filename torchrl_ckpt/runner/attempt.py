@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchrl_ckpt.checkpoint.commit import remove_leftovers
+from torchrl_ckpt.checkpoint.commit import recover
 from torchrl_ckpt.checkpoint.fork import fork
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.manifest import Manifest
@@ -46,6 +46,7 @@ def begin(
     layout = Layout(output_dir / config.directory)
     output_dir.mkdir(parents=True, exist_ok=True)
     with only_one(output_dir):
+        recover(layout)
         notes: list[str] = []
         manifest = _checkpoint(layout, config)
         if manifest is not None:
@@ -53,7 +54,6 @@ def begin(
             notes = notes_on_resume(manifest, recipe)
             if config.resume_from is not None:
                 fork(Layout(config.resume_from / config.directory).step(manifest.step), layout)
-        remove_leftovers(layout)
         run = RunDirectory(output_dir, _next_attempt(output_dir))
         run.logs.mkdir(parents=True)
         after = manifest.step if manifest is not None else -1

@@ -21,7 +21,8 @@ _log = logging.getLogger(__name__)
 class Loop:
     """Runs the steps up to `max_steps`, or fewer where `stop_requested` says so.
 
-    `publisher` shows every step's policy to an orchestrator; None where there is none.
+    With `serving`, every step's policy is published for an orchestrator; without, the final model
+    is kept if `keeping`.
     """
 
     def __init__(
@@ -32,7 +33,10 @@ class Loop:
         metrics: MetricsLog,
         world: World,
         *,
-        publisher: Publisher | None,
+        publisher: Publisher,
+        serving: bool,
+        keeping: bool,
+        max_steps: int,
         checkpoints: TrainerCheckpoints | None,
         stop_requested: Callable[[], bool],
     ) -> None:
@@ -42,14 +46,17 @@ class Loop:
         self._metrics = metrics
         self._world = world
         self._publisher = publisher
+        self._serving = serving
+        self._keeping = keeping
+        self._max_steps = max_steps
         self._checkpoints = checkpoints
         self._stop_requested = stop_requested
 
-    def run(self, max_steps: int) -> None:
+    def run(self) -> None:
         """Train. Returns after the last step, with its checkpoint committed."""
-        progress = self._state.progress
-        if self._publisher is not None:
-            self._publisher.publish(progress.step, last=progress.step >= max_steps)
+        progress, max_steps = self._state.progress, self._max_steps
+        if self._serving:
+            self._publisher.publish(progress.step, last=False)
         while progress.step < max_steps:
             row = self._step(progress.step + 1)
             # Before the commit: a resume from this step finds its row.
@@ -86,8 +93,11 @@ class Loop:
             checkpoints.is_due(step, last=last) and checkpoints.request(step, self._state)
         ):
             checkpoints = None
-        if self._publisher is not None:
+        # Before the commit: a checkpoint of the last step means that the final model is there.
+        if self._serving:
             self._publisher.publish(step, last=last)
+        elif self._keeping and step == self._max_steps:
+            self._publisher.keep(step)
         if checkpoints is not None and (timings := checkpoints.save(step, self._state)):
             self._write_row("checkpoint", timings)
 

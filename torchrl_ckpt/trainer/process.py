@@ -80,14 +80,13 @@ def train(config: SftRecipe | RlTrainer, about: Mapping[str, Json]) -> None:
             state,
             MetricsLog(run.metrics),
             world,
-            publisher=publisher if is_rl else None,
+            publisher=publisher,
+            serving=is_rl,
+            keeping=config.export_weights,
+            max_steps=config.max_steps,
             checkpoints=checkpoints,
             stop_requested=stop.requested,
-        ).run(config.max_steps)
-
-        finished = state.progress.step >= config.max_steps
-        if finished and config.export_weights and not is_rl:
-            publisher.keep(config.max_steps)
+        ).run()
         if checkpoints is not None:
             checkpoints.close()
 
