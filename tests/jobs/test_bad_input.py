@@ -35,7 +35,7 @@ def test_an_unknown_key_and_its_nearest_neighbour(tmp_path: Path) -> None:
 
 def test_an_unknown_plugin_and_what_there_is(tmp_path: Path) -> None:
     finished = run("sft", "@", SFT, "--loss", "cross_entrpy", cwd=tmp_path)
-    refused(finished, "--loss cross_entrpy", "did you mean", "`cross_entropy`")
+    refused(finished, "--loss cross_entrpy", "Did you mean", "`cross_entropy`")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -83,6 +83,11 @@ class Stage:
             return Trial(self.scenario.name, fault, [f"training did not go on: {outcome.error}"])
         return Trial(self.scenario.name, fault, list(self._unheard(call)))
 
+    def commits(self, call: Call) -> bool:
+        """Whether it is the rename that makes the step a committed one."""
+        partial = Layout(Path("checkpoints")).partial(self.scenario.step)
+        return call.name in RENAMES and call.path == str(partial)
+
     def _prepare(self) -> None:
         if self.scenario.committed:
             keep_all = replace(self.scenario.options, keep=None)
@@ -119,22 +124,17 @@ class Stage:
         """Checks the run after a process that got as far as `happened`."""
         scenario = self.scenario
         must = may = set(scenario.committed) - {scenario.damaged}
-        if any(self._commits(call) for call in happened):
+        if any(self.commits(call) for call in happened):
             may = {*may, scenario.step}
             must = set(sorted(may)[-(scenario.options.keep or 0) :])
         return self._promise.broken(
             self._run, scenario.options, must=must, may=may, damaged=scenario.damaged
         )
 
-    def _commits(self, call: Call) -> bool:
-        return (
-            call.name in RENAMES and call.path == f"checkpoints/.step_{self.scenario.step}.partial"
-        )
-
     def _unheard(self, call: Call) -> Iterator[str]:
         """Checks the run after a save of two steps, in the first of which `call` failed."""
         step, options = self.scenario.step, self.scenario.options
-        committed = any(map(self._commits, self.calls[: self.calls.index(call)]))
+        committed = any(map(self.commits, self.calls[: self.calls.index(call)]))
         listed = step in Layout(self._run / "checkpoints").steps()
         if committed:
             heard = self._warnings()
