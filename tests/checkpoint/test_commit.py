@@ -14,6 +14,8 @@ from torchrl_ckpt.checkpoint.commit import commit, recover, request, wait_for_pa
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.manifest import read_manifest
 from torchrl_ckpt.checkpoint.part import requests_for
+from torchrl_ckpt.checkpoint.policy import Retention
+from torchrl_ckpt.checkpoint.retention import prune
 from torchrl_ckpt.checkpoint.verify import verify
 from torchrl_ckpt.errors import CheckpointDamaged, WaitTimeout
 
@@ -66,7 +68,25 @@ def test_saving_a_step_again_replaces_it_whole(layout: Layout, save: Save) -> No
     second = read_manifest(save(5))
     assert second.about["created"] > first.about["created"]
     assert layout.steps() == [5]
+    prune(layout, Retention())
     assert layout.leftovers() == []
+
+
+def test_a_failed_rename_puts_the_old_step_back(
+    layout: Layout, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(5)
+    rename = os.rename
+
+    def fail(source: Path, target: Path) -> None:
+        if source == layout.partial(5):
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        save(5)
+    verify(layout.step(5))
 
 
 def test_a_kill_while_a_step_is_replaced_loses_neither(layout: Layout, save: Save) -> None:

@@ -58,6 +58,7 @@ def test_rl_10_and_10_steps_equal_20(async_level: int, sft_run: Path, workplace:
     assert_same_end(whole, split, 20)
 
 
+@pytest.mark.slow
 def test_a_fork_goes_on_as_the_run_it_came_from(sft_run: Path, tmp_path: Path) -> None:
     sft = ("sft", "@", RECIPES / "sft_reverse.toml")
     succeed(*sft, "--max-steps", 4, "--ckpt.interval", 2, "--output-dir", "one", cwd=tmp_path)

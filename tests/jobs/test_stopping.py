@@ -23,7 +23,9 @@ def wait_for_step(metrics: Path, step: int) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_fine_tuning_goes_on_where_it_stopped(tmp_path: Path, number: signal.Signals) -> None:
     run = tmp_path / "outputs/sft_reverse"
     process = start((*SFT, "--max-steps", STEPS), tmp_path, {}, subprocess.PIPE)

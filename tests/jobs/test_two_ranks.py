@@ -20,6 +20,7 @@ def test_two_ranks_do_what_one_does_up_to_rounding(sft_run: Path, tmp_path: Path
         assert row["tokens"] == one["trainer", step]["tokens"]
 
 
+@pytest.mark.slow
 def test_two_ranks_split_equal_two_ranks_whole(tmp_path: Path) -> None:
     ranks = ("--ranks", 2, "--max-steps")
     succeed(*SFT, *ranks, 4, "--ckpt", "--output-dir", "whole", cwd=tmp_path)
@@ -30,6 +31,7 @@ def test_two_ranks_split_equal_two_ranks_whole(tmp_path: Path) -> None:
     assert whole == split
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
 def test_a_checkpoint_passes_between_world_sizes(tmp_path: Path, before: int, after: int) -> None:
     succeed(*SFT, "--max-steps", 4, "--ckpt", "--output-dir", "same", cwd=tmp_path)

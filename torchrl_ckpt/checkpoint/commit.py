@@ -59,7 +59,10 @@ def commit(
     records: Sequence[FileRecord],
     about: Mapping[str, Json],
 ) -> Path:
-    """Make the partial checkpoint of `step` the committed one, in a single rename."""
+    """Make the partial checkpoint of `step` the committed one, in a single rename.
+
+    An earlier one of the same step waits out of sight for the next prune to remove it.
+    """
     partial = layout.partial(step)
     check_sizes(partial, records)
     own = [REQUEST, *(f"{part}/{PART}" for part in parts)]
@@ -77,14 +80,17 @@ def commit(
     )
     committed, replaced = layout.step(step), layout.replaced(step)
     if committed.exists():
-        # The step is saved again, after a resume from an earlier one. Until the new one is in its
-        # place, `recover` puts the old one back.
+        # The step is saved again, after a resume from an earlier one. Should this process die before
+        # the new one is in its place, `recover` puts the old one back.
         os.rename(committed, replaced)
+    try:
         fsync_directory(layout.root)
-    os.rename(partial, committed)
+        os.rename(partial, committed)
+    except OSError:
+        if replaced.exists():
+            os.rename(replaced, committed)
+        raise
     fsync_directory(layout.root)
-    if replaced.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
     return committed
 
 

@@ -71,6 +71,10 @@ class Layout:
         """Checkpoints whose place was being taken, by step."""
         return self._matching(_REPLACED)
 
+    def outdated(self) -> dict[int, Path]:
+        """Those of the `replacements` whose place has been taken."""
+        return {n: path for n, path in self.replacements().items() if self.step(n).exists()}
+
     def quarantined(self) -> list[Path]:
         """Checkpoints that failed verification."""
         return sorted((self.root / "quarantine").glob("step_*"))

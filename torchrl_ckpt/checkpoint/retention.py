@@ -26,7 +26,7 @@ def prune(layout: Layout, rules: Retention) -> list[int]:
 def remove(layout: Layout, steps: Iterable[int]) -> list[int]:
     """Remove committed `steps`, and what is left of earlier deletions; says which steps went."""
     removed = []
-    for directory in layout.deletions().values():
+    for directory in [*layout.deletions().values(), *layout.outdated().values()]:
         with _tried_again(directory.name):
             shutil.rmtree(directory)
     for step in steps:

@@ -38,16 +38,16 @@ class Promise:
     ) -> list[str]:
         """How the promise is broken in `run`, which is resumed on the way.
 
-        The steps of `must` have to be listed, and no others but those of `may`. A step that is
-        `damaged` may be listed; the restart has to pass it by.
+        No steps but those of `may` can be listed, and those of `must` have to be after a restart,
+        which may put one back that was about to be replaced. A step that is `damaged` may be
+        listed before; the restart has to pass it by.
         """
         layout = Layout(run / "checkpoints")
         steps = [step for step in layout.steps() if step != damaged]
-        faults = [f"step {step} is lost" for step in must if step not in steps]
-        faults += [f"step {step} was never committed" for step in steps if step not in may]
+        faults = [f"step {step} was never committed" for step in steps if step not in may]
         for step in steps:
             faults += self._load(run, step, options)
-        return [*faults, *self._restart(layout, options, newest=max(steps, default=0))]
+        return [*faults, *self._restart(layout, options, must)]
 
     def _load(self, run: Path, step: int, options: SaveOptions) -> list[str]:
         directory = Layout(run / "checkpoints").step(step)
@@ -69,11 +69,17 @@ class Promise:
             self._proven.add(manifest)
         return [f"step {step} verifies and loads another {name}" for name in different]
 
-    def _restart(self, layout: Layout, options: SaveOptions, newest: int) -> Iterator[str]:
+    def _restart(
+        self, layout: Layout, options: SaveOptions, must: Collection[int]
+    ) -> Iterator[str]:
         run = layout.root.parent
         with started_again(run, options) as attempt:
-            if attempt.resumed_from != newest:
-                yield f"the restart took step {attempt.resumed_from} instead of {newest}"
+            steps = layout.steps()
+            yield from (f"step {step} is lost" for step in must if step not in steps)
+            if attempt.resumed_from != max(steps, default=0):
+                yield f"of the steps {steps} the restart took {attempt.resumed_from}"
+            for step in steps:
+                yield from self._load(run, step, options)
             if left := layout.leftovers():
                 yield f"the restart left {left[0].name} behind"
             job = Rehearsal(run, self._world)

@@ -18,7 +18,7 @@ def save_scenarios(backend: str, options: Mapping[str, Any] | None = None) -> li
     return [
         Scenario("the first save", how(), committed=(), step=1),
         Scenario("a save, then a prune", how(), committed=(1, 2)),
-        Scenario("keep = 1", how(keep=1), committed=(1, 2)),
+        Scenario("a save with keep = 1", how(keep=1), committed=(1, 2)),
         Scenario("a step saved again", how(resume_step=2), committed=(1, 2, 3)),
     ]
 
