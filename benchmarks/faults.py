@@ -14,7 +14,7 @@ import random
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.faults.harness import strace
@@ -25,10 +25,11 @@ from tests.faults.harness.rehearsal import SaveOptions, one_rank
 from tests.faults.harness.saving import Saver
 from tests.faults.harness.scenarios import restart_scenario, save_scenarios
 from tests.faults.harness.strace import Call
-from tests.faults.harness.trials import Scenario, Stage
+from tests.faults.harness.trials import Errno, Scenario, Stage
 from torchrl_ckpt.checkpoint.layout import Layout
 
 _THREADS = (1, 3)
+_ERRORS: tuple[Errno, ...] = ("ENOSPC", "EIO")
 _FLIPS = Thoroughness(whole=8192, sample=20_000)
 _JOBS = (
     Job(ranks=1),
@@ -61,26 +62,18 @@ class Bench:
         self._number = itertools.count()
 
     def kills(self, count: int) -> Iterator[Row]:
-        """Kills shared out over all scenarios."""
-        scenarios = [
-            (f"kills in {scenario}, {_threads(threads)}", scenario)
-            for threads in _THREADS
-            for scenario in save_scenarios(self._backend, {"threads": threads})
-        ]
+        """Kills shared out over all scenarios, and one at every call of a restart."""
         restart = restart_scenario(self._backend)
         yield self._trials(f"kills in {restart}", restart, None, None)
-        for place, (what, scenario) in enumerate(scenarios):
-            share = count // len(scenarios) + (place < count % len(scenarios))
-            yield self._trials(what, scenario, None, share)
+        scenarios = self._scenarios()
+        for scenario, share in zip(scenarios, _shares(count, len(scenarios)), strict=True):
+            yield self._trials(f"kills in {scenario}", scenario, None, share)
 
     def faults(self, count: int) -> Iterator[Row]:
-        """Failing calls shared out over errors and numbers of writer threads."""
-        kinds = list(itertools.product(_THREADS, ("ENOSPC", "EIO")))
-        for place, (threads, error) in enumerate(kinds):
-            scenario = save_scenarios(self._backend, {"threads": threads})[1]
-            share = count // len(kinds) + (place < count % len(kinds))
-            what = f"calls that fail with {error} in {scenario}, {_threads(threads)}"
-            yield self._trials(what, scenario, error, share)
+        """Failing calls shared out over errors and scenarios."""
+        kinds = list(itertools.product(self._scenarios(), _ERRORS))
+        for (scenario, error), share in zip(kinds, _shares(count, len(kinds)), strict=True):
+            yield self._trials(f"{error} in {scenario}", scenario, error, share)
 
     def damage(self) -> Iterator[Row]:
         """Flipped bits, and files cut, lengthened or gone."""
@@ -120,7 +113,20 @@ class Bench:
         yield from (row for row in rows.values() if row.cases)
         _show(f"{kills} kills of processes of whole jobs")
 
-    def _trials(self, what: str, scenario: Scenario, error: str | None, count: int | None) -> Row:
+    def _scenarios(self) -> list[Scenario]:
+        return [
+            replace(scenario, name=f"{scenario}, {_threads(threads)}")
+            for threads in _THREADS
+            for scenario in save_scenarios(self._backend, {"threads": threads})
+        ]
+
+    def _trials(
+        self,
+        what: str,
+        scenario: Scenario,
+        error: Errno | None,
+        count: int | None,
+    ) -> Row:
         """`count` trials of a scenario, or one for each of its calls."""
         began = time.monotonic()
         stage = Stage(scenario, self._saver, self._promise, self._new_directory())
@@ -130,11 +136,11 @@ class Bench:
         return Row(what, len(trials), broken, time.monotonic() - began)
 
     def _pick(self, calls: Sequence[Call], count: int) -> list[Call]:
-        """Those at which something changes first, then others at random."""
+        """A sample of `count` calls or a few more, filled up with others at random."""
         first = strace.sample(calls, count)
         rest = [call for call in calls if call not in set(first)]
         drawn = random.Random(self._seed)
-        return [*first, *drawn.sample(rest, max(0, min(count - len(first), len(rest))))][:count]
+        return [*first, *drawn.sample(rest, max(0, min(count - len(first), len(rest))))]
 
     def _new_directory(self) -> Path:
         return self._directory / str(next(self._number))
@@ -177,6 +183,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--backend", default="dcp", help="the checkpoint backend")
     parser.add_argument("--seed", type=int, default=0, help="draws the random part")
     return parser.parse_args()
+
+
+def _shares(count: int, among: int) -> list[int]:
+    return [count // among + (place < count % among) for place in range(among)]
 
 
 def _threads(number: int) -> str:

@@ -15,10 +15,10 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(
     ("job", "kills"),
     [
-        (Job(ranks=2), 3),
+        (Job(ranks=2), 2),
         (Job(async_level=0), 1),
-        (Job(async_level=1), 3),
-        (Job(async_level=2, ranks=2), 2),
+        (Job(async_level=1), 2),
+        (Job(async_level=2, ranks=2), 1),
     ],
     ids=str,
 )

@@ -42,11 +42,11 @@ def test_a_kill_during_a_restart_loses_no_step(
 def test_a_kill_anywhere_in_a_save_loses_no_step(
     scenario: Scenario, saver: Saver, promise: Promise, tmp_path: Path
 ) -> None:
-    kill_at(25, scenario, saver, promise, tmp_path)
+    kill_at(16, scenario, saver, promise, tmp_path)
 
 
 @pytest.mark.slow
 def test_a_kill_among_several_writer_threads_loses_no_step(
     saver: Saver, promise: Promise, tmp_path: Path
 ) -> None:
-    kill_at(25, SAVES_OF_THREE_THREADS[1], saver, promise, tmp_path)
+    kill_at(16, SAVES_OF_THREE_THREADS[1], saver, promise, tmp_path)

@@ -50,8 +50,8 @@ class Words:
         return TrainSample([index, index], [True, True])
 
 
-def source(world: World, batch_size: int = 4) -> SftSource:
-    return SftSource(Words(), batch_size=batch_size, num_workers=0, seed=5, world=world)
+def source(world: World, batch_size: int = 4, num_workers: int = 0) -> SftSource:
+    return SftSource(Words(), batch_size=batch_size, num_workers=num_workers, seed=5, world=world)
 
 
 def state(world: World, **optim: float) -> TrainingState:
@@ -129,11 +129,14 @@ def test_a_new_learning_rate_counts_and_an_old_one_is_the_same_to_the_bit(world:
         assert rate == whole._optimizer.param_groups[0]["lr"] * (lr / 0.3)
 
 
-def test_samples_are_neither_skipped_nor_repeated_at_the_end_of_an_epoch(world: World) -> None:
+@pytest.mark.parametrize(("before", "after"), [(0, 0), (0, 2), (2, 0), (2, 2), (2, 1)])
+def test_samples_are_neither_skipped_nor_repeated_at_the_end_of_an_epoch(
+    world: World, before: int, after: int
+) -> None:
     order = ShuffledStream(10, seed=5).take(30)
-    first = source(world, batch_size=5)
+    first = source(world, 5, num_workers=before)
     seen = [s.token_ids[0] for _ in range(2) for s in first.batch(0).samples]
-    second = source(world, batch_size=5)
+    second = source(world, 5, num_workers=after)
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     seen += [s.token_ids[0] for _ in range(4) for s in second.batch(0).samples]
     assert seen == order

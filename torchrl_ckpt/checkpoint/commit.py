@@ -80,8 +80,8 @@ def commit(
     )
     committed, replaced = layout.step(step), layout.replaced(step)
     if committed.exists():
-        # The step is saved again, after a resume from an earlier one. Should this process die before
-        # the new one is in its place, `recover` puts the old one back.
+        # The step is saved again, after a resume from an earlier one. Should this process die
+        # before the new one is in its place, `recover` puts the old one back.
         os.rename(committed, replaced)
     try:
         fsync_directory(layout.root)

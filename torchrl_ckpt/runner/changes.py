@@ -23,6 +23,7 @@ _REFUSED = {
 _SILENT = (
     "attempt",
     "ckpt",
+    "data.num_workers",
     "export_weights",
     "inference",
     "max_steps",

@@ -57,11 +57,13 @@ class SftSource:
     def __init__(
         self, samples: Samples, *, batch_size: int, num_workers: int, seed: int, world: World
     ) -> None:
-        stream = ShuffledStream(len(samples), seed)
+        self._stream = ShuffledStream(len(samples), seed)
+        self._place = self._stream.state_dict()
         self._batch_size = batch_size
+        self._num_workers = num_workers
         self._loader: StatefulDataLoader[Sequence[TrainSample]] = StatefulDataLoader(
             samples,  # type: ignore[arg-type]
-            batch_sampler=GlobalBatches(stream, batch_size, world.rank, world.size),  # type: ignore[arg-type]
+            batch_sampler=GlobalBatches(self._stream, batch_size, world.rank, world.size),  # type: ignore[arg-type]
             num_workers=num_workers,
             collate_fn=_as_they_are,
             # Each new iterator draws a seed for its workers. From a generator of its own: drawn
@@ -74,13 +76,25 @@ class SftSource:
         # Begun at the first batch and not before: a state must be loaded first, or it is ignored.
         if self._iterator is None:
             self._iterator = iter(self._loader)
-        return TrainBatch(next(self._iterator))
+        samples = next(self._iterator)
+        # What was handed out, not what workers have taken ahead.
+        self._place["position"] += self._batch_size
+        return TrainBatch(samples)
 
     def state_dict(self) -> Json:
-        return {"batch_size": self._batch_size, "loader": self._loader.state_dict()}
+        return {
+            "place": dict(self._place),
+            "num_workers": self._num_workers,
+            "loader": self._loader.state_dict(),
+        }
 
     def load_state_dict(self, state: Json) -> None:
-        self._loader.load_state_dict(state["loader"])
+        self._stream.load_state_dict(state["place"])
+        self._place = self._stream.state_dict()
+        # The loader's state has another form with another number of workers. The place is enough
+        # where samples are a function of their number, as they are here.
+        if state["num_workers"] == self._num_workers:
+            self._loader.load_state_dict(state["loader"])
 
 
 def _as_they_are(samples: list[Any]) -> list[Any]:

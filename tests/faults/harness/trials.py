@@ -17,6 +17,8 @@ from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.observe import jsonl
 from torchrl_ckpt.run_directory import RunDirectory
 
+Errno = Literal["ENOSPC", "EIO"]
+
 KILL = "signal=SIGKILL"
 KILLED = -9
 
@@ -73,7 +75,7 @@ class Stage:
             broken = list(self._broken(happened=self.calls[: self.calls.index(call)]))
         return Trial(self.scenario.name, fault, broken)
 
-    def fail(self, call: Call, error: Literal["ENOSPC", "EIO"]) -> Trial:
+    def fail(self, call: Call, error: Errno) -> Trial:
         """Have `call` fail. Training goes on and saves the next step as well."""
         fault = Fault(call, f"error={error}")
         step = self.scenario.step
