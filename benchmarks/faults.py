@@ -23,7 +23,7 @@ from tests.faults.harness.jobs import Ending, Job, draw_strikes, run_through, ru
 from tests.faults.harness.promise import Promise
 from tests.faults.harness.rehearsal import SaveOptions, one_rank
 from tests.faults.harness.saving import Saver
-from tests.faults.harness.scenarios import restart_scenario, save_scenarios
+from tests.faults.harness.scenarios import restart_scenarios, save_scenarios
 from tests.faults.harness.strace import Call
 from tests.faults.harness.trials import Errno, Scenario, Stage
 from torchrl_ckpt.checkpoint.layout import Layout
@@ -62,9 +62,9 @@ class Bench:
         self._number = itertools.count()
 
     def kills(self, count: int) -> Iterator[Row]:
-        """Kills shared out over all scenarios, and one at every call of a restart."""
-        restart = restart_scenario(self._backend)
-        yield self._trials(f"kills in {restart}", restart, None, None)
+        """Kills shared out over all saves, and one at every call of the restarts."""
+        for restart in restart_scenarios(self._backend):
+            yield self._trials(f"kills in {restart}", restart, None, None)
         scenarios = self._scenarios()
         for scenario, share in zip(scenarios, _shares(count, len(scenarios)), strict=True):
             yield self._trials(f"kills in {scenario}", scenario, None, share)

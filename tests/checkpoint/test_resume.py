@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from torchrl_ckpt.checkpoint.layout import Layout
-from torchrl_ckpt.checkpoint.resume import choose, refuse_to_overwrite
+from torchrl_ckpt.checkpoint.resume import choose, refuse_to_overwrite, set_aside_after
+from torchrl_ckpt.checkpoint.verify import verify
 from torchrl_ckpt.errors import CheckpointDamaged, CheckpointNotFound, RunDirectoryInUse
 
 Save = Callable[[int], Path]
@@ -54,15 +55,33 @@ def test_a_named_step_that_is_bad_is_an_error(layout: Layout, save: Save) -> Non
     save(1)
     save(2)
     damage(layout, 2)
-    with pytest.raises(CheckpointDamaged, match=r"shard\.bin has changed"):
+    with pytest.raises(CheckpointDamaged, match=r"shard\.bin has changed.*there are steps 1, 2"):
         choose(layout, 2)
 
 
 def test_a_half_written_step_is_no_candidate(layout: Layout, save: Save) -> None:
     save(1)
     layout.partial(2).mkdir()
-    layout.step(3).mkdir()
     assert choose(layout, "latest").step == 1
+
+
+def test_a_step_that_lost_its_manifest_is_bad_and_not_absent(layout: Layout, save: Save) -> None:
+    save(1)
+    (save(2) / "manifest.json").unlink()
+    assert choose(layout, "latest").step == 1
+    assert layout.quarantine(2).is_dir()
+    (layout.step(1) / "manifest.json").unlink()
+    with pytest.raises(RunDirectoryInUse):
+        refuse_to_overwrite(layout)
+
+
+def test_steps_of_an_abandoned_course_are_set_aside(layout: Layout, save: Save) -> None:
+    for step in (1, 2, 3):
+        save(step)
+    set_aside_after(layout, 1)
+    save(2)
+    assert choose(layout, "latest").step == 2
+    verify(layout.quarantine(3).rename(layout.root / "elsewhere").parent / "step_2")
 
 
 def test_a_fresh_run_refuses_a_directory_with_checkpoints(layout: Layout, save: Save) -> None:

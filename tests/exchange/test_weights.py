@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,10 @@ def fail(directory: Path) -> None:
     raise OSError("disk full")
 
 
+def publish(weights: WeightDirectory, policy: Policy, how: Callable[[Path], None]) -> None:
+    weights.write(policy.version, how, policy)
+
+
 @pytest.fixture
 def weights(tmp_path: Path) -> WeightDirectory:
     directory = WeightDirectory(tmp_path / "weights")
@@ -30,7 +35,7 @@ def weights(tmp_path: Path) -> WeightDirectory:
 
 
 def test_what_is_published_is_found_by_version_and_attempt(weights: WeightDirectory) -> None:
-    weights.publish(policy(3), export)
+    publish(weights, policy(3), export)
     assert weights.read(3, attempt=1) == policy(3)
     assert weights.read(3, attempt=2) is None
     assert weights.read(4, attempt=1) is None
@@ -38,16 +43,16 @@ def test_what_is_published_is_found_by_version_and_attempt(weights: WeightDirect
 
 def test_a_failed_publication_shows_nothing(weights: WeightDirectory) -> None:
     with pytest.raises(OSError, match="disk full"):
-        weights.publish(policy(3), fail)
+        publish(weights, policy(3), fail)
     assert weights.read(3, attempt=1) is None
-    weights.publish(policy(3), export)
+    publish(weights, policy(3), export)
     assert weights.read(3, attempt=1) == policy(3)
 
 
 def test_the_end_of_training_is_told_by_the_policy_that_ended_it(weights: WeightDirectory) -> None:
-    weights.publish(policy(1), export)
+    publish(weights, policy(1), export)
     assert weights.last(attempt=1) is None
-    weights.publish(policy(2, last=True), export)
+    publish(weights, policy(2, last=True), export)
     assert weights.last(attempt=1) == policy(2, last=True)
 
 
@@ -55,3 +60,11 @@ def test_a_model_to_keep_is_no_policy(weights: WeightDirectory) -> None:
     weights.write(40, export)
     assert weights.path(40).is_dir()
     assert weights.read(40, attempt=1) is None
+
+
+def test_a_new_start_forgets_policies_and_keeps_finished_models(weights: WeightDirectory) -> None:
+    publish(weights, policy(1), export)
+    publish(weights, policy(2, last=True), export)
+    weights.write(40, export)
+    weights.clear()
+    assert sorted(path.name for path in weights.root.iterdir()) == ["step_2", "step_40"]

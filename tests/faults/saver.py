@@ -49,10 +49,10 @@ def restart(run: Path, options: SaveOptions, steps: list[int], wait: Callable[[]
         pass
 
 
+TASKS = {"save": save, "restart": restart}
+
 _PR_SET_PTRACER = 0x59616D61
 _PR_SET_PTRACER_ANY = 2**64 - 1
-
-TASKS = {"save": save, "restart": restart}
 
 
 def main() -> None:

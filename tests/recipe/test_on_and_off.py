@@ -19,7 +19,7 @@ def test_a_section_is_off_until_something_switches_it_on(recipes: Recipes) -> No
         "--ckpt true",
         "--ckpt.keep 3",
     ):
-        assert recipes.resolve(Machine, argv).ckpt.timeout == 600
+        assert recipes.resolve(Machine, argv).ckpt.timeout == 3600
 
 
 @pytest.mark.parametrize("off", ["--no-ckpt", "--ckpt false", "--ckpt=false", "@ off.toml"])

@@ -13,6 +13,7 @@ from torchrl_ckpt.runner.changes import notes_on_resume
 
 RECIPE: dict[str, Any] = {
     "max_steps": 20,
+    "ckpt": {"backend": {"type": "dcp"}},
     "seed": 0,
     "ranks": 1,
     "output_dir": "outputs/a",
@@ -60,3 +61,18 @@ def test_a_schedule_that_hangs_on_max_steps_is_explained() -> None:
     (note,) = notes_on_resume(manifest, {**before, "max_steps": 40})
     assert "another schedule" in note
     assert "scheduler.decay_steps" in note
+
+
+def test_another_backend_cannot_read_what_the_first_one_wrote() -> None:
+    with pytest.raises(CheckpointMismatch, match=r"`ckpt\.backend` was 'dcp'.*is 'other' now"):
+        notes(ckpt__backend={"type": "other"})
+
+
+def test_the_roots_keys_of_a_job_do_not_count_beside_its_sections() -> None:
+    job = {"seed": None, "trainer": RECIPE, "orchestrator": {"seed": 0}}
+    manifest = Manifest(20, ("trainer", "orchestrator"), (), {"recipe": job})
+    assert notes_on_resume(manifest, {**job, "seed": 0}) == []
+    with pytest.raises(CheckpointMismatch, match=r"`orchestrator\.seed` was 0 and is 3 now"):
+        notes_on_resume(manifest, {**job, "orchestrator": {"seed": 3}})
+    with pytest.raises(CheckpointMismatch, match="one of reinforcement learning"):
+        notes_on_resume(manifest, RECIPE)

@@ -11,7 +11,7 @@ from torchrl_ckpt.checkpoint.layout import PART, Layout
 from torchrl_ckpt.checkpoint.manifest import read_manifest
 from torchrl_ckpt.errors import CheckpointDamaged
 
-State = Literal["committed", "damaged", "partial", "quarantined", "deleting"]
+State = Literal["committed", "damaged", "partial", "quarantined", "deleting", "replaced"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ def list_entries(layout: Layout) -> list[Entry]:
         *_entries("committed", layout.named().items()),
         *_entries("partial", layout.partials().items()),
         *_entries("deleting", layout.deletions().items()),
+        *_entries("replaced", layout.replacements().items()),
         *_entries("quarantined", ((_step(path), path) for path in layout.quarantined())),
     ]
     newest = max(layout.steps(), default=None)

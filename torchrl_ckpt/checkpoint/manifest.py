@@ -57,6 +57,8 @@ def read_manifest(directory: Path) -> Manifest:
         seal = content.pop("seal")
     except FileNotFoundError:
         raise CheckpointDamaged(f"{path} is missing") from None
+    except OSError as error:
+        raise CheckpointDamaged(f"{path} cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, AttributeError) as error:
         raise CheckpointDamaged(f"{path} is not a manifest: {error}") from None
     whole = json.dumps({**content, "seal": seal}, indent=1, sort_keys=True) + "\n"
@@ -67,6 +69,9 @@ def read_manifest(directory: Path) -> Manifest:
             f"{path} has format {content['format']}, this version reads format {FORMAT}"
         )
     files = tuple(FileRecord(**file) for file in content.pop("files"))
+    for file in files:
+        if Path(file.path).is_absolute() or ".." in Path(file.path).parts:
+            raise CheckpointDamaged(f"{path} names a file outside of its directory: {file.path}")
     return Manifest(content.pop("step"), tuple(content.pop("parts")), files, content)
 
 

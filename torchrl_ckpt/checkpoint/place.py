@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import MANIFEST, Layout
 from torchrl_ckpt.checkpoint.manifest import trainer_section
+from torchrl_ckpt.checkpoint.resume import listed
 from torchrl_ckpt.contracts import Json
 from torchrl_ckpt.durable import read_json
 from torchrl_ckpt.errors import CheckpointNotFound
@@ -31,8 +32,7 @@ class Place:
             return self.layout.step(steps[-1])
         if step not in steps:
             raise CheckpointNotFound(
-                f"there is no checkpoint of step {step} in {self.layout.root}; there are steps "
-                + ", ".join(map(str, steps))
+                f"there is no checkpoint of step {step} in {self.layout.root}; {listed(steps)}"
             )
         return self.layout.step(step)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 from typing import Literal
 
 from torchrl_ckpt.checkpoint.layout import Layout
@@ -23,13 +22,16 @@ def choose(layout: Layout, wanted: int | Literal["latest"], *, quarantine: bool 
     unless the run is somebody else's (`quarantine` false). Raises
     `CheckpointNotFound` or `CheckpointDamaged`, listing what there is, and never picks none.
     """
-    steps = layout.steps()
+    steps = list(layout.named())
     if wanted != "latest":
         if wanted not in steps:
             raise CheckpointNotFound(
-                f"there is no checkpoint of step {wanted} in {layout.root}; {_listed(steps)}"
+                f"there is no checkpoint of step {wanted} in {layout.root}; {listed(steps)}"
             )
-        return verify(layout.step(wanted))
+        try:
+            return verify(layout.step(wanted))
+        except CheckpointDamaged as error:
+            raise CheckpointDamaged(f"{error}; {listed(steps)}") from None
     if not steps:
         raise CheckpointNotFound(f"there is no checkpoint in {layout.root} to resume from")
     bad: dict[int, str] = {}
@@ -41,29 +43,41 @@ def choose(layout: Layout, wanted: int | Literal["latest"], *, quarantine: bool 
             continue
         for damaged, reason in bad.items():
             if quarantine:
-                _quarantine(layout, damaged, reason)
+                _set_aside(layout, damaged, reason)
         return manifest
     reasons = "\n".join(f"  {reason}" for reason in bad.values())
     raise CheckpointDamaged(f"no checkpoint in {layout.root} is good:\n{reasons}")
 
 
+def set_aside_after(layout: Layout, step: int) -> None:
+    """Put the steps after `step` into quarantine: the run takes another course from there on.
+
+    Left in place, they would be newer than what is saved next, for retention and for `latest`.
+    """
+    for later in layout.named():
+        if later > step:
+            _set_aside(layout, later, f"the run was resumed from step {step}, before it")
+
+
 def refuse_to_overwrite(layout: Layout) -> None:
     """Raise `RunDirectoryInUse` where a fresh run would write beside earlier checkpoints."""
-    if steps := layout.steps():
+    if steps := list(layout.named()):
         raise RunDirectoryInUse(
-            f"{layout.root} already holds checkpoints ({_listed(steps)}). To go on from one of "
-            f"them add `--ckpt.resume-step {steps[-1]}` (or `latest`); to start afresh choose "
-            "another `--output-dir` or remove that directory"
+            f"{layout.root} already holds checkpoints ({listed(steps)}). To go on from one of "
+            f"them add `--ckpt.resume-step {steps[-1]}` (or `latest`), without "
+            "`--ckpt.resume-from`; to start afresh choose another `--output-dir` or remove that "
+            "directory"
         )
 
 
-def _listed(steps: list[int]) -> str:
+def listed(steps: list[int]) -> str:
+    """What there is, for a message on what there is not."""
     if not steps:
         return "it holds none"
     return "there are steps " + ", ".join(map(str, steps))
 
 
-def _quarantine(layout: Layout, step: int, reason: str) -> Path:
+def _set_aside(layout: Layout, step: int, reason: str) -> None:
     target = layout.quarantine(step)
     number = 1
     while target.exists():
@@ -73,5 +87,4 @@ def _quarantine(layout: Layout, step: int, reason: str) -> Path:
     os.rename(layout.step(step), target)
     write_json(target / "reason.json", {"step": step, "reason": reason})
     fsync_directory(layout.root)
-    _log.warning("checkpoint step_%d is damaged and now in %s: %s", step, target, reason)
-    return target
+    _log.warning("checkpoint step_%d is now in %s: %s", step, target, reason)

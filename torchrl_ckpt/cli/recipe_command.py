@@ -17,6 +17,7 @@ from torchrl_ckpt.recipe.schema import (
     SftRecipe,
 )
 from torchrl_ckpt.run_directory import RunDirectory
+from torchrl_ckpt.runner.attempt import only_one
 from torchrl_ckpt.runner.loading import default_values, load_recipe
 from torchrl_ckpt.runner.resolved import SCHEMAS, write_resolved
 
@@ -67,7 +68,8 @@ def recipe_command(command: str, argv: Sequence[str], *, files: Sequence[Path] =
     elif "--dry-run" in asked:
         run = RunDirectory(_output_dir(loaded.recipe), attempt=0)
         run.root.mkdir(parents=True, exist_ok=True)
-        write_resolved(run.resolved, command, loaded.recipe)
+        with only_one(run.root):
+            write_resolved(run.resolved, command, loaded.recipe)
         print(f"the recipe is good; all of it is in {run.resolved}")
     else:
         _run(loaded.recipe)

@@ -45,18 +45,21 @@ class WeightDirectory:
         return self.root / f"step_{version}"
 
     def clear(self) -> None:
-        """Forget what an earlier attempt left."""
-        shutil.rmtree(self.root, ignore_errors=True)
-        self.root.mkdir(parents=True)
-
-    def publish(self, policy: Policy, export: Callable[[Path], None]) -> None:
-        """Let `export` write the weights, and show them under their version once they are whole."""
-        self.write(policy.version, export, policy)
+        """Forget what earlier attempts left, save for the models that they ended with."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        for unfinished in self.root.glob(".step_*.tmp"):
+            shutil.rmtree(unfinished)
+        for version in self._versions():
+            if self._is_passing(version):
+                shutil.rmtree(self.path(version))
 
     def write(
         self, version: int, export: Callable[[Path], None], policy: Policy | None = None
     ) -> None:
-        """As `publish`; without a `policy` it is a model to keep and nothing that is served."""
+        """Let `export` write the weights, and show them under their version once they are whole.
+
+        Without a `policy` they are a model to keep and nothing that is served.
+        """
         temporary = self.root / f".step_{version}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -87,8 +90,13 @@ class WeightDirectory:
     def forget(self, before: int) -> None:
         """Remove the policies before `before`: nobody will ask for them."""
         for version in self._versions():
-            if version < before:
+            if version < before and self._is_passing(version):
                 shutil.rmtree(self.path(version))
+
+    def _is_passing(self, version: int) -> bool:
+        """Whether it is a policy on the way and not a model that training ended with."""
+        about = self.path(version) / ABOUT
+        return about.exists() and not json.loads(about.read_text())["last"]
 
     def _versions(self) -> list[int]:
         return [int(directory.name.removeprefix("step_")) for directory in self.root.glob("step_*")]

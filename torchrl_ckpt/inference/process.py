@@ -29,7 +29,7 @@ def serve_recipe(config: Inference, listener: socket.socket, *, in_job: bool) ->
         config,
         model=model,
         engine=engine,
-        key=os.environ.get(config.api_key_env),
+        key=os.environ.get(config.api_key_env) or None,
         allowed_dirs=config.allowed_dirs or [own],
         sockets=[listener],
     )

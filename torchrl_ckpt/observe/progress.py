@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -65,7 +66,9 @@ class ProgressLog:
 
     def _append(self, **event: Any) -> None:
         head = {"time": round(time.time(), 3), "component": self._component}
-        jsonl.append(self._path, head | event)
+        # Nobody reads it again: a full disk is no reason for a run to end.
+        with suppress(OSError):
+            jsonl.append(self._path, head | event)
 
 
 class Task:

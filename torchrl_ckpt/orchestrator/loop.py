@@ -15,7 +15,7 @@ from torchrl_ckpt.exchange.client import InferenceClient
 from torchrl_ckpt.exchange.rollouts import Rollout, RolloutBatch, RolloutDirectory
 from torchrl_ckpt.exchange.waiting import wait_for
 from torchrl_ckpt.exchange.weights import Policy, WeightDirectory
-from torchrl_ckpt.observe.metrics import MetricsLog
+from torchrl_ckpt.observe.metrics import MetricsLog, values_by_step
 from torchrl_ckpt.observe.progress import ProgressLog
 from torchrl_ckpt.orchestrator.advantages import group_advantages
 from torchrl_ckpt.orchestrator.attestation import serve_policy
@@ -52,7 +52,7 @@ class Loop:
         self._evaluator = evaluator
         self._served = -1
         self._resumed_from = resumed_from
-        run = RunDirectory(config.output_dir, config.attempt)
+        self._run = run = RunDirectory(config.output_dir, config.attempt)
         self._weights = WeightDirectory(run.weights)
         self._rollouts = RolloutDirectory(run.rollouts)
         self._layout = Layout(run.root / config.ckpt.directory) if config.ckpt else None
@@ -82,10 +82,7 @@ class Loop:
         """
         with self._progress.task(f"waiting for policy {version}"):
             policy = wait_for(
-                lambda: (
-                    self._weights.read(version, self._config.attempt)
-                    or self._weights.last(self._config.attempt)
-                ),
+                lambda: self._published(version),
                 f"the policy of step {version} in {self._weights.root}",
                 self._config.policy_timeout,
                 "orchestrator.policy_timeout",
@@ -103,7 +100,15 @@ class Loop:
             await self._evaluate(policy)
         return policy
 
+    def _published(self, version: int) -> Policy | None:
+        # The last one is looked for first: if it appears only then, so has `version` by now.
+        last = self._weights.last(self._config.attempt)
+        return self._weights.read(version, self._config.attempt) or last
+
     async def _evaluate(self, policy: Policy) -> None:
+        done = values_by_step(self._run.metrics, "evaluation", "reward/mean")
+        if policy.version in done:  # By the attempt that this one goes on from.
+            return
         if self._evaluator is not None and self._evaluator.is_due(
             policy.version, last=policy.last and policy.version == self._config.max_steps
         ):

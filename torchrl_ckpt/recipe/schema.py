@@ -107,8 +107,9 @@ class Checkpointing(Section):
     backend: BackendTable = PluginTable(type="dcp")
     """What puts the trainer's tensors into files."""
 
-    timeout: Seconds = 600.0
-    """How long to wait for the other process's part of a checkpoint, in seconds."""
+    timeout: Seconds = 3600.0
+    """How long to wait for the other process's part of a checkpoint, in seconds. The orchestrator
+    first generates the batches that the checkpoint carries."""
 
 
 class Optimizer(Section):
@@ -200,10 +201,6 @@ class Trainer(Section):
     model: ModelTable
     """The model that is trained."""
 
-    warm_start: Path | None = None
-    """A recipe for supervised fine-tuning whose final weights are the start. They are trained
-    first if they are not there."""
-
     ranks: PositiveInt = 1
     """Processes on this machine, each with a shard of the model (torchrun and FSDP2)."""
 
@@ -241,6 +238,10 @@ class RlTrainer(Trainer):
 
     loss: LossTable = PluginTable(type="grpo")
     """What is minimised."""
+
+    warm_start: Path | None = None
+    """A recipe for supervised fine-tuning whose final weights are the start. They are trained
+    first if they are not there."""
 
     rollout_timeout: Seconds = 1800.0
     """How long to wait for a batch of rollouts, in seconds."""

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+from torchrl_ckpt.checkpoint.layout import Layout
+from torchrl_ckpt.checkpoint.resume import choose
+from torchrl_ckpt.errors import RecipeError
 from torchrl_ckpt.inference.process import serve_recipe
 from torchrl_ckpt.inference.server import bind
 from torchrl_ckpt.observe import logs
@@ -12,6 +17,8 @@ from torchrl_ckpt.runner.display import Display
 from torchrl_ckpt.runner.resolved import write_resolved
 from torchrl_ckpt.runner.supervisor import supervise
 from torchrl_ckpt.runner.warm_start import warm_started
+
+C = TypeVar("C", RlTrainer, Orchestrator)
 
 
 def run_inference(config: Inference) -> None:
@@ -26,14 +33,29 @@ def run_component(config: RlTrainer | Orchestrator) -> None:
     `output_dir` and `attempt`."""
     run = RunDirectory(config.output_dir, config.attempt)
     run.logs.mkdir(parents=True, exist_ok=True)
+    run.stop.unlink(missing_ok=True)
     if isinstance(config, RlTrainer):
-        name, config = "trainer", warm_started(config)
+        name, config = "trainer", warm_started(_with_checkpoint(config))
         component = components.trainer(run, config, run.logs / "trainer.json")
     else:
-        name = "orchestrator"
+        name, config = "orchestrator", _with_checkpoint(config)
         component = components.orchestrator(run, {}, run.logs / "orchestrator.json")
     write_resolved(run.logs / f"{name}.json", name, config)
     title = f"{name.capitalize()} of {run.root}"
     tasks = {name: config.max_steps}
     with Display(title, run.metrics, run.progress, tasks=tasks) as display:
         supervise([component], finite=[name], display=display, on_stop_requested=run.stop.touch)
+
+
+def _with_checkpoint(config: C) -> C:
+    """`config` with the number of the verified checkpoint that it goes on from, if any."""
+    if config.ckpt is None or config.ckpt.resume_step is None:
+        return config
+    if config.ckpt.resume_from is not None:
+        raise RecipeError(
+            "`ckpt.resume_from` is for `sft` and `rl`; here use `torchrl-ckpt ckpt fork` first"
+        )
+    layout = Layout(config.output_dir / config.ckpt.directory)
+    step = choose(layout, config.ckpt.resume_step, quarantine=False).step
+    ckpt = config.ckpt.model_copy(update={"resume_step": step})
+    return config.model_copy(update={"ckpt": ckpt})

@@ -13,7 +13,8 @@ from torchrl_ckpt.checkpoint.commit import recover
 from torchrl_ckpt.checkpoint.fork import fork
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.manifest import Manifest
-from torchrl_ckpt.checkpoint.resume import choose, refuse_to_overwrite
+from torchrl_ckpt.checkpoint.place import find
+from torchrl_ckpt.checkpoint.resume import choose, refuse_to_overwrite, set_aside_after
 from torchrl_ckpt.contracts import Json
 from torchrl_ckpt.errors import RecipeError, RunDirectoryInUse
 from torchrl_ckpt.observe import metrics
@@ -52,8 +53,9 @@ def begin(
         if manifest is not None:
             _check_something_left(manifest.step, max_steps)
             notes = notes_on_resume(manifest, recipe)
+            set_aside_after(layout, manifest.step)
             if config.resume_from is not None:
-                fork(Layout(config.resume_from / config.directory).step(manifest.step), layout)
+                fork(find(config.resume_from).layout.step(manifest.step), layout)
         run = RunDirectory(output_dir, _next_attempt(output_dir))
         run.logs.mkdir(parents=True)
         after = manifest.step if manifest is not None else -1
@@ -65,7 +67,7 @@ def _checkpoint(layout: Layout, config: Checkpointing) -> Manifest | None:
     """The verified checkpoint to go on from; None for a fresh start."""
     if config.resume_from is not None:
         refuse_to_overwrite(layout)
-        source = Layout(config.resume_from / config.directory)
+        source = find(config.resume_from).layout
         return choose(source, config.resume_step or "latest", quarantine=False)
     if config.resume_step is not None:
         return choose(layout, config.resume_step)

@@ -25,12 +25,13 @@ _SILENT = (
     "ckpt",
     "data.num_workers",
     "export_weights",
-    "inference",
     "max_steps",
-    "model",  # Another model's tensors do not fit, which the backend says by name.
     "orchestrator.attempt",
     "orchestrator.ckpt",
-    "orchestrator.client",
+    "orchestrator.client.api_key_env",
+    "orchestrator.client.base_url",
+    "orchestrator.client.canary_tolerance",
+    "orchestrator.client.timeout",
     "orchestrator.evaluation",
     "orchestrator.max_steps",
     "orchestrator.model",
@@ -41,7 +42,7 @@ _SILENT = (
     "trainer.ckpt",
     "trainer.export_weights",
     "trainer.max_steps",
-    "trainer.model",
+    "trainer.model",  # A warm start names a directory, a resume does not need it.
     "trainer.output_dir",
     "trainer.rollout_timeout",
     "trainer.seed",
@@ -51,6 +52,7 @@ _SILENT = (
 
 _MEANING = {
     "data": "what comes next is other data than the uninterrupted run would have seen",
+    "model": "the tensors must fit, and what is computed with them may differ",
     "orchestrator.environment": "what comes next are other problems",
     "ranks": "the state is the same to the bit, but sums are done in another order from here on",
     "threads": "sums may be done in another order from here on",
@@ -74,8 +76,18 @@ def notes_on_resume(manifest: Manifest, recipe: Json) -> list[str]:
 
     Raises `CheckpointMismatch`, naming the key, where it cannot work.
     """
-    before = manifest.about["recipe"]
-    changes = list(_changes(before, recipe))
+    before, recipe = manifest.about["recipe"], dict(recipe)
+    if ("trainer" in before) != ("trainer" in recipe):
+        kind = "reinforcement learning" if "trainer" in before else "supervised fine-tuning"
+        raise CheckpointMismatch(f"the checkpoint of step {manifest.step} is one of {kind}")
+    old, new = (one.get("trainer", one) for one in (before, recipe))
+    saved_by, loaded_by = (one["ckpt"]["backend"]["type"] for one in (old, new))
+    if saved_by != loaded_by:
+        raise CheckpointMismatch(
+            f"cannot resume from step {manifest.step}: `ckpt.backend` was {saved_by!r}, which "
+            f"wrote it, and is {loaded_by!r} now. Use the old value"
+        )
+    changes = list(_changes(_without_root_keys(before), _without_root_keys(recipe)))
     for change in changes:
         if change.key in _REFUSED:
             raise CheckpointMismatch(
@@ -84,6 +96,12 @@ def notes_on_resume(manifest: Manifest, recipe: Json) -> list[str]:
             )
     spoken = [change for change in changes if not _is_below(change.key, _SILENT)]
     return [*_note_on_schedule(before, recipe), *(_note(change) for change in spoken)]
+
+
+def _without_root_keys(recipe: Json) -> Json:
+    """The sections alone where there are any: the root's shared keys have reached them."""
+    sections = {name: recipe[name] for name in ("trainer", "orchestrator") if name in recipe}
+    return sections or recipe
 
 
 def _note(change: Change) -> str:

@@ -20,7 +20,7 @@ from torchrl_ckpt.runner.attempt import Attempt, begin
 from torchrl_ckpt.runner.display import Display
 from torchrl_ckpt.runner.process import Component
 from torchrl_ckpt.runner.resolved import write_resolved
-from torchrl_ckpt.runner.summary import checkpoint_line, last_row, stopped_early
+from torchrl_ckpt.runner.summary import checkpoint_lines, last_row, stopped_early
 from torchrl_ckpt.runner.supervisor import supervise
 from torchrl_ckpt.runner.warm_start import warm_started
 
@@ -28,29 +28,32 @@ from torchrl_ckpt.runner.warm_start import warm_started
 def run_rl(recipe: RlRecipe) -> None:
     """Train to the end. Raises `RunInterrupted` where it was asked to stop before."""
     config = recipe.trainer
-    with begin(config.output_dir, config.ckpt, config.max_steps, to_json(recipe)) as attempt:
+    # The port first: whether it is free shows before anything is written.
+    with (
+        _listening(recipe.inference) as listener,
+        begin(config.output_dir, config.ckpt, config.max_steps, to_json(recipe)) as attempt,
+    ):
         run = attempt.run
-        with _listening(recipe.inference) as listener:
-            settled = _settle(recipe, attempt, listener)
-            write_resolved(run.resolved, "rl", settled)
-            with Display(
-                f"Reinforcement learning in {run.root}",
-                run.metrics,
-                run.progress,
-                tasks={"trainer": config.max_steps, "orchestrator": config.max_steps},
-                start=attempt.resumed_from,
-            ) as display:
-                for note in attempt.notes:
-                    display.message(note, "warning")
-                supervise(
-                    _components(settled, run, listener),
-                    finite=["trainer", "orchestrator"],
-                    display=display,
-                    on_stop_requested=run.stop.touch,
-                )
-                if message := stopped_early(run, settled.trainer):
-                    raise RunInterrupted(message)
-                display.finish(_summary(settled, run))
+        settled = _settle(recipe, attempt, listener)
+        write_resolved(run.resolved, "rl", settled)
+        with Display(
+            f"Reinforcement learning in {run.root}",
+            run.metrics,
+            run.progress,
+            tasks={"trainer": config.max_steps, "orchestrator": config.max_steps},
+            start=attempt.resumed_from,
+        ) as display:
+            for note in attempt.notes:
+                display.message(note, "warning")
+            supervise(
+                _components(settled, run, listener),
+                finite=["trainer", "orchestrator"],
+                display=display,
+                on_stop_requested=run.stop.touch,
+            )
+            if message := stopped_early(run, settled.trainer):
+                raise RunInterrupted(message)
+            display.finish(_summary(settled, run))
 
 
 @contextmanager
@@ -108,7 +111,7 @@ def _summary(recipe: RlRecipe, run: RunDirectory) -> list[str]:
     lines = [
         f"training finished: step {row['step']}",
         f"model: {run.weights / f'step_{recipe.trainer.max_steps}'}",
-        *checkpoint_line(run, recipe.trainer.ckpt),
+        *checkpoint_lines(run, recipe.trainer.ckpt, recipe.trainer.max_steps),
     ]
     evaluations = [row for row in rows if row["component"] == "evaluation"]
     if evaluations and evaluations[-1]["step"] == recipe.trainer.max_steps:

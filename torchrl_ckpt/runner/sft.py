@@ -10,7 +10,7 @@ from torchrl_ckpt.runner import components
 from torchrl_ckpt.runner.attempt import Attempt, begin
 from torchrl_ckpt.runner.display import Display
 from torchrl_ckpt.runner.resolved import write_resolved
-from torchrl_ckpt.runner.summary import checkpoint_line, last_row, stopped_early
+from torchrl_ckpt.runner.summary import checkpoint_lines, last_row, stopped_early
 from torchrl_ckpt.runner.supervisor import supervise
 
 
@@ -56,4 +56,4 @@ def _summary(recipe: SftRecipe, attempt: Attempt) -> list[str]:
     lines = [f"training finished: step {row['step']}, loss {row['loss']:.4f}{accuracy}"]
     if recipe.export_weights:
         lines.append(f"model: {run.weights / f'step_{recipe.max_steps}'}")
-    return [*lines, *checkpoint_line(run, recipe.ckpt)]
+    return [*lines, *checkpoint_lines(run, recipe.ckpt, recipe.max_steps)]

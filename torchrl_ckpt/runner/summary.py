@@ -16,12 +16,16 @@ def last_row(rows: Sequence[dict[str, Any]], component: str) -> dict[str, Any]:
     return next(row for row in reversed(rows) if row["component"] == component)
 
 
-def checkpoint_line(run: RunDirectory, ckpt: Checkpointing | None) -> list[str]:
+def checkpoint_lines(run: RunDirectory, ckpt: Checkpointing | None, last_step: int) -> list[str]:
     """Which checkpoints there are now, if checkpointing is on."""
     if ckpt is None:
         return []
     layout = Layout(run.root / ckpt.directory)
-    return [f"checkpoints: {', '.join(map(str, layout.steps()))} in {layout.root}"]
+    steps = layout.steps()
+    lines = [f"checkpoints: {', '.join(map(str, steps)) or 'none'} in {layout.root}"]
+    if last_step not in steps:
+        lines.append(f"warning: step {last_step} has no checkpoint; see {run.log('trainer')}")
+    return lines
 
 
 def stopped_early(run: RunDirectory, config: Trainer) -> str | None:
@@ -33,4 +37,8 @@ def stopped_early(run: RunDirectory, config: Trainer) -> str | None:
     text = f"stopped after step {step} of {config.max_steps}, as asked"
     if config.ckpt is None:
         return f"{text}; nothing was saved, since checkpointing is off (`--ckpt`)"
+    saved = Layout(run.root / config.ckpt.directory).steps()
+    if step not in saved:
+        newest = f"; the newest is step {saved[-1]}" if saved else ""
+        return f"{text}, but that step could not be saved{newest}"
     return f"{text}; go on from there with `--ckpt.resume-step {step}`"

@@ -20,15 +20,30 @@ def save_scenarios(backend: str, options: Mapping[str, Any] | None = None) -> li
         Scenario("a save, then a prune", how(), committed=(1, 2)),
         Scenario("a save with keep = 1", how(keep=1), committed=(1, 2)),
         Scenario("a step saved again", how(resume_step=2), committed=(1, 2, 3)),
+        Scenario(
+            "a save beside the leftovers of a killed one",
+            how(),
+            committed=(1, 2),
+            leftovers={".step_3.partial": 2, ".step_1.deleting": 1},
+        ),
     ]
 
 
-def restart_scenario(backend: str) -> Scenario:
-    """A restart that finds the newest step damaged."""
-    return Scenario(
-        "a restart beside a damaged step",
-        SaveOptions(backend),
-        committed=(1, 2, 3),
-        task="restart",
-        damaged=3,
-    )
+def restart_scenarios(backend: str) -> list[Scenario]:
+    """Restarts that have something to put right first."""
+    return [
+        Scenario(
+            "a restart beside a damaged step",
+            SaveOptions(backend),
+            committed=(1, 2, 3),
+            task="restart",
+            damaged=3,
+        ),
+        Scenario(
+            "a restart after a kill while a step was replaced",
+            SaveOptions(backend),
+            committed=(1, 2, 3),
+            task="restart",
+            leftovers={".step_3.partial": 2, ".step_1.deleting": 1, ".step_3.replaced": 3},
+        ),
+    ]

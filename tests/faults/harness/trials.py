@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,9 @@ KILLED = -9
 class Scenario:
     """A run with some checkpoints, and the step it is saving or whose restart it is making.
 
-    `damaged` is a committed step with a flipped bit, which a restart has to set aside.
+    `damaged` is a committed step with a flipped bit, which a restart has to set aside. `leftovers`
+    are directories of earlier kills by name, each made of a committed step: a copy, or the step
+    itself where it was about to be replaced.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Scenario:
     task: Literal["save", "restart"] = "save"
     step: int = 3
     damaged: int | None = None
+    leftovers: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.name
@@ -96,9 +99,14 @@ class Stage:
             outcome = self._saver.save(self._template, keep_all, self.scenario.committed)
             assert outcome.exit_code == 0, outcome.error
         self._template.mkdir(parents=True, exist_ok=True)
+        layout = Layout(self._template / "checkpoints")
         if self.scenario.damaged is not None:
-            damaged = Layout(self._template / "checkpoints").step(self.scenario.damaged)
-            flip_bit(damaged / "trainer/state.json", 0)
+            flip_bit(layout.step(self.scenario.damaged) / "trainer/state.json", 0)
+        for name, step in self.scenario.leftovers.items():
+            if name == layout.replaced(step).name:
+                layout.step(step).rename(layout.replaced(step))
+            else:
+                shutil.copytree(layout.step(step), layout.root / name)
 
     def _record(self, log: Path) -> list[Call]:
         self._set_up()
@@ -128,7 +136,7 @@ class Stage:
         must = may = set(scenario.committed) - {scenario.damaged}
         if any(self.commits(call) for call in happened):
             may = {*may, scenario.step}
-            must = set(sorted(may)[-(scenario.options.keep or 0) :])
+            must = self._kept(may)
         return self._promise.broken(
             self._run, scenario.options, must=must, may=may, damaged=scenario.damaged
         )
@@ -148,9 +156,13 @@ class Stage:
         if listed and not committed and step not in before:
             yield f"step {step} was committed in spite of the failure"
         steps = before | {step + 1} | ({step} if committed else set())
-        must = sorted(steps)[-(options.keep or 0) :]
         # A step that could not be removed is there a little longer.
-        yield from self._promise.broken(self._run, options, must=must, may=steps)
+        yield from self._promise.broken(self._run, options, must=self._kept(steps), may=steps)
+
+    def _kept(self, steps: set[int]) -> set[int]:
+        """Those that retention may not remove."""
+        keep = self.scenario.options.keep
+        return steps if keep is None else set(sorted(steps)[-keep:])
 
     def _messages(self) -> list[str]:
         """What the person who watches was told."""
