@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torchrl_ckpt.recipe.schema import RlTrainer, SftRecipe
+from torchrl_ckpt.recipe.schema import PluginTable, RlTrainer, SftRecipe
 from torchrl_ckpt.runner.loading import load_recipe
 from torchrl_ckpt.runner.sft import run_sft
 
@@ -14,8 +14,9 @@ def warm_started(config: RlTrainer) -> RlTrainer:
     if config.warm_start is None:
         return config
     weights = final_weights(config.warm_start)
-    model = config.model.model_copy(update={})
-    return config.model_copy(update={"model": type(model)(type=model.type, name=str(weights))})
+    # The directory brings the architecture along; the recipe's would contradict it.
+    model = PluginTable.model_validate({"type": config.model.type, "name": str(weights)})
+    return config.model_copy(update={"model": model})
 
 
 def final_weights(recipe_file: Path) -> Path:
