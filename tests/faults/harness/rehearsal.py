@@ -40,6 +40,7 @@ SEED = 11
 MAX_STEPS = 100
 RECIPE: Json = {
     "seed": SEED,
+    "ckpt": {"backend": {"type": "dcp"}},
     "max_steps": MAX_STEPS,
     "scheduler": {"name": "linear", "decay_steps": MAX_STEPS},
 }
