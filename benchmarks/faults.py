@@ -2,7 +2,8 @@
 
     python -m benchmarks.faults --kills 1000 --faults 200 --jobs 20
 
-Needs strace. Ends with exit code 1 where a promise was broken, and says which.
+Needs strace. A part whose number is 0 is left out. Ends with exit code 1 where a promise was
+broken, and says which.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from torchrl_ckpt.checkpoint.layout import Layout
 
 _THREADS = (1, 3)
 _ERRORS: tuple[Errno, ...] = ("ENOSPC", "EIO")
-_FLIPS = Thoroughness(whole=8192, sample=20_000)
+_FLIPPED_WHOLE = 8192  # Bytes of a file in which every bit is flipped.
 _JOBS = (
     Job(ranks=1),
     Job(async_level=0),
@@ -63,6 +64,8 @@ class Bench:
 
     def kills(self, count: int) -> Iterator[Row]:
         """Kills shared out over all saves, and one at every call of the restarts."""
+        if count == 0:
+            return
         for restart in restart_scenarios(self._backend):
             yield self._trials(f"kills in {restart}", restart, None, None)
         scenarios = self._scenarios()
@@ -71,20 +74,25 @@ class Bench:
 
     def faults(self, count: int) -> Iterator[Row]:
         """Failing calls shared out over errors and scenarios."""
+        if count == 0:
+            return
         kinds = list(itertools.product(self._scenarios(), _ERRORS))
         for (scenario, error), share in zip(kinds, _shares(count, len(kinds)), strict=True):
             yield self._trials(f"{error} in {scenario}", scenario, error, share)
 
-    def damage(self) -> Iterator[Row]:
-        """Flipped bits, and files cut, lengthened or gone."""
+    def damage(self, count: int) -> Iterator[Row]:
+        """Flipped bits, `count` in each large file, and files cut, lengthened or gone."""
+        if count == 0:
+            return
+        how = Thoroughness(whole=_FLIPPED_WHOLE, sample=count)
         run = self._new_directory()
         outcome = self._saver.save(run, SaveOptions(self._backend), [1])
         assert outcome.exit_code == 0, outcome.error
         checkpoint = Layout(run / "checkpoints").step(1)
         files = files_of(checkpoint)
         began = time.monotonic()
-        broken = [flip for file in files for flip in unnoticed_flips(checkpoint, file, _FLIPS)]
-        count = sum(len(_FLIPS.bits(file)) for file in files)
+        broken = [flip for file in files for flip in unnoticed_flips(checkpoint, file, how)]
+        count = sum(len(how.bits(file)) for file in files)
         yield Row("flipped bits", count, broken, time.monotonic() - began)
         began = time.monotonic()
         broken = [cut for file in files for cut in unnoticed_cuts(checkpoint, file)]
@@ -162,7 +170,7 @@ def main() -> int:
         parts: list[Iterable[Row]] = [
             bench.kills(arguments.kills),
             bench.faults(arguments.faults),
-            bench.damage(),
+            bench.damage(arguments.flips),
             bench.jobs(arguments.jobs),
         ]
         for row in itertools.chain(*parts):
@@ -179,6 +187,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=1000, help="kills of a process that saves")
     parser.add_argument("--faults", type=int, default=200, help="failing calls in a save")
+    parser.add_argument("--flips", type=int, default=20_000, help="bits flipped in a large file")
     parser.add_argument("--jobs", type=int, default=20, help="whole jobs that are killed")
     parser.add_argument("--backend", default="dcp", help="the checkpoint backend")
     parser.add_argument("--seed", type=int, default=0, help="draws the random part")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.jobs.commands import RECIPES, digests, metrics, run, succeed
+from torchrl_ckpt.checkpoint.layout import Layout
 
 SFT = ("sft", "@", RECIPES / "sft_reverse.toml")
 
@@ -23,7 +24,9 @@ def test_two_ranks_do_what_one_does_up_to_rounding(sft_run: Path, tmp_path: Path
 @pytest.mark.slow
 def test_two_ranks_split_equal_two_ranks_whole(tmp_path: Path) -> None:
     ranks = ("--ranks", 2, "--max-steps")
-    succeed(*SFT, *ranks, 4, "--ckpt", "--output-dir", "whole", cwd=tmp_path)
+    keep = ("--ckpt.interval", 1, "--ckpt.keep", 2)
+    succeed(*SFT, *ranks, 4, *keep, "--output-dir", "whole", cwd=tmp_path)
+    assert Layout(tmp_path / "whole/checkpoints").steps() == [3, 4]
     succeed(*SFT, *ranks, 2, "--ckpt", "--output-dir", "split", cwd=tmp_path)
     resume = ("--ckpt.resume-step", 2, "--output-dir", "split")
     succeed(*SFT, *ranks, 4, *resume, cwd=tmp_path)
@@ -36,6 +39,12 @@ def test_two_ranks_split_equal_two_ranks_whole(tmp_path: Path) -> None:
 def test_a_checkpoint_passes_between_world_sizes(tmp_path: Path, before: int, after: int) -> None:
     succeed(*SFT, "--max-steps", 4, "--ckpt", "--output-dir", "same", cwd=tmp_path)
     succeed(*SFT, "--max-steps", 2, "--ckpt", "--ranks", before, cwd=tmp_path)
+    # One process reads what `before` ranks wrote: the very weights that those had.
+    run_directory = tmp_path / "outputs/sft_reverse"
+    succeed("torchrl-ckpt", "ckpt", "export", run_directory, "exported", cwd=tmp_path)
+    name = "model.safetensors"
+    gathered = run_directory / "weights/step_2" / name
+    assert (tmp_path / "exported" / name).read_bytes() == gathered.read_bytes()
     resume = ("--ckpt.resume-step", 2, "--ranks", after)
     finished = run(*SFT, "--max-steps", 4, *resume, cwd=tmp_path)
     assert finished.code == 0, finished.err

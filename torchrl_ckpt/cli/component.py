@@ -15,7 +15,7 @@ from torchrl_ckpt.cli.exit import exit_code_of
 from torchrl_ckpt.observe import logs
 from torchrl_ckpt.recipe.schema import Inference, Orchestrator, RlTrainer, SftRecipe
 from torchrl_ckpt.runner.lifeline import die_with_parent
-from torchrl_ckpt.runner.resolved import read_recipe, read_section
+from torchrl_ckpt.runner.resolved import read_about, read_section
 
 
 def main(argv: list[str]) -> None:
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
         case RlTrainer() | SftRecipe():
             from torchrl_ckpt.trainer.process import train
 
-            train(config, {"recipe": read_recipe(resolved)})
+            train(config, read_about(resolved))
         case Orchestrator():
             from torchrl_ckpt.orchestrator.process import orchestrate
 

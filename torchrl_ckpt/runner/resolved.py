@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torchrl_ckpt import registry
 from torchrl_ckpt.contracts import Json
 from torchrl_ckpt.durable import read_json, write_json
-from torchrl_ckpt.recipe import from_json, to_json
+from torchrl_ckpt.recipe import from_json, named_plugins, to_json
 from torchrl_ckpt.recipe.schema import (
     Inference,
     Orchestrator,
@@ -27,7 +28,8 @@ SCHEMAS: dict[str, type[Section]] = {
 
 
 def write_resolved(path: Path, command: str, recipe: Section) -> None:
-    write_json(path, {"command": command, "recipe": to_json(recipe)})
+    content = {"command": command, "recipe": to_json(recipe), "plugins": _plugins(recipe)}
+    write_json(path, content)
 
 
 def read_section(path: Path, component: str) -> Section:
@@ -37,6 +39,16 @@ def read_section(path: Path, component: str) -> Section:
     return getattr(recipe, component) if isinstance(recipe, RlRecipe) else recipe
 
 
-def read_recipe(path: Path) -> Json:
-    """The whole recipe as JSON, for the records of a checkpoint."""
-    return read_json(path)["recipe"]
+def read_about(path: Path) -> Json:
+    """The whole recipe and its plugins as JSON, for the records of a checkpoint."""
+    content = read_json(path)
+    return {name: content[name] for name in ("recipe", "plugins")}
+
+
+def _plugins(recipe: Section) -> Json:
+    """Name, distribution and version of every plugin that has a hand in the job, by kind."""
+    found = {kind: registry.find(kind, name) for kind, name, _ in named_plugins(recipe)}
+    return {
+        kind: {"name": plugin.name, "distribution": plugin.distribution, "version": plugin.version}
+        for kind, plugin in found.items()
+    }

@@ -18,7 +18,6 @@ from torchrl_ckpt.exchange.rollouts import RolloutDirectory
 from torchrl_ckpt.exchange.weights import WeightDirectory
 from torchrl_ckpt.observe.metrics import MetricsLog
 from torchrl_ckpt.observe.progress import ProgressLog
-from torchrl_ckpt.recipe import named_plugins
 from torchrl_ckpt.recipe.schema import PluginTable, RlTrainer, SftData, SftRecipe
 from torchrl_ckpt.run_directory import RunDirectory
 from torchrl_ckpt.trainer.checkpoints import COMPONENT, TrainerCheckpoints
@@ -106,15 +105,6 @@ class _StopRequest:
         self._signalled = True
 
 
-def _plugins(config: SftRecipe | RlTrainer) -> Json:
-    """Name, distribution and version of every plugin that had a hand in a checkpoint."""
-    found = {kind: registry.find(kind, name) for kind, name, _ in named_plugins(config)}
-    return {
-        kind: {"name": plugin.name, "distribution": plugin.distribution, "version": plugin.version}
-        for kind, plugin in found.items()
-    }
-
-
 def _create(kind: Any, table: PluginTable) -> Any:
     return registry.create(kind, table.type, table.options)
 
@@ -156,7 +146,7 @@ def _checkpoints(
         _create("checkpoint_backends", config.ckpt.backend),
         world,
         parts=(COMPONENT, *others),
-        about={**about, "plugins": _plugins(config)},
+        about=about,
         metrics=run.metrics,
         progress=ProgressLog(run.progress, COMPONENT),
         seed=config.seed,
