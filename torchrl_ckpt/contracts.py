@@ -8,7 +8,7 @@ imported here, so that a plugin can be listed and checked without torch.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -293,17 +293,39 @@ class Sample:
     finish_reason: Literal["stop", "length"]
 
 
+@dataclass(frozen=True)
+class DrawnTokens:
+    """The next tokens of sample `sample` of prompt `prompt` (both numbered from 0), as drawn."""
+
+    prompt: int
+    sample: int
+    token_ids: Sequence[int]
+    logprobs: Sequence[float]
+
+
+OnTokens = Callable[[DrawnTokens], None]
+"""Told of tokens as they are drawn; called on the event loop's thread, in order for each sample."""
+
+
 class Engine(Plugin, Protocol):
     """Generates, token in and token out, with whatever weights it was last given."""
+
+    swaps_in_flight: ClassVar[bool]
+    """Whether `load_weights` may be called while `generate` runs. The requests go on then, and
+    what is drawn by the new weights is reported to `on_tokens` after `load_weights` has returned,
+    what was drawn by the old ones before it."""
 
     def start(self, model: Model, *, max_length: int | None, threads: int) -> None:
         """Load `model`'s starting weights and be ready. Called once, before anything else."""
         ...
 
-    async def generate(self, request: Generation) -> list[list[Sample]]:
+    async def generate(
+        self, request: Generation, on_tokens: OnTokens | None = None
+    ) -> list[list[Sample]]:
         """`[prompt][sample]`, in the order of the request.
 
-        Raises `ValueError` for a request that it cannot serve: too long, or no token of the model.
+        With `on_tokens`, every token is reported to it before this returns. Cancelling the call
+        ends its work soon, so that a client that has gone takes nobody's place. Raises `ValueError` for a request that it cannot serve: too long, or no token of the model.
         """
         ...
 

@@ -1,7 +1,7 @@
 """What is said over HTTP: OpenAI's completions, with token ids, and the weights that make them.
 
 Extensions to OpenAI's form: `prompt_seeds` and `return_token_ids` in a request, and in each choice
-`token_ids`, `prompt_token_ids` and `policy_version`, the version of the weights that generated it.
+`token_ids`, `prompt_token_ids` and `policy`, the weights that generated it, token span by span.
 A parameter that is not supported is refused, never ignored.
 """
 
@@ -76,6 +76,19 @@ class ChatCompletionRequest(_Request):
     logprobs: bool = False
 
 
+class PolicySpan(BaseModel):
+    """`num_tokens` tokens in a row of a completion, all drawn by the same weights.
+
+    `version` is what the load called them, and `load` names that load itself, unlike any other on
+    any server: who has checked it knows these tokens, whoever else sends weights to the server.
+    Both are None for the weights that a server started with.
+    """
+
+    version: int | None
+    load: str | None
+    num_tokens: int
+
+
 class Logprobs(BaseModel):
     """Parallel lists, a token each; the first token of an echoed prompt has no probability."""
 
@@ -94,7 +107,7 @@ class Choice(BaseModel):
     finish_reason: FinishReason
     token_ids: list[int] | None
     prompt_token_ids: list[int] | None
-    policy_version: int | None
+    policy: list[PolicySpan]
 
 
 class Usage(BaseModel):
@@ -147,7 +160,7 @@ class ChatChoice(BaseModel):
     finish_reason: FinishReason
     token_ids: list[int] | None
     prompt_token_ids: list[int] | None
-    policy_version: int | None
+    policy: list[PolicySpan]
 
 
 class ChatCompletion(BaseModel):
@@ -179,10 +192,12 @@ class LoadRequest(BaseModel):
 class LoadedWeights(BaseModel):
     """What is served. `version` is None for weights that nobody sent, and after a failed load.
 
+    `load` names the load that brought them, unlike any other on any server (`PolicySpan`).
     `digest` is the engine's own of the weights in use, or None where it cannot tell.
     """
 
     version: int | None
+    load: str | None
     directory: str | None
     digest: str | None
 
