@@ -89,6 +89,15 @@ class Model(Plugin, Protocol):
         ...
 
 
+@runtime_checkable
+class DigestingModel(Protocol):
+    """What a model plugin may offer besides: it tells the weights of an engine by their digest."""
+
+    def digest(self, state: Mapping[str, torch.Tensor]) -> str:
+        """What `Engine.weights_digest` gives once an engine has loaded the export of `state`."""
+        ...
+
+
 # ---------------------------------------------------------------------------------------- losses
 
 
@@ -147,18 +156,34 @@ class FileRecord:
     digest: str
 
 
+@dataclass(frozen=True)
+class Written:
+    """What one rank wrote, now that it is durable.
+
+    `metrics` is what the backend has measured of it, such as `write_seconds`, `hash_seconds` and
+    `staged_bytes`.
+    """
+
+    files: Sequence[FileRecord]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+Advance = Callable[[int], object]
+"""Told of bytes as they are gone through, for who watches."""
+
+
 class Save(Protocol):
     """A save under way."""
 
     def wait_staged(self) -> None:
-        """Return once the state may change again."""
+        """Return once the state may change again. Raises nothing: `wait_written` does."""
         ...
 
-    def wait_written(self) -> list[FileRecord]:
-        """Return once every byte that this rank wrote is durable.
+    def wait_written(self, advance: Advance = lambda _: None) -> Written:
+        """Return once every byte that this rank wrote is durable. Collective, as `save` is.
 
         Raises whatever the writer raised; every tensor of the state is in one of the files of one
-        of the ranks.
+        of the ranks. `advance` hears of bytes as they are written.
         """
         ...
 
@@ -166,10 +191,26 @@ class Save(Protocol):
 class CheckpointBackend(Plugin, Protocol):
     """Puts tensors into files and back. When to save and what to keep is not its affair."""
 
+    file_format: ClassVar[str]
+    """The name of what it writes. Backends of one format read each other's files."""
+
+    in_background: ClassVar[bool]
+    """Whether training goes on while it writes. `wait_written` is then called on a thread of its
+    own, and `save` only after the `wait_written` of the save before has returned."""
+
+    def prepare(self, state: Mapping[str, torch.Tensor], group: ProcessGroup) -> None:
+        """Make ready what saves will need, before the first of them and before the first step.
+
+        `state` has the names, shapes and placement of what will be saved; its values do not
+        matter. Collective. It is called once, and not at all where nothing is ever saved.
+        """
+        ...
+
     def save(self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup) -> Save:
         """Begin to write `state` (tensors and DTensors under unique names) below `directory`.
 
-        Collective over `group`, which is the checkpoint's own (gloo) and used by nobody else.
+        Collective over `group`, which is the checkpoint's own (gloo) and used by nobody else; it
+        raises on every rank or on none.
         """
         ...
 
@@ -310,6 +351,9 @@ OnTokens = Callable[[DrawnTokens], None]
 class Engine(Plugin, Protocol):
     """Generates, token in and token out, with whatever weights it was last given."""
 
+    dtype: str | None
+    """What it computes in, such as `bfloat16`, once it has started; None where it cannot tell."""
+
     swaps_in_flight: ClassVar[bool]
     """Whether `load_weights` may be called while `generate` runs. The requests go on then, and
     what is drawn by the new weights is reported to `on_tokens` after `load_weights` has returned,
@@ -342,7 +386,40 @@ class Engine(Plugin, Protocol):
         ...
 
     async def weights_digest(self) -> str | None:
-        """A digest of the weights as they are in use, or None where the engine cannot tell."""
+        """A digest of the weights as they are in use, or None where the engine cannot tell.
+
+        `KIND:HEX`, where only digests of one kind can be compared: the kind says how it is made,
+        and of which dtype (the same weights in another dtype are other bytes).
+        """
         ...
 
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class EngineEnvironment:
+    """A Python environment that an engine's library has for itself.
+
+    Where `module` can be imported nothing more is needed. Elsewhere an environment called `name` is
+    made: the distributions of the engine and the model are installed in it from where the job has
+    them, the engine's with its extra `extra`, and then `unwanted` distributions that came along are
+    removed.
+    """
+
+    name: str
+    module: str
+    extra: str
+    unwanted: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class IsolatedEngine(Protocol):
+    """What an engine plugin may offer besides: its server runs in an environment of its own.
+
+    The class is imported, and its `Config` checked, in the job's environment all the same.
+    """
+
+    @classmethod
+    def environment(cls) -> EngineEnvironment:
+        """What this machine needs."""
+        ...

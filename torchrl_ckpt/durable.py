@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import xxhash
 
-from torchrl_ckpt.contracts import FileRecord
+from torchrl_ckpt.contracts import Advance, FileRecord
 
 _CHUNK = 16 * 1024 * 1024
-
-Advance = Callable[[int], object]
-"""Told of bytes as they are gone through, for who watches."""
-
 
 class Writable(Protocol):
     """What `DigestingStream` writes into."""
@@ -40,13 +37,16 @@ class DigestingStream:
         self._stream = stream
         self._hash = xxhash.xxh3_128()
         self.size = 0
+        self.hash_seconds = 0.0
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
         written = 0
         while written < len(view):
             written += self._stream.write(view[written:])
+        began = time.perf_counter()
         self._hash.update(view)
+        self.hash_seconds += time.perf_counter() - began
         self.size += len(view)
         return len(view)
 
@@ -78,9 +78,18 @@ def digest_file(path: Path, advance: Advance = lambda _: None) -> tuple[int, str
     return size, hasher.hexdigest()
 
 
+def fsync_file(path: Path) -> None:
+    """Make the bytes of a file durable that was written without."""
+    _fsync(path, os.O_RDONLY)
+
+
 def fsync_directory(directory: Path) -> None:
     """Make the names in `directory` durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    _fsync(directory, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _fsync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

@@ -29,6 +29,10 @@ class PluginConflict(UserError):
     """Two distributions offer the plugin name that a recipe uses."""
 
 
+class EnvironmentFailed(UserError):
+    """The Python environment that an engine has for itself cannot be made."""
+
+
 class NotOffered(UserError):
     """A plugin was asked for something that its contract leaves optional."""
 
@@ -59,6 +63,10 @@ class CheckpointFailed(UserError):
     """A checkpoint could not be written or read: a full disk, a missing permission."""
 
     exit_code = 4
+
+
+class CompanionDied(CheckpointFailed):
+    """A process that works for another one is gone before its work was done."""
 
 
 class CheckpointDamaged(UserError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from torchrl_ckpt.contracts import FileRecord, TensorDescription
+from torchrl_ckpt.contracts import Advance, Save, TensorDescription, Written
 from torchrl_ckpt.errors import CheckpointFailed, CheckpointMismatch, UserError
 from torchrl_ckpt_dcp.reader import TensorReader, read_metadata
 from torchrl_ckpt_dcp.writer import RecordingWriter
@@ -33,14 +34,15 @@ class DcpConfig(BaseModel):
 class FinishedSave:
     """What is left to ask once everything was done in `save` itself."""
 
-    def __init__(self, records: list[FileRecord]) -> None:
-        self._records = records
+    def __init__(self, written: Written) -> None:
+        self._written = written
 
     def wait_staged(self) -> None:
         pass
 
-    def wait_written(self) -> list[FileRecord]:
-        return self._records
+    def wait_written(self, advance: Advance = lambda _: None) -> Written:
+        advance(sum(file.size for file in self._written.files))
+        return self._written
 
 
 class DcpBackend:
@@ -51,18 +53,26 @@ class DcpBackend:
     """
 
     plugin_api = 1
-    Config = DcpConfig
+    file_format = "dcp"
+    in_background = False
+    Config: type[DcpConfig] = DcpConfig
 
     def __init__(self, config: DcpConfig) -> None:
-        self._config = config
+        self.config = config
 
-    def save(
-        self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup
-    ) -> FinishedSave:
-        writer = RecordingWriter(directory, thread_count=self._config.threads)
+    def prepare(self, state: Mapping[str, torch.Tensor], group: ProcessGroup) -> None:
+        """There is nothing to make ready."""
+
+    def save(self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup) -> Save:
+        began = time.perf_counter()
+        writer = RecordingWriter(directory, thread_count=self.config.threads)
         with _plain_errors():
             dcp.save(dict(state), storage_writer=writer, process_group=group)
-        return FinishedSave(writer.finish_records())
+        files = writer.finish_records()
+        seconds = time.perf_counter() - began
+        return FinishedSave(
+            Written(files, {"write_seconds": seconds, "hash_seconds": writer.hash_seconds})
+        )
 
     def load(self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup) -> None:
         _check_fit(state, read_metadata(directory), directory)

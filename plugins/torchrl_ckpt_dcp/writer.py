@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.metadata import StorageMeta
@@ -15,17 +16,31 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from torchrl_ckpt.contracts import FileRecord
-from torchrl_ckpt.durable import DigestingStream, fsync_directory, make_directory
+from torchrl_ckpt.contracts import Advance, FileRecord
+from torchrl_ckpt.durable import DigestingStream, Writable, fsync_directory, make_directory
 from torchrl_ckpt.errors import CheckpointDamaged
 
 _BUFFER = 1024 * 1024
 
 
-class _FlushedStream(DigestingStream):
-    """Who asks for the descriptor is about to fsync; DCP forgets to flush `.metadata` before."""
+def _unheard(_: int) -> None:
+    """For saves that nobody watches."""
+
+
+class _WatchedStream(DigestingStream):
+    """Says how far it is."""
+
+    def __init__(self, stream: Writable, advance: Advance) -> None:
+        super().__init__(stream)
+        self._advance = advance
+
+    def write(self, data: Any) -> int:
+        written = super().write(data)
+        self._advance(written)
+        return written
 
     def fileno(self) -> int:
+        # Who asks for the descriptor is about to fsync; DCP forgets to flush `.metadata` before.
         self.flush()
         return super().fileno()
 
@@ -33,8 +48,10 @@ class _FlushedStream(DigestingStream):
 class RecordingFileSystem(FileSystem):
     """Digests what is written through it, and makes names durable too, which DCP does not."""
 
-    def __init__(self) -> None:
+    def __init__(self, advance: Advance) -> None:
         self.records: dict[str, FileRecord] = {}
+        self.hash_seconds = 0.0
+        self._advance = advance
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike, mode: str) -> Iterator[Any]:
@@ -42,9 +59,10 @@ class RecordingFileSystem(FileSystem):
             raise ValueError(f"a checkpoint file is written once, from front to back, not {mode!r}")
         # Buffered, since `torch.save` writes in many small pieces.
         with open(path, "wb", buffering=_BUFFER) as file:
-            stream = _FlushedStream(file)
+            stream = _WatchedStream(file, self._advance)
             yield stream
         name = Path(path).name
+        self.hash_seconds += stream.hash_seconds
         self.records[name] = FileRecord(name, stream.size, stream.hexdigest())
 
     def rename(self, path: str | os.PathLike, new_path: str | os.PathLike) -> None:
@@ -60,12 +78,18 @@ class RecordingFileSystem(FileSystem):
 class RecordingWriter(FileSystemWriter):
     """Writes one rank's tensors; `finish_records` says what was written once all is durable."""
 
-    def __init__(self, directory: Path, *, thread_count: int) -> None:
+    def __init__(self, directory: Path, *, thread_count: int, advance: Advance = _unheard) -> None:
         super().__init__(directory, sync_files=True, thread_count=thread_count, overwrite=False)
-        self.fs = RecordingFileSystem()
+        self.fs = self._recording = RecordingFileSystem(advance)
+
+    @property
+    def hash_seconds(self) -> float:
+        """Time that digests took, over all threads."""
+        return self._recording.hash_seconds
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        written = super().write_data(plan, planner)
+        with _no_second_checksum():
+            written = super().write_data(plan, planner)
         # A writer thread that fails ends in silence (pytorch#191391): hold it against the plan.
         done = {result.index for result in written.value()}
         missing = [item.index.fqn for item in plan.items if item.index not in done]
@@ -82,4 +106,16 @@ class RecordingWriter(FileSystemWriter):
 
     def finish_records(self) -> list[FileRecord]:
         fsync_directory(cast(Path, self.path))
-        return list(cast(RecordingFileSystem, self.fs).records.values())
+        return list(self._recording.records.values())
+
+
+@contextmanager
+def _no_second_checksum() -> Iterator[None]:
+    """Without the CRC-32 that `torch.save` takes of its own and nobody looks at: it costs as much
+    as the write, and the digest of the file says more."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)

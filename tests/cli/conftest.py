@@ -97,7 +97,8 @@ def _save(layout: Layout, step: int) -> None:
     backend = registry.create("checkpoint_backends", "dcp", {})
     save = backend.save(_tensors(step), part / TENSORS, dist.group.WORLD)
     records = [
-        FileRecord(f"{TENSORS}/{file.path}", file.size, file.digest) for file in save.wait_written()
+        FileRecord(f"{TENSORS}/{file.path}", file.size, file.digest)
+        for file in save.wait_written().files
     ]
     progress = {"step": step, "samples": 8 * step, "tokens": 64 * step}
     records.append(record_json(part, STATE, {"progress": progress, "optimizer": {"lr": 0.5}}))

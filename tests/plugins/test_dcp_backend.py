@@ -43,7 +43,7 @@ def test_what_is_loaded_is_what_was_saved(
     backend = DcpBackend(DcpConfig(threads=threads))
     save = backend.save(state(), tmp_path / "t", group)
     save.wait_staged()
-    records = {record.path: (record.size, record.digest) for record in save.wait_written()}
+    records = {record.path: (record.size, record.digest) for record in save.wait_written().files}
     on_disk = {path.name: digest_file(path) for path in (tmp_path / "t").iterdir()}
     assert records == on_disk
     loaded = {name: torch.zeros_like(tensor) for name, tensor in state().items()}

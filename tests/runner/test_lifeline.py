@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from torchrl_ckpt.runner import lifeline
+from torchrl_ckpt import lifeline
 
 AGENT = """
 import subprocess, sys, time
 worker = '''
 import pathlib, sys, time
-from torchrl_ckpt.runner.lifeline import die_with_parent
+from torchrl_ckpt.lifeline import die_with_parent
 time.sleep(float(sys.argv[2]))
 die_with_parent()
 pathlib.Path(sys.argv[1], "tied").touch()
@@ -51,7 +51,7 @@ def test_a_worker_whose_parent_is_gone_before_it_is_tied_dies_too(
 
 def test_a_process_that_no_runner_started_may_ask_as_well() -> None:
     environment = {k: v for k, v in os.environ.items() if k != lifeline.ANCESTOR_VARIABLE}
-    code = "from torchrl_ckpt.runner.lifeline import die_with_parent; die_with_parent()"
+    code = "from torchrl_ckpt.lifeline import die_with_parent; die_with_parent()"
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
 
 

@@ -71,7 +71,7 @@ def test_what_was_staged_is_what_is_written(tmp_path: Path, group) -> None:
     save = backend.save(state, tmp_path / "part", group)
     save.wait_staged()
     state["weight"].zero_()
-    (record,) = save.wait_written()
+    (record,) = save.wait_written().files
     backend.load(state, tmp_path / "part", group)
 
     assert (record.size, record.digest) == digest_file(tmp_path / "part" / record.path)
@@ -112,7 +112,8 @@ def _save_and_load_shards(rank: int, directory: Path) -> None:
     saved = distribute_tensor(whole, mesh, [Shard(0)])
     backend = WholeFileBackend()
 
-    records = backend.save({"weight": saved}, directory / "part", dist.group.WORLD).wait_written()
+    save = backend.save({"weight": saved}, directory / "part", dist.group.WORLD)
+    records = save.wait_written().files
     dist.barrier()
     loaded = distribute_tensor(torch.zeros(5, 3), mesh, [Shard(1)])
     backend.load({"weight": loaded}, directory / "part", dist.group.WORLD)

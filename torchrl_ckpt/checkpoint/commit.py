@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -14,7 +15,7 @@ from torchrl_ckpt.checkpoint.layout import PART, REQUEST, Layout
 from torchrl_ckpt.checkpoint.manifest import write_manifest
 from torchrl_ckpt.checkpoint.part import check_sizes, read_part
 from torchrl_ckpt.contracts import FileRecord, Json
-from torchrl_ckpt.durable import digest_file, fsync_directory, make_directory, record_json
+from torchrl_ckpt.durable import digest_file, fsync_directory, fsync_file, make_directory
 from torchrl_ckpt.errors import WaitTimeout
 
 _POLL_SECONDS = 0.02
@@ -23,12 +24,17 @@ _log = logging.getLogger(__name__)
 
 
 def request(layout: Layout, step: int, parts: Sequence[str]) -> Path:
-    """Ask every process named in `parts` for its share of step `step`; returns where to put it."""
+    """Ask every process named in `parts` for its share of step `step`; returns where to put it.
+
+    Training waits for this, and what is not committed need not outlast a power failure: nothing is
+    synced before `commit`.
+    """
     partial = layout.partial(step)
     if partial.exists():
         shutil.rmtree(partial)
-    make_directory(partial)
-    record_json(partial, REQUEST, {"step": step, "parts": list(parts)})
+    make_directory(layout.root)
+    partial.mkdir()
+    (partial / REQUEST).write_text(json.dumps({"step": step, "parts": list(parts)}))
     return partial
 
 
@@ -65,6 +71,7 @@ def commit(
     """
     partial = layout.partial(step)
     check_sizes(partial, records)
+    fsync_file(partial / REQUEST)
     own = [REQUEST, *(f"{part}/{PART}" for part in parts)]
     files = [*records, *(FileRecord(path, *digest_file(partial / path)) for path in own)]
     files.sort(key=lambda file: file.path)

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import PART, REFUSAL, REQUEST, Layout
 from torchrl_ckpt.contracts import FileRecord
-from torchrl_ckpt.durable import make_directory, read_json, record_json, write_json
+from torchrl_ckpt.durable import read_json, record_json, write_json
 from torchrl_ckpt.errors import CheckpointDamaged, CheckpointFailed
 
 
 def open_part(partial: Path, component: str) -> Path:
     """The directory for `component`'s files in a checkpoint being written."""
     directory = partial / component
-    make_directory(directory)
+    directory.mkdir(exist_ok=True)
     return directory
 
 

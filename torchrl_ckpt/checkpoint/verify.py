@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import MANIFEST
 from torchrl_ckpt.checkpoint.manifest import Manifest, read_manifest
-from torchrl_ckpt.durable import Advance, digest_file
+from torchrl_ckpt.contracts import Advance
+from torchrl_ckpt.durable import digest_file
 from torchrl_ckpt.errors import CheckpointDamaged
 
 

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 from torchrl_ckpt.cli.exit import exit_code_of
+from torchrl_ckpt.lifeline import die_with_parent
 from torchrl_ckpt.observe import logs
 from torchrl_ckpt.recipe.schema import Inference, Orchestrator, RlTrainer, SftRecipe
-from torchrl_ckpt.runner.lifeline import die_with_parent
 from torchrl_ckpt.runner.resolved import read_about, read_section
 
 

@@ -12,8 +12,8 @@ import torch
 from torchrl_ckpt.checkpoint.layout import PART, REQUEST, TENSORS, TRAINER
 from torchrl_ckpt.checkpoint.manifest import Manifest
 from torchrl_ckpt.checkpoint.verify import verify
-from torchrl_ckpt.contracts import FileRecord, Json, TensorDescription
-from torchrl_ckpt.durable import Advance, read_json
+from torchrl_ckpt.contracts import Advance, FileRecord, Json, TensorDescription
+from torchrl_ckpt.durable import read_json
 from torchrl_ckpt.inspection.tensors import StoredTensors
 
 ABSENT = "absent"

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import MODEL
 from torchrl_ckpt.checkpoint.verify import verify
-from torchrl_ckpt.durable import Advance, fsync_directory
+from torchrl_ckpt.contracts import Advance
+from torchrl_ckpt.durable import fsync_directory
 from torchrl_ckpt.errors import ExportRefused
 from torchrl_ckpt.inspection.plugins import model
 from torchrl_ckpt.inspection.tensors import StoredTensors

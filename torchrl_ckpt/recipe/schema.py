@@ -101,6 +101,9 @@ class Checkpointing(Section):
     """What a save that fails (a full disk, say) does to the run. Earlier checkpoints stay whole
     either way; `continue` tries again at the next interval."""
 
+    save_async: bool = False
+    """Write checkpoints while training goes on: the backend `async_dcp` in place of `dcp`."""
+
     directory: str = "checkpoints"
     """Where the step directories live, below `output_dir` unless absolute."""
 
@@ -110,6 +113,19 @@ class Checkpointing(Section):
     timeout: Seconds = 3600.0
     """How long to wait for the other process's part of a checkpoint, in seconds. The orchestrator
     first generates the batches that the checkpoint carries."""
+
+    @model_validator(mode="after")
+    def _saved_async(self) -> Checkpointing:
+        if self.save_async and self.backend.type == "dcp":
+            # Every option of `dcp` is one of `async_dcp`, too.
+            backend = self.backend.model_copy(update={"type": "async_dcp"})
+            object.__setattr__(self, "backend", backend)
+        elif self.save_async and self.backend.type != "async_dcp":
+            raise ValueError(
+                f"`save_async` stands for the backend async_dcp, but `backend` is "
+                f"{self.backend.type}; leave one of them out"
+            )
+        return self
 
 
 class Optimizer(Section):
@@ -282,23 +298,42 @@ class Evaluation(Section):
 class Client(Section):
     """How the inference server is reached."""
 
-    base_url: str = "http://127.0.0.1:8000"
-    """The server's address. A job with an `[inference]` section fills in that of its own."""
+    base_url: str | None = None
+    """The server's address. Unset, and without `base_urls`: http://127.0.0.1:8000. A job with an
+    `[inference]` section fills in that of its own."""
+
+    base_urls: list[str] = []
+    """The addresses of several servers, instead of `base_url`. A request goes to the one with the
+    fewest under way; one that dies is left out until it is back."""
 
     api_key_env: str = "TORCHRL_CKPT_API_KEY"
-    """The environment variable with the server's key. Where it is not set, the key that a server
-    started by hand left for this user is taken."""
+    """The environment variable with the key, the same for all servers. Where it is not set, the key
+    that each server started by hand left for this user is taken."""
 
     timeout: Seconds = 600.0
-    """How long to wait for the server to come up, or for an answer, in seconds."""
+    """How long to wait for an answer, or for any server to be there, in seconds."""
 
-    canary_tolerance: Annotated[float, Field(gt=0)] = 1e-3
-    """How far the engine's log-probabilities of known sequences may lie from the trainer's, in
-    nats. What shows weights that are not the ones asked for; wider for an engine in bfloat16."""
+    canary_tolerance: Annotated[float, Field(gt=0)] | None = None
+    """How far an engine's log-probabilities of known sequences may lie from the trainer's, in nats.
+    Unset: 1e-4 for float32, 0.2 where engine or trainer compute in 16 bits."""
 
     prompts_per_request: PositiveInt = 128
     """Prompts of one request. They form the engine's batch, so results depend on this number and
-    never on timing."""
+    never on timing or on which server answers. Several servers share a step's prompts only where
+    they make several requests."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Client:
+        if self.base_url is not None and self.base_urls:
+            raise ValueError("give either `base_url` or `base_urls`, not both")
+        if len(set(self.base_urls)) < len(self.base_urls):
+            raise ValueError("`base_urls` names a server twice")
+        return self
+
+    @property
+    def servers(self) -> list[str]:
+        """The address of every server."""
+        return self.base_urls or [self.base_url or "http://127.0.0.1:8000"]
 
 
 class Orchestrator(Section):
@@ -355,7 +390,8 @@ class Inference(Section):
     """The inference server. It holds no state: every policy is sent to it."""
 
     host: str = "127.0.0.1"
-    """The address to listen on. Any other than loopback needs a key in `api_key_env`."""
+    """The address to listen on. Any other than loopback needs a key in `api_key_env`, and then
+    everything but `/health` is for those who have it."""
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """The port to listen on. 0: any free one."""
@@ -374,6 +410,23 @@ class Inference(Section):
 
     max_length: PositiveInt | None = None
     """Tokens of prompt and completion together at most. Unset: what the model can hold."""
+
+    max_sequences: PositiveInt = 65536
+    """Completions of one request at most, over all its prompts."""
+
+    max_running: PositiveInt = 64
+    """Requests that the engine is given at a time. The embedded one works on them one by one."""
+
+    max_queued: Count = 1024
+    """Requests that may wait for their turn besides. What comes then is answered with 429 and is
+    to be asked again."""
+
+    max_body_bytes: PositiveInt = 32 * 1024 * 1024
+    """Bytes of a request's body at most."""
+
+    weight_update: Literal["wait", "keep"] = "wait"
+    """What new weights do to requests in flight: `wait` for their end, or `keep` them going, and
+    then each completion says which of its tokens are of which policy. The engine must be able to."""
 
     threads: Count = 0
     """CPU threads. 0: all cores."""

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torchrl_ckpt import registry
 from torchrl_ckpt.checkpoint.manifest import Manifest
 from torchrl_ckpt.contracts import Json
-from torchrl_ckpt.errors import CheckpointMismatch
+from torchrl_ckpt.errors import CheckpointMismatch, UserError
 
 _ABSENT = object()
 
@@ -30,6 +31,7 @@ _SILENT = (
     "orchestrator.ckpt",
     "orchestrator.client.api_key_env",
     "orchestrator.client.base_url",
+    "orchestrator.client.base_urls",
     "orchestrator.client.canary_tolerance",
     "orchestrator.client.timeout",
     "orchestrator.evaluation",
@@ -82,7 +84,7 @@ def notes_on_resume(manifest: Manifest, recipe: Json) -> list[str]:
         raise CheckpointMismatch(f"the checkpoint of step {manifest.step} is one of {kind}")
     old, new = (one.get("trainer", one) for one in (before, recipe))
     saved_by, loaded_by = (one["ckpt"]["backend"]["type"] for one in (old, new))
-    if saved_by != loaded_by:
+    if saved_by != loaded_by and not _reads(loaded_by, saved_by):
         raise CheckpointMismatch(
             f"cannot resume from step {manifest.step}: `ckpt.backend` was {saved_by!r}, which "
             f"wrote it, and is {loaded_by!r} now. Use the old value"
@@ -96,6 +98,15 @@ def notes_on_resume(manifest: Manifest, recipe: Json) -> list[str]:
             )
     spoken = [change for change in changes if not _is_below(change.key, _SILENT)]
     return [*_note_on_schedule(before, recipe), *(_note(change) for change in spoken)]
+
+
+def _reads(reader: str, writer: str) -> bool:
+    """Whether one checkpoint backend reads the files of another, which may not be installed."""
+    try:
+        one, other = (registry.load("checkpoint_backends", name).cls for name in (reader, writer))
+    except UserError:
+        return False
+    return bool(one.file_format == other.file_format)
 
 
 def _without_root_keys(recipe: Json) -> Json:

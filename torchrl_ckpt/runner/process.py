@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from torchrl_ckpt.runner import lifeline
+from torchrl_ckpt import lifeline
 
 _POLL_SECONDS = 0.05
 _LONGEST_KILL_SECONDS = 10.0
@@ -23,13 +23,18 @@ _LONGEST_TAIL_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class Component:
-    """What to start. `env` adds to the runner's environment; `log` gets all output."""
+    """What to start. `env` adds to the runner's environment; `log` gets all output.
+
+    `restarts` says how often it may be started again when it has ended, which is for a server that
+    holds no state.
+    """
 
     name: str
     argv: Sequence[str]
     log: Path
     env: Mapping[str, str] = field(default_factory=dict)
     pass_fds: tuple[int, ...] = ()
+    restarts: int = 0
 
 
 class Process:
@@ -40,6 +45,7 @@ class Process:
     """
 
     def __init__(self, component: Component) -> None:
+        self.component = component
         self.name = component.name
         self.log = component.log
         inherited = {**os.environ, **component.env, "PYTHONUNBUFFERED": "1"}
@@ -62,6 +68,11 @@ class Process:
         """Ask the process and its group to end."""
         if self.poll() is None:
             os.killpg(self._popen.pid, signal.SIGTERM)
+
+    def kill_group(self) -> None:
+        """End what it has started, which may have survived it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._popen.pid, signal.SIGKILL)
 
     def how_it_ended(self) -> str:
         """Such as "ended with exit code 3"."""

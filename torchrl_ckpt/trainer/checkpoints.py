@@ -3,36 +3,49 @@
 from __future__ import annotations
 
 import importlib.metadata
-import shutil
+import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from torchrl_ckpt.checkpoint.commit import commit, request, wait_for_parts
+from torchrl_ckpt.checkpoint.commit import recover, request
 from torchrl_ckpt.checkpoint.layout import STATE, TENSORS, TRAINER, Layout
-from torchrl_ckpt.checkpoint.part import finish_part, open_part
+from torchrl_ckpt.checkpoint.part import open_part
 from torchrl_ckpt.checkpoint.policy import is_due
-from torchrl_ckpt.checkpoint.retention import prune
 from torchrl_ckpt.checkpoint.space import check_space
-from torchrl_ckpt.contracts import CheckpointBackend, FileRecord, Json
-from torchrl_ckpt.durable import read_json, record_json
-from torchrl_ckpt.errors import CheckpointFailed, CheckpointMismatch, UserError
+from torchrl_ckpt.companion import Companion
+from torchrl_ckpt.contracts import Advance, CheckpointBackend, FileRecord, Json, Save
+from torchrl_ckpt.durable import fsync_directory, read_json, record_json
+from torchrl_ckpt.errors import CheckpointFailed, CheckpointMismatch, CompanionDied, UserError
+from torchrl_ckpt.observe import logs
+from torchrl_ckpt.observe.metrics import MetricsLog
 from torchrl_ckpt.observe.progress import ProgressLog
 from torchrl_ckpt.recipe.schema import Checkpointing
-from torchrl_ckpt.trainer.retention import retention
+from torchrl_ckpt.trainer.background import Background
+from torchrl_ckpt.trainer.committing import Commitment
 from torchrl_ckpt.trainer.rng import rng_state, set_rng_state
 from torchrl_ckpt.trainer.state import TrainingState
 from torchrl_ckpt.trainer.world import World, seed_everything
 
 COMPONENT = TRAINER
 
+_WORTH_A_WORD_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
+
 
 class TrainerCheckpoints:
     """Saves and restores `TrainingState`, together with the other processes' parts.
 
     `parts` names the processes whose state a checkpoint holds; `about` goes into its manifest.
+
+    With a backend that writes in the background, a save goes on after `save` has returned, and at
+    most one does: the next `request` waits for it. Collectives of the save under way and of this
+    thread can therefore share the checkpoint's group, in the same order on every rank.
     """
 
     def __init__(
@@ -54,43 +67,91 @@ class TrainerCheckpoints:
         self._world = world
         self._parts = parts
         self._about = about
-        self._metrics = metrics
+        self._metrics = MetricsLog(metrics)
         self._progress = progress
         self._seed = seed
+        self._num_bytes = 0
+        self._commitment = Commitment(config, layout, parts, metrics)
+        self._committer = Companion("checkpoint committer", (logs.configure, ()))
+        self._waited = 0.0
+        self._under_way: _UnderWay | None = None
+
+    def prepare(self, state: TrainingState) -> None:
+        """Make ready what saves will need, while the first steps run; collective."""
+        form = state.form()
+        self._num_bytes = sum(t.numel() * t.element_size() for t in form.values())
+        self._backend.prepare(form, self._world.checkpoint_group)
+        if self._backend.in_background and self._world.leads:
+            self._committer.start()
 
     def is_due(self, step: int, *, last: bool) -> bool:
         return is_due(step, interval=self._config.interval, last=last)
 
-    def request(self, step: int, state: TrainingState) -> bool:
+    def request(self, step: int) -> bool:
         """Ask the other processes for their parts; False where no checkpoint can be begun.
 
         This comes before the policy of `step` is published: no process can then have gone beyond
         what belongs to this checkpoint when it sees the request.
         """
+        began = time.perf_counter()
+        self.finish()
+        self._waited = time.perf_counter() - began
+        if self._waited > _WORTH_A_WORD_SECONDS and self._world.leads:
+            self._progress.message(
+                f"checkpoint step_{step} waited {self._waited:.1f} s for the one before it"
+            )
         with self._failures(step) as outcome:
             if self._world.leads:
-                check_space(self._layout.root, state.num_bytes())
+                check_space(self._layout.root, self._num_bytes)
                 # No rank makes a directory later on: it could fail where others wait for it.
                 open_part(request(self._layout, step, self._parts), COMPONENT)
+        self._waited = time.perf_counter() - began
         return outcome.good
 
-    def save(self, step: int, state: TrainingState) -> dict[str, float]:
-        """Write this process's part and commit; returns timings in seconds, none if it failed."""
+    def save(self, step: int, state: TrainingState) -> None:
+        """Write this process's part and commit, or begin to, as the backend does it."""
         began = time.perf_counter()
-        with self._progress.task(f"checkpoint step_{step}"):
-            records: list[FileRecord] = []
-            with self._failures(step) as outcome:
-                records = self._write(self._layout.partial(step) / COMPONENT, state)
-            written = time.perf_counter()
-            if outcome.good:
-                with self._failures(step) as outcome:
-                    self._commit(step, records, state)
-        if not outcome.good:
-            return {}
-        return {
-            "checkpoint/write_seconds": written - began,
-            "checkpoint/commit_seconds": time.perf_counter() - written,
+        directory = self._layout.partial(step) / COMPONENT
+        tensors, plain = state.snapshot()
+        save: Save | None = None
+        with _failure_of_this_rank() as outcome:
+            save = self._backend.save(tensors, directory / TENSORS, self._world.checkpoint_group)
+        about = {
+            **self._about,
+            "progress": asdict(state.progress),
+            "world_size": self._world.size,
+            "versions": _versions(),
         }
+        part = _Part(step, directory, save, outcome, plain, rng_state(), about)
+        if not self._backend.in_background:
+            metrics = self._write_and_commit(part)
+            self._report(step, metrics, self._waited + time.perf_counter() - began)
+            return
+        if save is not None and state.changes_in_forward:
+            save.wait_staged()
+        if self._world.leads:
+            self._committer.start()  # Does nothing where it is alive.
+        work = Background(f"checkpoint step_{step}", lambda: self._write_and_commit(part))
+        stall = self._waited + time.perf_counter() - began
+        self._under_way = _UnderWay(step, save, work, stall)
+
+    def wait_staged(self) -> None:
+        """Return once the parameters may change: before every update."""
+        if self._under_way is not None and self._under_way.save is not None:
+            began = time.perf_counter()
+            self._under_way.save.wait_staged()
+            self._under_way.stall += time.perf_counter() - began
+
+    def look(self) -> None:
+        """Take note of a save that has ended. Raises where it failed and was to stop the run."""
+        if self._under_way is not None and self._under_way.work.ended:
+            self.finish()
+
+    def finish(self) -> None:
+        """Return once no save is under way. Raises where it failed and was to stop the run."""
+        if self._under_way is not None:
+            ended, self._under_way = self._under_way, None
+            self._report(ended.step, ended.work.result(), ended.stall)
 
     def restore(self, state: TrainingState) -> None:
         """Load the step that `resume_step` names; the runner has verified it."""
@@ -110,63 +171,117 @@ class TrainerCheckpoints:
             seed_everything(self._seed, (step << 16) + self._world.rank + 1)
 
     def close(self) -> None:
+        """Bring the save under way to its end, and give everything back."""
+        self.finish()
         self._backend.close()
+        self._committer.close()
 
-    def _write(self, directory: Path, state: TrainingState) -> list[FileRecord]:
+    def _write_and_commit(self, part: _Part) -> dict[str, float]:
+        """What is left to do once the state is in the backend's hands; returns what was measured,
+        nothing where it failed. Collective, on whichever thread."""
+        metrics: dict[str, float] = {}
+        records: list[FileRecord] = []
+        began = time.perf_counter()
+        with self._shown(part.step) as advance:
+            with self._failures(part.step, part.outcome) as outcome:
+                records = self._write(part, metrics, advance)
+            written = time.perf_counter()
+            if outcome.good:
+                with self._failures(part.step) as outcome:
+                    self._commit(part, records)
+        if not outcome.good:
+            return {}
+        ended = time.perf_counter()
+        return {**metrics, "commit_seconds": ended - written, "total_seconds": ended - began}
+
+    def _write(self, part: _Part, metrics: dict[str, float], advance: Advance) -> list[FileRecord]:
         """Write this rank's files and say what was written, once it is durable."""
-        save = self._backend.save(
-            state.tensors(), directory / TENSORS, self._world.checkpoint_group
-        )
-        plain, rng = state.plain(), rng_state()
-        save.wait_staged()
+        if part.save is None:
+            return []
+        written = part.save.wait_written(advance)
+        metrics.update(written.metrics)
         records = [
             FileRecord(f"{TENSORS}/{record.path}", record.size, record.digest)
-            for record in save.wait_written()
+            for record in written.files
         ]
-        records.append(record_json(directory, _rng_name(self._world.rank), rng))
+        records.append(record_json(part.directory, _rng_name(self._world.rank), part.rng))
         if self._world.leads:
-            records.append(record_json(directory, STATE, plain))
+            records.append(record_json(part.directory, STATE, part.plain))
         return records
 
-    def _commit(self, step: int, records: list[FileRecord], state: TrainingState) -> None:
+    def _commit(self, part: _Part, records: list[FileRecord]) -> None:
         gathered = self._world.gather(records)
         if not self._world.leads:
             return
-        partial = self._layout.partial(step)
-        finish_part(partial / COMPONENT, [record for share in gathered for record in share])
-        files = wait_for_parts(partial, self._parts, self._config.timeout)
-        about = {
-            **self._about,
-            "progress": vars(state.progress),
-            "world_size": self._world.size,
-            "versions": _versions(),
-        }
-        commit(self._layout, step, self._parts, files, about)
-        self._progress.message(f"checkpoint step_{step} committed")
-        prune(self._layout, retention(self._config, self._metrics))
+        everything = [record for share in gathered for record in share]
+        if self._backend.in_background:
+            self._commit_elsewhere(part, everything)
+        else:
+            self._commitment.commit(part.step, everything, part.about)
+        self._progress.message(f"checkpoint step_{part.step} committed")
+
+    def _commit_elsewhere(self, part: _Part, records: list[FileRecord]) -> None:
+        commit: Callable[..., None] = Commitment.commit
+        try:
+            self._committer.call(commit, self._commitment, part.step, records, part.about)
+        except CompanionDied:
+            # Before the one rename that counts, or after it?
+            layout, step = self._layout, part.step
+            if layout.partial(step).exists() or not layout.step(step).exists():
+                raise
+            fsync_directory(layout.root)
 
     @contextmanager
-    def _failures(self, step: int) -> Iterator[_Outcome]:
+    def _shown(self, step: int) -> Iterator[Advance]:
+        """Show the save to who watches: rank 0 shows its own bytes."""
+        if not self._world.leads:
+            yield lambda _: None
+            return
+        total = self._num_bytes // self._world.size
+        with self._progress.task(f"checkpoint step_{step}", total=total, unit="bytes") as task:
+            done = 0
+
+            def advance(count: int) -> None:
+                nonlocal done
+                done += count
+                task.update(min(done, total))
+
+            yield advance
+
+    def _report(self, step: int, metrics: Mapping[str, float], stall: float) -> None:
+        if metrics and self._world.leads:
+            row = {"stall_seconds": stall, **metrics}
+            self._metrics.write(
+                "checkpoint", step, {f"checkpoint/{name}": value for name, value in row.items()}
+            )
+
+    @contextmanager
+    def _failures(self, step: int, before: _Outcome | None = None) -> Iterator[_Outcome]:
         """Make a failure on one rank one of all, say so, and do what `on_failure` says.
 
         Earlier checkpoints are whole whatever happens: nothing of this one is under their names.
         """
-        outcome = _Outcome()
-        try:
+        with _failure_of_this_rank() as outcome:
             yield outcome
-        except (OSError, UserError) as error:
-            outcome.reason = str(error)
-        reasons = [reason for reason in self._world.gather(outcome.reason) if reason is not None]
+        mine = (before and before.reason) or outcome.reason
+        reasons = [reason for reason in self._world.gather(mine) if reason is not None]
         if not reasons:
             return
         outcome.reason = reasons[0]
         text = f"checkpoint of step {step} failed: {reasons[0]}"
         if self._world.leads:
-            shutil.rmtree(self._layout.partial(step), ignore_errors=True)
+            self._clear_away()
         if self._config.on_failure == "stop":
             raise CheckpointFailed(f'{text} (`ckpt.on_failure` is "stop")')
         if self._world.leads:
             self._progress.message(f"{text}. Training goes on", "warning")
+
+    def _clear_away(self) -> None:
+        """Put back what was about to be replaced, and remove what will not be committed."""
+        try:
+            recover(self._layout)
+        except OSError as error:
+            _log.warning("could not clear a failed checkpoint away yet: %s", error)
 
 
 @dataclass
@@ -180,10 +295,47 @@ class _Outcome:
         return self.reason is None
 
 
+@contextmanager
+def _failure_of_this_rank() -> Iterator[_Outcome]:
+    """Note a failure, for `_failures` to make it one of all ranks."""
+    outcome = _Outcome()
+    try:
+        yield outcome
+    except (OSError, UserError) as error:
+        outcome.reason = str(error)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """This rank's part of a checkpoint: everything of the moment of its step.
+
+    `save` is None where it could not be begun; `outcome` says why.
+    """
+
+    step: int
+    directory: Path
+    save: Save | None
+    outcome: _Outcome
+    plain: Json
+    rng: Json
+    about: Mapping[str, Any]
+
+
+@dataclass
+class _UnderWay:
+    """A save that goes on beside the training. `stall` is how long training stood still for it."""
+
+    step: int
+    save: Save | None
+    work: Background[dict[str, float]]
+    stall: float
+
+
 def _rng_name(rank: int) -> str:
     return f"rng/rank_{rank}.json"
 
 
+@cache
 def _versions() -> dict[str, str]:
     return {
         name: importlib.metadata.version(name)

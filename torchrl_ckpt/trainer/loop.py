@@ -54,13 +54,21 @@ class Loop:
 
     def run(self) -> None:
         """Train. Returns after the last step, with its checkpoint committed."""
+        if self._checkpoints is not None:
+            self._checkpoints.prepare(self._state)
+        self._train()
+        if self._checkpoints is not None:
+            self._checkpoints.finish()
+
+    def _train(self) -> None:
         progress, max_steps = self._state.progress, self._max_steps
         if self._serving:
             self._publisher.publish(progress.step, last=False)
         while progress.step < max_steps:
             row = self._step(progress.step + 1)
             # Before the commit: a resume from this step finds its row.
-            self._write_row(COMPONENT, row)
+            if self._world.leads:
+                self._metrics.write(COMPONENT, progress.step, row)
             stopping = progress.step < max_steps and self._agreed_stop()
             self._show_and_save(last=stopping or progress.step == max_steps)
             if stopping:
@@ -89,21 +97,17 @@ class Loop:
         """Publish and checkpoint, in the order that the orchestrator's part relies on."""
         step = self._state.progress.step
         checkpoints = self._checkpoints
-        if checkpoints is not None and not (
-            checkpoints.is_due(step, last=last) and checkpoints.request(step, self._state)
-        ):
-            checkpoints = None
+        if checkpoints is not None:
+            checkpoints.look()
+            if not (checkpoints.is_due(step, last=last) and checkpoints.request(step)):
+                checkpoints = None
         # Before the commit: a checkpoint of the last step means that the final model is there.
         if self._serving:
             self._publisher.publish(step, last=last)
         elif self._keeping and step == self._max_steps:
             self._publisher.keep(step)
-        if checkpoints is not None and (timings := checkpoints.save(step, self._state)):
-            self._write_row("checkpoint", timings)
-
-    def _write_row(self, component: str, row: dict[str, float]) -> None:
-        if self._world.leads:
-            self._metrics.write(component, self._state.progress.step, row)
+        if checkpoints is not None:
+            checkpoints.save(step, self._state)
 
     def _agreed_stop(self) -> bool:
         """Whether any rank was asked to stop; all ranks get the same answer."""

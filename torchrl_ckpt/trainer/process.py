@@ -73,7 +73,14 @@ def train(config: SftRecipe | RlTrainer, about: Mapping[str, Json]) -> None:
             weights.clear()
         Loop(
             Updater(
-                model, loss, optimizer, scheduler, config.packing, config.optim.max_norm, world
+                model,
+                loss,
+                optimizer,
+                scheduler,
+                config.packing,
+                config.optim.max_norm,
+                world,
+                before_change=checkpoints.wait_staged if checkpoints else lambda: None,
             ),
             source,
             state,

@@ -1,4 +1,4 @@
-"""Publishes the policy after each step: full weights, and the canary that tells them."""
+"""Publishes the policy after each step: full weights, and the canary and digest that tell them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from torchrl_ckpt.contracts import Model
+from torchrl_ckpt.contracts import DigestingModel, Model
 from torchrl_ckpt.exchange.weights import Canary, Policy, WeightDirectory
 from torchrl_ckpt.trainer.packing import TrainSample, micro_batch
 from torchrl_ckpt.trainer.world import World
@@ -39,21 +39,28 @@ class Publisher:
 
     def publish(self, version: int, *, last: bool) -> None:
         """Publish the policy of step `version`; collective."""
-        policy = Policy(version, self._attempt, last, self._canary())
-        self._write(version, policy)
+        canary, state = self._canary(), self._gathered()
+        if self._world.leads:
+            plugin = self._plugin
+            digest = plugin.digest(state) if isinstance(plugin, DigestingModel) else None
+            self._write(version, state, Policy(version, self._attempt, last, canary, digest))
+        dist.barrier()
 
     def keep(self, version: int) -> None:
         """Write the model as a result, for nobody in particular; collective."""
-        self._write(version, None)
-
-    def _write(self, version: int, policy: Policy | None) -> None:
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        state = cast(dict[str, torch.Tensor], get_model_state_dict(self._model, options=options))
+        state = self._gathered()
         if self._world.leads:
-            self._directory.write(
-                version, lambda directory: self._plugin.export(state, directory), policy
-            )
+            self._write(version, state, None)
         dist.barrier()
+
+    def _gathered(self) -> dict[str, torch.Tensor]:
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        return cast(dict[str, torch.Tensor], get_model_state_dict(self._model, options=options))
+
+    def _write(self, version: int, state: dict[str, torch.Tensor], policy: Policy | None) -> None:
+        self._directory.write(
+            version, lambda directory: self._plugin.export(state, directory), policy
+        )
 
     @torch.no_grad()
     def _canary(self) -> Canary:
@@ -62,9 +69,14 @@ class Publisher:
         # Arbitrary text does: weights that are only nearly right answer it otherwise.
         numbers = torch.arange(_NUM_SEQUENCES * _SEQUENCE_LENGTH) * _STRIDE % self._vocabulary
         sequences = numbers.view(_NUM_SEQUENCES, _SEQUENCE_LENGTH)
-        logprobs = self._logits(sequences.tolist())[:, :-1].float().log_softmax(-1)
+        logits = self._logits(sequences.tolist())[:, :-1]
+        logprobs = logits.float().log_softmax(-1)
         targets = sequences[:, 1:, None].to(logprobs.device)
-        return Canary(sequences.tolist(), logprobs.gather(-1, targets).squeeze(-1).tolist())
+        return Canary(
+            sequences.tolist(),
+            logprobs.gather(-1, targets).squeeze(-1).tolist(),
+            str(logits.dtype).removeprefix("torch."),
+        )
 
     def _logits(self, sequences: list[list[int]]) -> torch.Tensor:
         """`[sequence, position, vocabulary]` for sequences of one length."""

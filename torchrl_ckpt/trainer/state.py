@@ -56,18 +56,34 @@ class TrainingState:
         the live ones."""
         return self._parts()[0]
 
-    def num_bytes(self) -> int:
-        """What the tensors take on disk, over all ranks."""
-        return sum(t.numel() * t.element_size() for t in self.tensors().values())
-
-    def plain(self) -> Json:
-        """Optimiser scalars, scheduler, progress and the place in the data."""
-        return {
+    def snapshot(self) -> tuple[dict[str, torch.Tensor], Json]:
+        """The `tensors`, live as they are, and as JSON the optimiser's scalars, the scheduler, the
+        progress and the place in the data, as of now."""
+        tensors, scalars = self._parts()
+        return tensors, {
             "progress": asdict(self.progress),
-            "optimizer": self._parts()[1],
+            "optimizer": scalars,
             "scheduler": self._scheduler.state_dict(),
             "data": self._source.state_dict(),
         }
+
+    def form(self) -> dict[str, torch.Tensor]:
+        """Tensors as `tensors` names and shapes them; the values mean nothing.
+
+        An optimiser has no state before its first step. torch's own functions make it by a step
+        that changes nothing, which would count: it is forgotten again.
+        """
+        is_fresh = not self._optimizer.state
+        tensors = self.tensors()
+        if is_fresh:
+            self._optimizer.state.clear()
+        return tensors
+
+    @property
+    def changes_in_forward(self) -> bool:
+        """Whether a forward pass may change what is saved: buffers, such as running means."""
+        parameters = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        return bool(self.model.state_dict().keys() - parameters)
 
     def restore(self, tensors: Mapping[str, torch.Tensor], plain: Json) -> None:
         """Take over `tensors` (as `tensors()` named them, with the values loaded) and `plain`."""

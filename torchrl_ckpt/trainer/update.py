@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,8 @@ class Updater:
     """Applies batches to a sharded model.
 
     The loss of a batch is the sum over its micro-batches and ranks, so how the samples are spread
-    changes nothing but rounding.
+    changes nothing but rounding. `before_change` is called when the parameters are about to change:
+    a save that copies them beside the forward and backward pass must have done so by then.
     """
 
     def __init__(
@@ -46,8 +47,11 @@ class Updater:
         packing: Packing,
         max_norm: float | None,
         world: World,
+        *,
+        before_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._model = model
+        self._before_change = before_change
         self._loss = loss
         self._optimizer = optimizer
         self._scheduler = scheduler
@@ -79,6 +83,7 @@ class Updater:
         parameters = list(self._model.parameters())
         norm: Any = torch.nn.utils.clip_grad_norm_(parameters, self._max_norm or float("inf"))
         lr = float(self._scheduler.get_last_lr()[0])
+        self._before_change()
         self._optimizer.step()
         self._scheduler.step()
         self._optimizer.zero_grad(set_to_none=True)

@@ -144,7 +144,7 @@ class Rehearsal:
         backend = registry.create(
             "checkpoint_backends", config.backend.type, config.backend.options
         )
-        return TrainerCheckpoints(
+        checkpoints = TrainerCheckpoints(
             config,
             self.layout,
             backend,
@@ -155,12 +155,14 @@ class Rehearsal:
             progress=ProgressLog(self.run.progress, COMPONENT),
             seed=SEED,
         )
+        return checkpoints
 
     def save(self, checkpoints: TrainerCheckpoints) -> None:
         """Checkpoint this step: the calls of both loops, in their order."""
-        if checkpoints.request(self.step, self.trainer):
+        if checkpoints.request(self.step):
             self.orchestrator.answer_requests(self.layout, self._rollouts)
             checkpoints.save(self.step, self.trainer)
+            checkpoints.wait_staged()
 
     def restore(self, step: int, options: SaveOptions) -> None:
         """Load a checkpoint into both."""
@@ -175,7 +177,7 @@ class Rehearsal:
         return Snapshot(
             tensors={name: _whole(tensor).clone() for name, tensor in tensors},
             plain={
-                "trainer": self.trainer.plain(),
+                "trainer": self.trainer.snapshot()[1],
                 "rng": rng_state(),
                 "orchestrator": vars(self.orchestrator.progress).copy(),
                 "problems": self._problems.state_dict(),
@@ -202,6 +204,7 @@ class Rehearsal:
 
     def _generate(self, step: int) -> None:
         drawn = random.Random(step)
+        policy_version = max(0, step - 1 - ASYNC_LEVEL)
         rollouts = [
             Rollout(
                 problem=f"problem {index}",
@@ -210,6 +213,8 @@ class Rehearsal:
                 logprobs=[-0.5, -1.5],
                 reward=drawn.choice([0.0, 1.0]),
                 advantage=0.5,
+                policy_version=policy_version,
+                load="a load",
             )
             for index in self._problems.take(2)
         ]
@@ -218,9 +223,7 @@ class Rehearsal:
         progress.problems += 2
         progress.samples += 2
         progress.tokens += 4
-        self._rollouts.write(
-            RolloutBatch(step, 1, max(0, step - 1 - ASYNC_LEVEL), 1.0, rollouts, {"reward": 0.5})
-        )
+        self._rollouts.write(RolloutBatch(step, 1, policy_version, 1.0, rollouts, {"reward": 0.5}))
 
 
 @dataclass(frozen=True)

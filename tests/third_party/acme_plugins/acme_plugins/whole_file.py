@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from torchrl_ckpt.contracts import FileRecord, TensorDescription
+from torchrl_ckpt.contracts import Advance, TensorDescription, Written
 from torchrl_ckpt.durable import recorded_file
 from torchrl_ckpt.errors import CheckpointMismatch
 
@@ -32,18 +32,23 @@ class WholeFileSave:
     def wait_staged(self) -> None:
         pass
 
-    def wait_written(self) -> list[FileRecord]:
+    def wait_written(self, advance: Advance = lambda _: None) -> Written:
         if not self._copies:
-            return []
+            return Written([])
         with recorded_file(self._directory, FILE) as (stream, records):
-            stream.write(save(dict(self._copies)))
-        return records
+            advance(stream.write(save(dict(self._copies))))
+        return Written(records)
 
 
 class WholeFileBackend:
     """Writes one file with whole tensors, from rank 0. Any number of ranks can load it."""
 
     plugin_api = 1
+    file_format = "acme_safetensors"
+    in_background = False
+
+    def prepare(self, state: Mapping[str, torch.Tensor], group: ProcessGroup) -> None:
+        pass
 
     def save(
         self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup

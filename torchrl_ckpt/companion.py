@@ -1,0 +1,177 @@
+"""A process beside this one that does its calls, so that its work does not hold this interpreter.
+
+    python -m torchrl_ckpt.companion DESCRIPTOR    # how `Companion` starts it
+
+Calls and answers go over a socket pair as pickles: both ends are this program, and nobody else can
+reach it. The child is tied to the thread that started it and dies with it, so that a killed trainer
+leaves nobody behind who still writes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+from torchrl_ckpt.errors import CompanionDied, UserError
+from torchrl_ckpt.lifeline import die_with_parent
+
+T = TypeVar("T")
+
+_POLL_SECONDS = 0.1
+_LAST_WORDS_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class Companion:
+    """A child process called `name`, which first does `setup` and then one call after the other.
+
+    `pass_fds` are open in it under the same numbers. Functions go by name, so they must be found in
+    a module. Not for several threads at once.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        setup: tuple[Callable[..., object], Sequence[Any]] | None = None,
+        *,
+        pass_fds: Sequence[int] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self._name = name
+        self._setup = setup
+        self._pass_fds = tuple(pass_fds)
+        self._env = {**os.environ, **(env or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._is_set_up = False
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id, if it was started."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Start the process, or a new one where it has died. Returns before it is ready.
+
+        The process lives no longer than the thread that calls this.
+        """
+        if self._process is not None:
+            if self._process.poll() is None:
+                return
+            _log.warning("the %s had %s; starting a new one", self._name, self._how_it_ended())
+            self.close()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), *self._pass_fds),
+                env=self._env,
+            )
+        self._connection = Connection(ours.detach())
+        self._is_set_up = self._setup is None
+        if self._setup is not None:
+            self._send(*self._setup)
+
+    def call(
+        self, function: Callable[..., T], *args: Any, on_wait: Callable[[], object] | None = None
+    ) -> T:
+        """`function(*args)`, done over there; raises what it raises.
+
+        `on_wait` is called ten times a second meanwhile; should it raise, the process is killed.
+        Raises `CompanionDied` where the process ends before it has answered.
+        """
+        try:
+            if not self._is_set_up:
+                self._answer(on_wait)
+                self._is_set_up = True
+            self._send(function, args)
+            return self._answer(on_wait)
+        except ConnectionError:
+            raise CompanionDied(f"the {self._name} {self._how_it_ended()}") from None
+
+    def close(self) -> None:
+        """End the process, once it has done what it was told."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+
+    def _send(self, function: Callable[..., object], args: Sequence[Any]) -> None:
+        if self._connection is None:
+            raise ConnectionResetError
+        self._connection.send((function, tuple(args)))
+
+    def _answer(self, on_wait: Callable[[], object] | None) -> Any:
+        if self._connection is None:
+            raise ConnectionResetError
+        try:
+            while not self._connection.poll(_POLL_SECONDS):
+                if on_wait is not None:
+                    on_wait()
+            good, answer = self._connection.recv()
+        except EOFError:
+            raise ConnectionResetError from None
+        except BaseException:
+            self._kill()
+            raise
+        if not good:
+            raise answer
+        return answer
+
+    def _how_it_ended(self) -> str:
+        if self._process is None:
+            return "was never started"
+        try:
+            code = self._process.wait(_LAST_WORDS_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            return "stopped answering and was killed"
+        if code < 0:
+            return f"was killed by {signal.Signals(-code).name}"
+        return f"ended with exit code {code}; this process's log has its last words"
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+def _serve(connection: Connection) -> None:
+    """Do what comes, until the other end closes."""
+    while True:
+        try:
+            function, args = connection.recv()
+        except EOFError:
+            return
+        try:
+            answer = (True, function(*args))
+        except (OSError, UserError) as error:
+            answer = (False, error)
+        except Exception as error:
+            traceback.print_exc()
+            answer = (False, RuntimeError(repr(error)))  # Not every exception can be pickled.
+        connection.send(answer)
+
+
+def main() -> None:
+    die_with_parent()
+    # Ctrl-C and a stopped job reach every process at once; a save under way is to be finished.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    _serve(Connection(int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""The end of a checkpoint: all parts awaited, the commit, the prune. Needs no torch.
+
+It is one call, so that a companion process can do it beside the training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchrl_ckpt.checkpoint.commit import commit, wait_for_parts
+from torchrl_ckpt.checkpoint.layout import TRAINER, Layout
+from torchrl_ckpt.checkpoint.part import finish_part
+from torchrl_ckpt.checkpoint.retention import prune
+from torchrl_ckpt.contracts import FileRecord, Json
+from torchrl_ckpt.recipe.schema import Checkpointing
+from torchrl_ckpt.trainer.retention import retention
+
+
+@dataclass(frozen=True)
+class Commitment:
+    """How the checkpoints of a run are committed: of which `parts`, and by which rules kept.
+
+    `metrics` is the run's `metrics.jsonl`.
+    """
+
+    config: Checkpointing
+    layout: Layout
+    parts: tuple[str, ...]
+    metrics: Path
+
+    def commit(self, step: int, records: Sequence[FileRecord], about: Mapping[str, Json]) -> None:
+        """Declare the trainer's part, of the files `records`, whole, and commit with the others.
+
+        Raises `CheckpointFailed`, `WaitTimeout` or `OSError`, and then nothing is committed.
+        """
+        partial = self.layout.partial(step)
+        finish_part(partial / TRAINER, records)
+        files = wait_for_parts(partial, self.parts, self.config.timeout)
+        commit(self.layout, step, self.parts, files, about)
+        prune(self.layout, retention(self.config, self.metrics))
