@@ -71,12 +71,8 @@ class Companion:
             self.close()
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), *self._pass_fds),
-                env=self._env,
-            )
+            fds = (theirs.fileno(), *self._pass_fds)
+            self._process = self._launch(theirs.fileno(), fds)
         self._connection = Connection(ours.detach())
         self._is_set_up = self._setup is None
         if self._setup is not None:
@@ -107,6 +103,14 @@ class Companion:
         if self._process is not None:
             self._process.wait()
             self._process = None
+
+    def _launch(self, connection: int, fds: Sequence[int]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", __name__, str(connection)],
+            stdin=subprocess.DEVNULL,
+            pass_fds=fds,
+            env=self._env,
+        )
 
     def _send(self, function: Callable[..., object], args: Sequence[Any]) -> None:
         if self._connection is None:
@@ -148,8 +152,12 @@ class Companion:
             self._process.wait()
 
 
-def _serve(connection: Connection) -> None:
+def serve(connection: Connection) -> None:
     """Do what comes, until the other end closes."""
+    die_with_parent()
+    # Ctrl-C and a stopped job reach every process at once; a save under way is to be finished.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     while True:
         try:
             function, args = connection.recv()
@@ -165,13 +173,5 @@ def _serve(connection: Connection) -> None:
         connection.send(answer)
 
 
-def main() -> None:
-    die_with_parent()
-    # Ctrl-C and a stopped job reach every process at once; a save under way is to be finished.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    _serve(Connection(int(sys.argv[1])))
-
-
 if __name__ == "__main__":
-    main()
+    serve(Connection(int(sys.argv[1])))

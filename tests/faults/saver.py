@@ -3,8 +3,8 @@
     python -m tests.faults.saver
 
 Starting torch takes seconds, so it is done once, here. Each line of standard input is a task as
-JSON. The answer is the id of a child that has prepared everything and waits, or null where that
-failed; on the next line it goes on, and the second answer tells how it ended. Between the two a
+JSON. The answer is the ids of a child that has prepared everything and waits, and of the processes
+that work for it, or null where that failed; on the next line it goes on, and the second answer tells how it ended. Between the two a
 fault can be put in its way. `harness.saving` is the client.
 """
 
@@ -14,25 +14,31 @@ import ctypes
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import psutil
 import torch
 
+from tests.faults.harness.forked import fork_companions
 from tests.faults.harness.rehearsal import Rehearsal, SaveOptions, one_rank, started_again
 from torchrl_ckpt import registry
-from torchrl_ckpt.errors import UserError
+from torchrl_ckpt.errors import CompanionDied, UserError
+from torchrl_ckpt.observe import logs
 
 
 def save(run: Path, options: SaveOptions, steps: list[int], wait: Callable[[], None]) -> None:
     """Train through `steps`, and checkpoint after each."""
     with one_rank() as world:
         job = Rehearsal(run, world)
-        logging.basicConfig(filename=job.run.log("trainer"))
+        _log_to(job.run.log("trainer"))
         checkpoints = job.checkpoints(options)
+        checkpoints.prepare(job.trainer)
         job.train_to(steps[0])
         wait()
         for step in steps:
@@ -58,7 +64,7 @@ _PR_SET_PTRACER_ANY = 2**64 - 1
 def main() -> None:
     # The imports that torch puts off until they are needed.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    registry.load("checkpoint_backends", "dcp")
+    registry.load("checkpoint_backends", "async_dcp")
     for line in sys.stdin:
         _serve(json.loads(line))
 
@@ -73,7 +79,8 @@ def _serve(task: dict[str, Any]) -> None:
     for end in (go[0], ready[1], result[1]):
         os.close(end)
     waits = os.read(ready[0], 1) == b"!"
-    _answer(child if waits else None)
+    workers = sorted(worker.pid for worker in psutil.Process(child).children()) if waits else []
+    _answer([child, *workers] if waits else None)
     sys.stdin.readline()
     if waits:
         os.write(go[1], b"!")
@@ -93,6 +100,9 @@ def _be_child(task: dict[str, Any], go: int, ready: int, result: int) -> None:
         os.write(ready, b"!")
         os.read(go, 1)
 
+    fork_companions()
+    if task["together"]:
+        patch.object(CompanionDied, "__init__", _die_as_well).start()
     code = 0
     try:
         options = SaveOptions(**task["options"])
@@ -104,6 +114,18 @@ def _be_child(task: dict[str, Any], go: int, ready: int, result: int) -> None:
         code = 2
         os.write(result, traceback.format_exc().encode())
     os._exit(code)
+
+
+def _die_as_well(*_: object) -> None:
+    """A kill of a whole job reaches all of its processes at once; strace's reaches one."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _log_to(path: Path) -> None:
+    """As the runner does: what this process and its companions write goes to one file."""
+    with open(path, "ab") as log:
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    logs.configure()
 
 
 def _may_be_traced() -> None:

@@ -17,10 +17,11 @@ pytestmark = pytest.mark.usefixtures("needs_strace")
 
 
 @pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("backend", ["dcp", "async_dcp"])
 def test_everything_is_synced_before_the_commit_and_the_commit_before_any_removal(
-    threads: int, saver: Saver, promise: Promise, tmp_path: Path
+    backend: str, threads: int, saver: Saver, promise: Promise, tmp_path: Path
 ) -> None:
-    scenario = save_scenarios("dcp", {"threads": threads})[1]
+    scenario = save_scenarios(backend, {"threads": threads})[1]
     stage = Stage(scenario, saver, promise, tmp_path)
     commit = next(index for index, call in enumerate(stage.calls) if stage.commits(call))
     removal = next(index for index, call in enumerate(stage.calls) if call.name in REMOVES)

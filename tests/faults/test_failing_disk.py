@@ -28,18 +28,20 @@ def fail_at(
     assert [str(trial) for trial in trials if trial.broken] == []
 
 
+@pytest.mark.parametrize("backend", ["dcp", "async_dcp"])
 def test_no_failing_call_is_taken_for_a_good_save(
-    saver: Saver, promise: Promise, tmp_path: Path
+    backend: str, saver: Saver, promise: Promise, tmp_path: Path
 ) -> None:
-    fail_at(8, "ENOSPC", save_scenarios("dcp")[1], saver, promise, tmp_path)
+    fail_at(8, "ENOSPC", save_scenarios(backend)[1], saver, promise, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
+@pytest.mark.parametrize("backend", ["dcp", "async_dcp"])
 def test_no_writer_thread_fails_unheard(
-    error: Errno, saver: Saver, promise: Promise, tmp_path: Path
+    backend: str, error: Errno, saver: Saver, promise: Promise, tmp_path: Path
 ) -> None:
-    fail_at(12, error, save_scenarios("dcp", {"threads": 3})[1], saver, promise, tmp_path)
+    fail_at(12, error, save_scenarios(backend, {"threads": 3})[1], saver, promise, tmp_path)
 
 
 def test_each_writer_thread_has_its_file(saver: Saver, promise: Promise, tmp_path: Path) -> None:

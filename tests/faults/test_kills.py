@@ -15,7 +15,8 @@ from tests.faults.harness.trials import Scenario, Stage
 
 pytestmark = pytest.mark.usefixtures("needs_strace")
 
-SAVES = save_scenarios("dcp")
+BACKENDS = ["dcp", "async_dcp"]
+SAVES = [scenario for backend in BACKENDS for scenario in save_scenarios(backend)]
 SAVES_OF_THREE_THREADS = save_scenarios("dcp", {"threads": 3})
 
 
@@ -25,10 +26,11 @@ def kill_at(count: int, scenario: Scenario, saver: Saver, promise: Promise, tmp_
     assert [str(trial) for trial in trials if trial.broken] == []
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_kill_during_save_and_prune_loses_no_step(
-    saver: Saver, promise: Promise, tmp_path: Path
+    backend: str, saver: Saver, promise: Promise, tmp_path: Path
 ) -> None:
-    kill_at(16, SAVES[1], saver, promise, tmp_path)
+    kill_at(16, save_scenarios(backend)[1], saver, promise, tmp_path)
 
 
 @pytest.mark.parametrize("scenario", restart_scenarios("dcp"), ids=str)
@@ -39,11 +41,21 @@ def test_a_kill_during_a_restart_loses_no_step(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", SAVES, ids=str)
+@pytest.mark.parametrize("scenario", SAVES, ids=lambda s: f"{s.options.backend}: {s}")
 def test_a_kill_anywhere_in_a_save_loses_no_step(
     scenario: Scenario, saver: Saver, promise: Promise, tmp_path: Path
 ) -> None:
     kill_at(16, scenario, saver, promise, tmp_path)
+
+
+def test_a_writer_or_committer_that_dies_is_replaced_and_its_save_reported(
+    saver: Saver, promise: Promise, tmp_path: Path
+) -> None:
+    stage = Stage(save_scenarios("async_dcp")[1], saver, promise, tmp_path)
+    calls = [call for call in stage.calls if call.process > 0]
+    assert {call.process for call in calls} == {1, 2}
+    trials = [stage.lose(call) for call in sample(calls, 8)]
+    assert [str(trial) for trial in trials if trial.broken] == []
 
 
 @pytest.mark.slow

@@ -224,12 +224,13 @@ class TrainerCheckpoints:
         commit: Callable[..., None] = Commitment.commit
         try:
             self._committer.call(commit, self._commitment, part.step, records, part.about)
-        except CompanionDied:
+        except CompanionDied as death:
             # Before the one rename that counts, or after it?
             layout, step = self._layout, part.step
             if layout.partial(step).exists() or not layout.step(step).exists():
                 raise
             fsync_directory(layout.root)
+            _log.warning("%s, when it had committed step_%d", death, step)
 
     @contextmanager
     def _shown(self, step: int) -> Iterator[Advance]:

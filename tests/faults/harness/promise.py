@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -86,7 +87,8 @@ class Promise:
             if attempt.resumed_from:
                 job.restore(attempt.resumed_from, options)
             job.train_to(job.step + 1)
-            checkpoints = job.checkpoints(options)
+            # Whatever wrote the others; `dcp` needs no process that would have to start.
+            checkpoints = job.checkpoints(replace(options, backend="dcp", backend_options={}))
             job.save(checkpoints)
             checkpoints.close()
         if job.step not in layout.steps():

@@ -144,7 +144,7 @@ class Rehearsal:
         backend = registry.create(
             "checkpoint_backends", config.backend.type, config.backend.options
         )
-        checkpoints = TrainerCheckpoints(
+        return TrainerCheckpoints(
             config,
             self.layout,
             backend,
@@ -155,7 +155,6 @@ class Rehearsal:
             progress=ProgressLog(self.run.progress, COMPONENT),
             seed=SEED,
         )
-        return checkpoints
 
     def save(self, checkpoints: TrainerCheckpoints) -> None:
         """Checkpoint this step: the calls of both loops, in their order."""

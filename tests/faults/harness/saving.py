@@ -46,10 +46,14 @@ class Saver:
         steps: Sequence[int],
         *,
         fault: strace.Fault | None = None,
+        together: bool = True,
         log: Path | None = None,
     ) -> Outcome:
-        """Checkpoint after each of `steps`; with a `fault`, or with its calls written to `log`."""
-        return self._do("save", run, options, steps, fault, log)
+        """Checkpoint after each of `steps`; with a `fault`, or with its calls written to `log`.
+
+        If one of several processes dies of the fault, all do, unless not `together`.
+        """
+        return self._do("save", run, options, steps, fault, log, together)
 
     def restart(
         self,
@@ -75,16 +79,18 @@ class Saver:
         steps: Sequence[int],
         fault: strace.Fault | None,
         log: Path | None,
+        together: bool = True,
     ) -> Outcome:
         request = {"name": task, "run": str(run), "options": asdict(options), "steps": list(steps)}
-        process = self._ask(request)
+        request["together"] = together
+        processes = self._ask(request)
         around: AbstractContextManager[None] = nullcontext()
-        if process is None:
+        if processes is None:
             raise RuntimeError(f"the task could not be prepared: {self._ask('go')['error']}")
         if fault is not None:
-            around = strace.injecting(process, run, fault)
+            around = strace.injecting(processes, run, fault)
         elif log is not None:
-            around = strace.watching(process, log)
+            around = strace.watching(processes, log)
         with around:
             return Outcome(**self._ask("go"))
 

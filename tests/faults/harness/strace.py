@@ -6,6 +6,7 @@ its path and its number among them: the same in every run of the same program.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,9 +14,10 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 
 WRITES = ("write", "pwrite64", "writev", "pwritev", "pwritev2", "sendfile", "copy_file_range")
@@ -29,9 +31,10 @@ CHANGES = (*WRITES, *RESIZES, *SYNCS, *RENAMES, *MAKES, *REMOVES, *OPENS)
 """Every call that changes what is on disk, or makes it durable."""
 
 _PROCESS = "PROCESS"  # Stands for the process id in the name of a temporary file.
+_ORDER = "processes.json"
 _ATTACH_SECONDS = 10.0
 _POLL_SECONDS = 0.001
-_CALL = re.compile(r"(?P<thread>\d+) +(?P<name>\w+)\((?P<arguments>.*)")
+_CALL = re.compile(r"(?P<thread>\d+) +(?P<time>[\d.]+) +(?P<name>\w+)\((?P<arguments>.*)")
 _DESCRIPTOR_OR_STRING = re.compile(
     r'\b\d+<(?P<open>/[^>]*)>|AT_FDCWD(?:<[^>]*>)?|"(?P<text>[^"]*)"'
 )
@@ -39,11 +42,16 @@ _DESCRIPTOR_OR_STRING = re.compile(
 
 @dataclass(frozen=True)
 class Call:
-    """The `number`-th call `name` that concerns `path` (relative to the watched directory)."""
+    """The `number`-th call `name` that concerns `path` (relative to the watched directory).
+
+    `process` is the one that makes it: 0 is the first of those watched, and a thread or a child of
+    it counts for it.
+    """
 
     name: str
     path: str
     number: int
+    process: int = 0
 
     def __str__(self) -> str:
         return f"{self.name} {self.number} of {self.path}"
@@ -69,16 +77,21 @@ def unavailable() -> str | None:
 
 
 @contextmanager
-def watching(process: int, log: Path) -> Iterator[None]:
-    """Write every file call of a process that is at rest to `log`."""
-    with _attached(process, log, []):
+def watching(processes: Sequence[int], log: Path) -> Iterator[None]:
+    """Write every file call of processes that are at rest to `log`, a directory."""
+    log.mkdir()
+    with ExitStack() as tracers:
+        for process in processes:
+            tracers.enter_context(_attached(process, log / str(process), []))
+        (log / _ORDER).write_text(json.dumps(list(processes)))
         yield
 
 
 @contextmanager
-def injecting(process: int, root: Path, fault: Fault) -> Iterator[None]:
-    """Put one fault in the way of a process that is at rest."""
+def injecting(processes: Sequence[int], root: Path, fault: Fault) -> Iterator[None]:
+    """Put one fault in the way of one of the processes, which are at rest."""
     call = fault.call
+    process = processes[call.process]
     arguments = ["-P", str(root / call.path.replace(_PROCESS, str(process)))]
     arguments += ["-e", f"inject={call.name}:{fault.effect}:when={call.number}"]
     with _attached(process, Path(os.devnull), arguments):
@@ -88,8 +101,8 @@ def injecting(process: int, root: Path, fault: Fault) -> Iterator[None]:
 @contextmanager
 def _attached(process: int, log: Path, arguments: Sequence[str]) -> Iterator[None]:
     calls = ",".join(f"?{name}" for name in CHANGES)
-    command = ["strace", "-f", "-y", "-qq", "-s", "0", "-e", "signal=none", "-e", f"trace={calls}"]
-    command += [*arguments, "-o", str(log), "-p", str(process)]
+    command = ["strace", "-f", "-y", "-qq", "-s", "0", "-ttt", "-e", "signal=none"]
+    command += ["-e", f"trace={calls}", *arguments, "-o", str(log), "-p", str(process)]
     tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert tracer.stderr is not None
     try:
@@ -114,20 +127,26 @@ def _is_traced(process: int) -> bool:
 
 
 def calls_below(root: Path, log: Path) -> list[Call]:
-    """The changes below `root` in the order in which they were begun."""
+    """The changes below `root` in the order in which they were begun, from what `watching` wrote."""
+    timed: list[tuple[float, Call]] = []
+    for number, process in enumerate(json.loads((log / _ORDER).read_text())):
+        timed += _calls_of(number, process, root, log / str(process))
+    return [call for _, call in sorted(timed, key=itemgetter(0))]
+
+
+def _calls_of(number: int, process: int, root: Path, log: Path) -> Iterator[tuple[float, Call]]:
     seen: Counter[tuple[str, str, str]] = Counter()
-    calls = []
     for line in log.read_text().splitlines():
         match = _CALL.match(line)
         if match is None or not (paths := _paths(match["arguments"], root)):
             continue
         thread, name, arguments = match["thread"], match["name"], match["arguments"]
-        paths = [path.replace(f".{thread}.tmp", f".{_PROCESS}.tmp") for path in paths]
+        paths = [path.replace(f".{process}.tmp", f".{_PROCESS}.tmp") for path in paths]
         for path in dict.fromkeys(paths):
             seen[thread, name, path] += 1
         if name not in OPENS or "O_CREAT" in arguments:
-            calls.append(Call(name, paths[0], seen[thread, name, paths[0]]))
-    return calls
+            call = Call(name, paths[0], seen[thread, name, paths[0]], number)
+            yield float(match["time"]), call
 
 
 def _paths(arguments: str, root: Path) -> list[str]:

@@ -88,6 +88,17 @@ class Stage:
             return Trial(self.scenario.name, fault, [f"training did not go on: {outcome.error}"])
         return Trial(self.scenario.name, fault, list(self._unheard(call)))
 
+    def lose(self, call: Call) -> Trial:
+        """Kill, right before `call`, the process that makes it, and no other: one that works for
+        the trainer. Training goes on and saves the next step as well."""
+        fault = Fault(call, KILL)
+        step = self.scenario.step
+        options = replace(self.scenario.options, on_failure="continue")
+        outcome = self._play(fault, [step, step + 1], options, together=False)
+        if outcome.exit_code != 0:
+            return Trial(self.scenario.name, fault, [f"training did not go on: {outcome.error}"])
+        return Trial(self.scenario.name, fault, list(self._unheard(call)))
+
     def commits(self, call: Call) -> bool:
         """Whether it is the rename that makes the step a committed one."""
         partial = Layout(Path("checkpoints")).partial(self.scenario.step)
@@ -117,9 +128,11 @@ class Stage:
     def _concerns(self, call: Call) -> bool:
         return self.scenario.task == "restart" or call.path.startswith("checkpoints")
 
-    def _play(self, fault: Fault, steps: Sequence[int], options: SaveOptions) -> Outcome:
+    def _play(
+        self, fault: Fault, steps: Sequence[int], options: SaveOptions, **how: Any
+    ) -> Outcome:
         self._set_up()
-        return self._do(options, steps, fault=fault)
+        return self._do(options, steps, fault=fault, **how)
 
     def _set_up(self) -> None:
         shutil.rmtree(self._run, ignore_errors=True)
@@ -172,4 +185,4 @@ class Stage:
     def _warnings(self) -> list[str]:
         """The warnings in the trainer's log."""
         lines = RunDirectory(self._run, attempt=1).log("trainer").read_text().splitlines()
-        return [line for line in lines if line.startswith("WARNING:")]
+        return [line for line in lines if " WARNING " in line]
