@@ -25,8 +25,8 @@ from torchrl_ckpt.companion import Companion
 from torchrl_ckpt.contracts import Advance, Save, Written
 from torchrl_ckpt.errors import CheckpointFailed, UserError
 from torchrl_ckpt_dcp import background_writer
-from torchrl_ckpt_dcp.background_writer import WrittenPieces
 from torchrl_ckpt_dcp.backend import DcpBackend, DcpConfig
+from torchrl_ckpt_dcp.background_writer import WrittenPieces
 from torchrl_ckpt_dcp.planning import PlannedSave, plan_save
 from torchrl_ckpt_dcp.staging import StagingArea, lay_out
 
@@ -61,6 +61,11 @@ class AsyncDcpBackend(DcpBackend):
         super().__init__(config)
         self._stager = ThreadPoolExecutor(max_workers=1, thread_name_prefix="staging")
         self._prepared: _Prepared | None = None
+
+    @property
+    def writer_pid(self) -> int | None:
+        """The process that writes, once there is one."""
+        return self._prepared.writer.pid if self._prepared else None
 
     def prepare(self, state: Mapping[str, torch.Tensor], group: ProcessGroup) -> None:
         planned = plan_save(state, group)

@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 
 from torchrl_ckpt.contracts import Advance, Save, TensorDescription, Written
 from torchrl_ckpt.errors import CheckpointFailed, CheckpointMismatch, UserError
+from torchrl_ckpt_dcp.planning import flat_planner
 from torchrl_ckpt_dcp.reader import TensorReader, read_metadata
 from torchrl_ckpt_dcp.writer import RecordingWriter
 
@@ -67,7 +68,9 @@ class DcpBackend:
         began = time.perf_counter()
         writer = RecordingWriter(directory, thread_count=self.config.threads)
         with _plain_errors():
-            dcp.save(dict(state), storage_writer=writer, process_group=group)
+            dcp.save(
+                dict(state), storage_writer=writer, planner=flat_planner(), process_group=group
+            )
         files = writer.finish_records()
         seconds = time.perf_counter() - began
         return FinishedSave(

@@ -47,7 +47,12 @@ def plan_save(state: Mapping[str, torch.Tensor], group: ProcessGroup) -> Planned
     return PlannedSave(planner.finish_plan(global_plan[rank]), metadata if rank == 0 else None)
 
 
+def flat_planner() -> DefaultSavePlanner:
+    """DCP's planner for states that are flat already."""
+    return DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+
+
 def _planner(state: Mapping[str, torch.Tensor], *, coordinates: bool) -> DefaultSavePlanner:
-    planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+    planner = flat_planner()
     planner.set_up_planner(dict(state), is_coordinator=coordinates)
     return planner

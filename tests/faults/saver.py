@@ -4,8 +4,8 @@
 
 Starting torch takes seconds, so it is done once, here. Each line of standard input is a task as
 JSON. The answer is the ids of a child that has prepared everything and waits, and of the processes
-that work for it, or null where that failed; on the next line it goes on, and the second answer tells how it ended. Between the two a
-fault can be put in its way. `harness.saving` is the client.
+that work for it, or null where that failed; on the next line it goes on, and the second answer
+tells how it ended. Between the two a fault can be put in its way. `harness.saving` is the client.
 """
 
 from __future__ import annotations

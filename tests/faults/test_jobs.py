@@ -16,9 +16,10 @@ pytestmark = pytest.mark.slow
     ("job", "kills"),
     [
         (Job(ranks=2), 2),
+        (Job(ranks=2, save_async=True), 2),
         (Job(async_level=0), 1),
-        (Job(async_level=1), 2),
-        (Job(async_level=2, ranks=2), 1),
+        (Job(async_level=1, save_async=True), 2),
+        (Job(async_level=2, ranks=2, save_async=True), 1),
     ],
     ids=str,
 )

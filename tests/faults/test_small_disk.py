@@ -34,14 +34,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.parametrize("save_async", [False, True])
 @pytest.mark.parametrize("on_failure", ["continue", "stop"])
 def test_a_run_that_outgrows_its_disk_keeps_what_it_has(
-    on_failure: Literal["continue", "stop"], small_disk: Path, tmp_path: Path
+    on_failure: Literal["continue", "stop"], save_async: bool, small_disk: Path, tmp_path: Path
 ) -> None:
     checkpoints = small_disk / "checkpoints"
     options = ["--ckpt.directory", str(checkpoints), "--ckpt.on-failure", on_failure]
     done = subprocess.run(
-        [*Job().argv(tmp_path / "run"), *options],
+        [*Job(save_async=save_async).argv(tmp_path / "run"), *options],
         capture_output=True,
         text=True,
         timeout=120,

@@ -43,10 +43,12 @@ class Job:
 
     async_level: int | None = None
     ranks: int = 1
+    save_async: bool = False
 
     def __str__(self) -> str:
         kind = "sft" if self.async_level is None else f"rl at async_level {self.async_level}"
-        return f"{kind}, {self.ranks} rank{'s' if self.ranks > 1 else ''}"
+        saving = ", saved in the background" if self.save_async else ""
+        return f"{kind}, {self.ranks} rank{'s' if self.ranks > 1 else ''}{saving}"
 
     @property
     def victims(self) -> tuple[Victim, ...]:
@@ -63,6 +65,7 @@ class Job:
             words += " --orchestrator.prompts-per-step 6 --orchestrator.samples-per-prompt 4"
             words += f" --no-orchestrator.evaluation --orchestrator.async-level {self.async_level}"
         words += f" --max-steps {MAX_STEPS} --ckpt.interval 2"
+        words += " --ckpt.save-async" if self.save_async else ""
         command, *arguments = words.split()
         program = Path(sys.executable).with_name(command)
         return [str(program), *arguments, "--output-dir", str(output_dir)]

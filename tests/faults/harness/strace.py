@@ -127,7 +127,7 @@ def _is_traced(process: int) -> bool:
 
 
 def calls_below(root: Path, log: Path) -> list[Call]:
-    """The changes below `root` in the order in which they were begun, from what `watching` wrote."""
+    """The changes below `root` in the order in which they were begun; `watching` wrote `log`."""
     timed: list[tuple[float, Call]] = []
     for number, process in enumerate(json.loads((log / _ORDER).read_text())):
         timed += _calls_of(number, process, root, log / str(process))

@@ -1,0 +1,207 @@
+"""`async_dcp` writes what was there when it was asked, and nothing it loses goes unheard."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torchrl_ckpt_dcp.async_backend import AsyncDcpBackend, AsyncDcpConfig
+from torchrl_ckpt_dcp.backend import DcpBackend, DcpConfig
+
+from torchrl_ckpt.durable import digest_file
+from torchrl_ckpt.errors import CheckpointFailed, CompanionDied, UserError
+
+_MILLION = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dist.ProcessGroup]:
+    store = dist.FileStore(str(tmp_path_factory.mktemp("store") / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield dist.new_group(backend="gloo")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def backend(group: dist.ProcessGroup) -> Iterator[AsyncDcpBackend]:
+    backend = AsyncDcpBackend(AsyncDcpConfig())
+    backend.prepare(state(0), group)
+    yield backend
+    backend.close()
+
+
+def state(seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "model.large": torch.randn(_MILLION, generator=generator),
+        "model.turned": torch.randn(64, 33, generator=generator).T,
+        "model.half": torch.randn(17, generator=generator).to(torch.bfloat16),
+        "model.empty": torch.empty(0, 3),
+        "optim.step": torch.tensor(float(seed)),
+    }
+
+
+def load(directory: Path, group: dist.ProcessGroup) -> dict[str, torch.Tensor]:
+    loaded = {name: torch.full_like(tensor, -1) for name, tensor in state(0).items()}
+    DcpBackend(DcpConfig()).load(loaded, directory, group)
+    return loaded
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert {name for name in one if not torch.equal(one[name], other[name])} == set()
+
+
+def writer_of(backend: AsyncDcpBackend) -> psutil.Process:
+    assert backend.writer_pid is not None
+    return psutil.Process(backend.writer_pid)
+
+
+def test_save_after_save_holds_the_state_of_its_own_moment(
+    backend: AsyncDcpBackend, tmp_path: Path, group: dist.ProcessGroup
+) -> None:
+    live = state(1)
+    for seed in (1, 2, 3):
+        for name, tensor in state(seed).items():
+            live[name].copy_(tensor)
+        save = backend.save(live, tmp_path / str(seed), group)
+        save.wait_staged()
+        for tensor in live.values():
+            tensor.fill_(7)
+        files = {file.path: (file.size, file.digest) for file in save.wait_written().files}
+        on_disk = {path.name: digest_file(path) for path in (tmp_path / str(seed)).iterdir()}
+        assert files == on_disk
+    for seed in (1, 2, 3):
+        assert_equal(load(tmp_path / str(seed), group), state(seed))
+
+
+def test_both_backends_write_the_same_bytes(
+    backend: AsyncDcpBackend, tmp_path: Path, group: dist.ProcessGroup
+) -> None:
+    straight = {name: tensor.contiguous() for name, tensor in state(5).items()}
+    one = backend.save(straight, tmp_path / "async", group).wait_written()
+    other = DcpBackend(DcpConfig()).save(straight, tmp_path / "sync", group).wait_written()
+    assert sorted(one.files, key=str) == sorted(other.files, key=str)
+
+
+def test_it_tells_how_far_it_is(
+    backend: AsyncDcpBackend, tmp_path: Path, group: dist.ProcessGroup
+) -> None:
+    heard: list[int] = []
+    written = backend.save(state(1), tmp_path / "t", group).wait_written(heard.append)
+    data = next(file.size for file in written.files if file.path.endswith(".distcp"))
+    assert sum(heard) == data
+    staged = sum(tensor.numel() * tensor.element_size() for tensor in state(1).values())
+    assert written.metrics["staged_bytes"] == staged
+
+
+def test_a_full_disk_is_heard_and_the_next_save_is_good(
+    backend: AsyncDcpBackend, tmp_path: Path, group: dist.ProcessGroup
+) -> None:
+    (tmp_path / "file").write_text("where a directory should be")
+    with pytest.raises(UserError, match=r"rank 0: .*file"):
+        backend.save(state(1), tmp_path / "file" / "t", group).wait_written()
+    backend.save(state(2), tmp_path / "t", group).wait_written()
+    assert_equal(load(tmp_path / "t", group), state(2))
+
+
+def test_a_writer_that_died_is_replaced_and_the_save_it_had_is_reported(
+    backend: AsyncDcpBackend, tmp_path: Path, group: dist.ProcessGroup
+) -> None:
+    writer = writer_of(backend)
+    writer.suspend()
+    save = backend.save(state(1), tmp_path / "lost", group)
+    writer.send_signal(signal.SIGKILL)
+    with pytest.raises(CheckpointFailed, match="checkpoint writer was killed by SIGKILL"):
+        save.wait_written()
+    backend.save(state(2), tmp_path / "t", group).wait_written()
+    assert_equal(load(tmp_path / "t", group), state(2))
+    assert writer_of(backend).pid != writer.pid
+
+
+def test_a_writer_that_died_between_saves_costs_none(
+    backend: AsyncDcpBackend, tmp_path: Path, group: dist.ProcessGroup
+) -> None:
+    writer = writer_of(backend)
+    writer.kill()
+    while writer.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    backend.save(state(4), tmp_path / "t", group).wait_written()
+    assert_equal(load(tmp_path / "t", group), state(4))
+
+
+def test_a_writer_that_gets_no_further_is_given_up(
+    tmp_path: Path, group: dist.ProcessGroup
+) -> None:
+    backend = AsyncDcpBackend(AsyncDcpConfig())
+    backend.save(state(1), tmp_path / "first", group).wait_written()
+    backend.config = AsyncDcpConfig(stuck_after=0.5)
+    writer_of(backend).suspend()
+    with pytest.raises(CheckpointFailed, match=r"written nothing .* `ckpt\.backend\.stuck_after`"):
+        backend.save(state(1), tmp_path / "stuck", group).wait_written()
+    backend.config = AsyncDcpConfig()
+    backend.save(state(3), tmp_path / "t", group).wait_written()
+    backend.close()
+    assert_equal(load(tmp_path / "t", group), state(3))
+
+
+def test_saves_use_the_memory_of_the_first(
+    backend: AsyncDcpBackend, tmp_path: Path, group: dist.ProcessGroup
+) -> None:
+    def shared() -> int:
+        return psutil.Process().memory_full_info().shared
+
+    backend.save(state(1), tmp_path / "0", group).wait_written()
+    before = shared()
+    for number in range(1, 6):
+        backend.save(state(number), tmp_path / str(number), group).wait_written()
+    assert shared() - before < _MILLION
+
+
+def test_several_ranks_write_their_shards_and_hear_of_each_others_failures(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_save_shards, args=(tmp_path,), nprocs=2)
+
+
+def _save_shards(rank: int, directory: Path) -> None:
+    rendezvous = f"file://{directory}/rendezvous"
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    whole = torch.arange(15.0).view(5, 3)  # five rows do not divide among two ranks
+    backend = AsyncDcpBackend(AsyncDcpConfig())
+    state = {
+        "sharded": distribute_tensor(whole, mesh, [Shard(0)]),
+        "replicated": distribute_tensor(whole + 1, mesh, [Replicate()]),
+    }
+    assert dist.group.WORLD is not None
+    group = dist.group.WORLD
+
+    backend.prepare(state, group)
+    files = backend.save(state, directory / "good", group).wait_written().files
+    assert (".metadata" in {file.path for file in files}) == (rank == 0)
+    dist.barrier()
+    loaded = {name: torch.zeros(5, 3) for name in state}
+    DcpBackend(DcpConfig()).load(loaded, directory / "good", group)
+    assert torch.equal(loaded["sharded"], whole)
+    assert torch.equal(loaded["replicated"], whole + 1)
+
+    save = backend.save(state, directory / "bad", group)
+    if rank == 1:
+        writer_of(backend).kill()
+    try:
+        save.wait_written()
+    except CompanionDied:
+        raise AssertionError("the other rank must be named") from None
+    except CheckpointFailed as error:
+        assert str(error).startswith("rank 1: the checkpoint writer was killed")  # noqa: PT017
+    else:
+        # The writer was done before it was killed; then the files are good.
+        assert (directory / "bad").is_dir()
+    backend.close()
+    dist.destroy_process_group()

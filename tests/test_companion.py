@@ -1,0 +1,106 @@
+"""A companion does what it is told, says how it failed, dies with its owner and can be replaced."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from torchrl_ckpt.companion import Companion
+from torchrl_ckpt.errors import CheckpointFailed, CompanionDied
+
+
+def product(a: int, b: int) -> tuple[int, int]:
+    return os.getpid(), a * b
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+def remember(value: str) -> None:
+    os.environ["REMEMBERED"] = value
+
+
+def remembered() -> str | None:
+    return os.environ.get("REMEMBERED")
+
+
+@pytest.fixture
+def companion() -> Iterator[Companion]:
+    companion = Companion("helper of this test", (remember, ("what it was told first",)))
+    companion.start()
+    yield companion
+    companion.close()
+
+
+def test_it_works_in_a_process_of_its_own_after_its_setup(companion: Companion) -> None:
+    pid, result = companion.call(product, 6, 7)
+    assert (pid, result) == (companion.pid, 42)
+    assert pid != os.getpid()
+    assert companion.call(remembered) == "what it was told first"
+
+
+def test_what_fails_over_there_fails_here_and_it_goes_on(companion: Companion) -> None:
+    with pytest.raises(OSError, match="No space left") as caught:
+        companion.call(fail, OSError(28, "No space left on device"))
+    assert caught.value.errno == 28
+    with pytest.raises(RuntimeError, match="KeyError"):
+        companion.call(fail, KeyError("a defect"))
+    assert companion.call(product, 2, 2)[1] == 4
+
+
+def test_a_death_is_told_and_a_new_start_replaces_it(companion: Companion) -> None:
+    with pytest.raises(CompanionDied, match="helper of this test was killed by SIGKILL"):
+        companion.call(os.kill, companion.call(os.getpid), signal.SIGKILL)
+    with pytest.raises(CompanionDied):
+        companion.call(product, 1, 1)
+    companion.start()
+    assert companion.call(remembered) == "what it was told first"
+
+
+def test_losing_patience_ends_it(companion: Companion) -> None:
+    began = time.monotonic()
+
+    def look() -> None:
+        if time.monotonic() - began > 0.5:
+            raise CheckpointFailed("too slow")
+
+    with pytest.raises(CheckpointFailed, match="too slow"):
+        companion.call(time.sleep, 60, on_wait=look)
+    companion.start()
+    assert companion.call(product, 3, 3)[1] == 9
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_job_does_not_interrupt_it(companion: Companion, number: int) -> None:
+    pid, _ = companion.call(product, 1, 1)
+    os.kill(pid, number)
+    assert companion.call(product, 5, 5) == (pid, 25)
+
+
+def test_it_dies_with_its_owner_in_the_middle_of_its_work() -> None:
+    owner = subprocess.Popen(
+        [sys.executable, "-c", _OWNER], stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    assert owner.stdout is not None
+    worker = psutil.Process(int(owner.stdout.readline()))
+    owner.kill()
+    owner.wait()
+    worker.wait(5)  # Raises if it is still there.
+
+
+_OWNER = """
+import os, time
+from torchrl_ckpt.companion import Companion
+companion = Companion("worker")
+companion.start()
+print(companion.call(os.getpid), flush=True)
+companion.call(time.sleep, 60)
+"""
