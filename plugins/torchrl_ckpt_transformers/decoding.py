@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 Row = tuple[int, int]
 """A completion to make: which prompt, and the number of the sample."""
 
+OnStep = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
+"""Told after each step which rows drew a token (their places in `rows`), the tokens, and their
+log-probabilities. What it raises ends the decoding."""
+
 
 @torch.inference_mode()
 def decode(
@@ -26,6 +30,7 @@ def decode(
     seeds: Sequence[int],
     rows: Sequence[Row],
     sampling: Sampling,
+    on_step: OnStep,
 ) -> list[Sample]:
     """A completion for each of `rows`, in their order.
 
@@ -63,6 +68,7 @@ def decode(
     for place in range(sampling.max_tokens):
         drawn, tokens_logprobs = draw(logits, noise[batch, place], sampling)
         tokens[batch, place], logprobs[batch, place] = drawn, tokens_logprobs
+        on_step(batch[running], drawn[running], tokens_logprobs[running])
         ended = running & torch.isin(drawn, stop)
         lengths[batch[ended]] = place + 1
         running = running & ~ended

@@ -9,10 +9,12 @@ import xxhash
 
 
 def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
-    """The xxh3-128 (hexadecimal) of names, dtypes, shapes and bytes, in the order of the names."""
+    """The xxh3-128 (hexadecimal) of names, dtypes, shapes and bytes, in the order of the names,
+    after what makes it comparable: `xxh3-128 of float32:...`."""
     hasher = xxhash.xxh3_128()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         hasher.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return hasher.hexdigest()
+    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
+    return f"xxh3-128 of {' and '.join(dtypes)}:{hasher.hexdigest()}"

@@ -8,6 +8,7 @@ request to the same weights gives the same bits.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from torchrl_ckpt.contracts import Generation, Model, Sample
+from torchrl_ckpt.contracts import Generation, Model, OnTokens, Sample
 from torchrl_ckpt.errors import ModelError
+from torchrl_ckpt_transformers.call import Call
 from torchrl_ckpt_transformers.model import TransformersModel
 from torchrl_ckpt_transformers.pretrained import load_causal_lm
 
@@ -45,7 +47,10 @@ class TransformersEngine:
     """Batched decoding of a transformers model, one request at a time."""
 
     plugin_api = 1
+    swaps_in_flight = False  # the thread that loads is the one that decodes
     Config = TransformersEngineConfig
+
+    dtype: str | None = None
 
     _model: PreTrainedModel
     _max_length: int
@@ -66,10 +71,20 @@ class TransformersEngine:
             )
         self._thread.submit(self._start, model, max_length, threads).result()
 
-    async def generate(self, request: Generation) -> list[list[Sample]]:
-        """Raises `ValueError` for prompts that the model cannot take."""
+    async def generate(
+        self, request: Generation, on_tokens: OnTokens | None = None
+    ) -> list[list[Sample]]:
+        """Raises `ValueError` for prompts that the model cannot take.
+
+        A call that is cancelled leaves the queue or, where its turn has come, ends after the step
+        that is being computed.
+        """
         self._check(request.prompts, request.sampling.max_tokens)
-        return await self._run(lambda: self._generate(request))
+        call = Call(on_tokens)
+        try:
+            return await self._run(lambda: self._generate(request, call))
+        finally:
+            call.end()
 
     async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Raises `ValueError` for sequences that the model cannot take."""
@@ -100,6 +115,7 @@ class TransformersEngine:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if dtype == "auto":
             dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
+        self.dtype = dtype
         self._model = model.causal_lm(pretrained=True).to(device, getattr(torch, dtype)).eval()
         self._attention = model.config.attention
         longest = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
@@ -120,7 +136,7 @@ class TransformersEngine:
             if not (min(sequence) >= 0 and max(sequence) < vocabulary):
                 raise ValueError(f"a prompt has a token id that is not in 0..{vocabulary - 1}")
 
-    def _generate(self, request: Generation) -> list[list[Sample]]:
+    def _generate(self, request: Generation, call: Call) -> list[list[Sample]]:
         from torchrl_ckpt_transformers.decoding import decode
 
         num_samples = request.num_samples
@@ -135,6 +151,7 @@ class TransformersEngine:
                 request.seeds[first:last],
                 [(prompt - first, sample) for prompt, sample in batch],
                 request.sampling,
+                functools.partial(call.on_step, batch),
             )
         return [samples[i : i + num_samples] for i in range(0, len(samples), num_samples)]
 

@@ -140,7 +140,13 @@ class TransformersModel:
         model.save_pretrained(directory, state_dict=written)
         tokenizer.save_pretrained(directory)
 
-    # Both are read once: an export must not depend on the hub being there at every step.
+    def digest(self, state: Mapping[str, torch.Tensor]) -> str:
+        """As the engine `transformers` tells it of the exported `state`."""
+        from torchrl_ckpt_transformers.digest import digest_tensors
+
+        return digest_tensors({k: v for k, v in state.items() if k not in self._tied})
+
+    # Read once: an export must not depend on the hub being there at every step.
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
@@ -155,6 +161,14 @@ class TransformersModel:
             if tokenizer.eos_token_id is None:
                 raise ValueError("it has no end token (`eos_token`)")
         return tokenizer
+
+    @cached_property
+    def _tied(self) -> frozenset[str]:
+        """The parameters that an export leaves out, being others under a second name."""
+        import torch
+
+        with torch.device("meta"):
+            return frozenset(self._random().all_tied_weights_keys)
 
     @cached_property
     def _hyper_parameters(self) -> PreTrainedConfig:

@@ -11,7 +11,7 @@ from torchrl_ckpt.exchange.weights import Canary, Policy, WeightDirectory
 
 
 def policy(version: int, attempt: int = 1, *, last: bool = False) -> Policy:
-    return Policy(version, attempt, last, Canary([[1, 2]], [[-0.5]]))
+    return Policy(version, attempt, last, Canary([[1, 2]], [[-0.5]], "float32"), "kind:abc")
 
 
 def export(directory: Path) -> None:

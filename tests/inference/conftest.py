@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -21,6 +23,7 @@ from torchrl_ckpt.inference.server import bind
 ROOT = Path(__file__).parents[2]
 SERVE = "tests.inference.serve_tiny"
 KEY = "the-key-of-the-tests"
+AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 API_KEY = "TORCHRL_CKPT_API_KEY"
 TOKENIZER = ROOT / "recipes" / "reverse" / "tokenizer"
 
@@ -65,14 +68,29 @@ class Server:
 
 
 @contextmanager
-def running_server(allowed: Path, *, key: str | None = KEY, **environment: str) -> Iterator[Server]:
-    """A server of the tiny model with random weights, on an inherited socket."""
-    with bind("127.0.0.1", 0) as sock:
+def running_server(
+    allowed: Path,
+    *,
+    key: str | None = KEY,
+    options: Mapping[str, Any] | None = None,
+    log: Path | None = None,
+    **environment: str,
+) -> Iterator[Server]:
+    """A server of the tiny model with random weights, on an inherited socket.
+
+    `options` are keys of its recipe's `[inference]`; what it prints goes to `log`.
+    """
+    with bind("127.0.0.1", 0) as sock, ExitStack() as files:
         process = subprocess.Popen(
-            [sys.executable, "-m", SERVE, str(sock.fileno()), str(allowed)],
+            [
+                *(sys.executable, "-m", SERVE),
+                *(str(sock.fileno()), str(allowed), json.dumps(options or {})),
+            ],
             cwd=ROOT,
             env=os.environ | environment | ({API_KEY: key} if key else {}),
             pass_fds=[sock.fileno()],
+            stdout=files.enter_context(log.open("wb")) if log else None,
+            stderr=subprocess.STDOUT if log else None,
         )
         try:
             yield Server(f"http://127.0.0.1:{sock.getsockname()[1]}", process)
@@ -98,3 +116,20 @@ def server(published: Path) -> Iterator[Server]:
     with running_server(published) as server:
         wait_until_up(server)
         yield server
+
+
+@pytest.fixture
+def http(server: Server) -> Iterator[httpx.Client]:
+    """Speaks to the shared server, without its key."""
+    with httpx.Client(base_url=server.base_url, timeout=60, trust_env=False) as http:
+        yield http
+
+
+def failure(answer: httpx.Response, status: int) -> dict[str, Any]:
+    """The error of an answer, which has OpenAI's form and no trace of the code."""
+    assert answer.status_code == status, answer.text
+    assert set(answer.json()) == {"error"}
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    assert "Traceback" not in answer.text
+    assert ".py" not in answer.text
+    return answer.json()["error"]

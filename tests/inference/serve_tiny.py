@@ -1,7 +1,11 @@
-"""Serves the tiny model:  python -m tests.inference.serve_tiny SOCKET_DESCRIPTOR DIRECTORY"""
+"""Serves the tiny model:  python -m tests.inference.serve_tiny SOCKET_DESCRIPTOR DIRECTORY OPTIONS
+
+OPTIONS is the recipe's `[inference]` as JSON, as far as it is not the default.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -11,12 +15,15 @@ from torchrl_ckpt_transformers.engine import TransformersEngine, TransformersEng
 
 from tests.inference.conftest import API_KEY, tiny_model
 from torchrl_ckpt.inference.server import serve
+from torchrl_ckpt.observe import logs
 from torchrl_ckpt.recipe.schema import Inference
 
 if __name__ == "__main__":
     descriptor, allowed = int(sys.argv[1]), Path(sys.argv[2])
+    options = {"output_dir": allowed, "model": {"type": "transformers"}, "threads": 1}
+    logs.configure(None)
     serve(
-        Inference(output_dir=allowed, model={"type": "transformers"}, threads=1),
+        Inference.model_validate(options | json.loads(sys.argv[3])),
         model=tiny_model(),
         engine=TransformersEngine(TransformersEngineConfig(device="cpu")),
         key=os.environ.get(API_KEY),

@@ -17,6 +17,7 @@ from tests.inference.conftest import KEY, Server, running_server, tiny_model
 from torchrl_ckpt.contracts import Generation, Sampling
 from torchrl_ckpt.errors import DataError, ServerUnreachable, WrongPolicy
 from torchrl_ckpt.exchange.client import InferenceClient
+from torchrl_ckpt.exchange.completions import LoadedWeights
 
 T = TypeVar("T")
 
@@ -37,31 +38,32 @@ def ask(
     return asyncio.run(asked())
 
 
-def load(server: Server, directory: Path, version: int) -> None:
-    ask(server.base_url, lambda client: client.load_weights(directory, version))
+def load(server: Server, directory: Path, version: int) -> LoadedWeights:
+    return ask(server.base_url, lambda client: client.load_weights(directory, version))
 
 
 def test_generation_is_the_engines_with_the_policy_that_made_it(
     server: Server, published: Path
 ) -> None:
-    load(server, published / "step_0", 40)
-    samples, version = ask(server.base_url, lambda client: client.generate(REQUEST))
-    assert version == 40
-    assert [len(group) for group in samples] == [3, 3]
-    for sample in (sample for group in samples for sample in group):
+    loaded = load(server, published / "step_0", 40)
+    generated = ask(server.base_url, lambda client: client.generate(REQUEST))
+    assert (loaded.version, generated.loads) == (40, {loaded.load})
+    assert [len(group) for group in generated.samples] == [3, 3]
+    for sample in (sample for group in generated.samples for sample in group):
         assert 1 <= len(sample.token_ids) == len(sample.logprobs) <= 8
         assert sample.finish_reason == ("stop" if sample.token_ids[-1] == 1 else "length")
-    assert ask(server.base_url, lambda client: client.generate(REQUEST)) == (samples, 40)
+    assert ask(server.base_url, lambda client: client.generate(REQUEST)) == generated
 
 
 def test_the_canary_gives_the_models_own_logprobs(server: Server, published: Path) -> None:
     sequences = [[5, 6, 7, 3, 7, 6, 5, 1], [9, 3, 9, 1], [4]]
     for step in (1, 0):
-        load(server, published / f"step_{step}", step)
+        loaded = load(server, published / f"step_{step}", step)
         torch.manual_seed(step)
         module = tiny_model().build(pretrained=False)
-        answers = ask(server.base_url, lambda client: client.logprobs(sequences))
-        for sequence, values in zip(sequences, answers, strict=True):
+        scores = ask(server.base_url, lambda client: client.logprobs(sequences))
+        assert scores.loads == {loaded.load}
+        for sequence, values in zip(sequences, scores.logprobs, strict=True):
             tokens = torch.tensor([sequence])
             own = module(tokens, torch.arange(len(sequence))[None]).log_softmax(-1)
             own = own[0, :-1].gather(-1, tokens[0, 1:, None])[:, 0]
@@ -71,8 +73,9 @@ def test_the_canary_gives_the_models_own_logprobs(server: Server, published: Pat
 def test_a_load_is_what_the_server_says_is_loaded(server: Server, published: Path) -> None:
     digests = set()
     for version, step in ((3, 0), (4, 1)):
-        load(server, published / f"step_{step}", version)
+        answer = load(server, published / f"step_{step}", version)
         loaded = ask(server.base_url, lambda client: client.loaded())
+        assert loaded == answer
         assert (loaded.version, loaded.directory) == (version, str(published / f"step_{step}"))
         digests.add(loaded.digest)
     assert len(digests) == 2
@@ -97,16 +100,18 @@ def test_a_refused_key_says_where_the_key_comes_from(key: str | None, server: Se
 
 def test_no_server_is_an_error_within_the_timeout() -> None:
     began = time.monotonic()
-    with pytest.raises(ServerUnreachable, match=r"127\.0\.0\.1:9 for 1 s.*\[inference\]"):
-        ask("http://127.0.0.1:9", lambda client: client.loaded(), timeout=1)
+    with pytest.raises(ServerUnreachable, match=r"for 1 s: http://127\.0\.0\.1:9 .*\[inference\]"):
+        ask("http://127.0.0.1:9", lambda client: client.wait_until_up(), timeout=1)
     assert time.monotonic() - began < 5
 
 
-def test_a_server_that_comes_up_late_is_waited_for(
-    published: Path,
-) -> None:
+def test_a_server_that_comes_up_late_is_waited_for(published: Path) -> None:
+    async def wait(client: InferenceClient) -> LoadedWeights:
+        await client.wait_until_up()
+        return await client.loaded()
+
     with running_server(published) as server:
-        assert ask(server.base_url, lambda client: client.loaded()).version is None
+        assert ask(server.base_url, wait).version is None
 
 
 class _AnotherProgram(http.server.BaseHTTPRequestHandler):

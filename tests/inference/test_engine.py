@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torchrl_ckpt_transformers.digest import digest_tensors
 from torchrl_ckpt_transformers.engine import TransformersEngine, TransformersEngineConfig
 
 from tests.inference.conftest import tiny_model
-from torchrl_ckpt.contracts import Generation, Sample, Sampling
+from torchrl_ckpt.contracts import DrawnTokens, Generation, Sample, Sampling
 from torchrl_ckpt.errors import ModelError
 
 PROMPTS = [[5, 6, 7, 3], [9, 3], [20, 21, 22, 23, 24, 25, 26, 3], [8, 8, 3], [11, 3], [4, 5, 6, 3]]
@@ -91,6 +92,63 @@ def test_a_completion_ends_with_its_stop_token_or_at_its_length(engine: Transfor
         assert not any(ends[:-1])
         assert ends[-1] == (sample.finish_reason == "stop")
         assert sample.finish_reason == "stop" or len(ends) == SAMPLING.max_tokens
+
+
+def test_tokens_are_told_as_they_are_drawn_and_before_the_samples(
+    engine: TransformersEngine,
+) -> None:
+    small = started(max_batch=5)  # several batches, whose prompts overlap
+    request = Generation(PROMPTS, SEEDS, 4, SAMPLING)
+    told: dict[tuple[int, int], list[tuple[int, float]]] = {}
+
+    def on_tokens(drawn: DrawnTokens) -> None:
+        assert threading.current_thread() is threading.main_thread()
+        sample = told.setdefault((drawn.prompt, drawn.sample), [])
+        sample += zip(drawn.token_ids, drawn.logprobs, strict=True)
+
+    groups = asyncio.run(small.generate(request, on_tokens))
+    assert len(told) == 24
+    for prompt, group in enumerate(groups):
+        for number, sample in enumerate(group):
+            drawn = zip(sample.token_ids, sample.logprobs, strict=True)
+            assert told[prompt, number] == list(drawn)
+    small.close()
+
+
+def test_a_call_that_is_cancelled_ends_within_a_step(engine: TransformersEngine) -> None:
+    steps_after = 0
+
+    def on_forward(*_: object) -> None:
+        nonlocal steps_after
+        steps_after += cancelled
+
+    hook = engine._model.register_forward_hook(on_forward)
+    cancelled = False
+
+    async def scenario() -> None:
+        nonlocal cancelled
+        begun = asyncio.Event()
+        request = Generation(PROMPTS, SEEDS, 4, Sampling(max_tokens=100))
+
+        def on_tokens(drawn: DrawnTokens) -> None:
+            assert not cancelled, "told after the end"
+            begun.set()
+
+        calls = [asyncio.create_task(engine.generate(request, on_tokens)) for _ in range(2)]
+        await begun.wait()
+        cancelled = True
+        for call in calls:  # one that is decoding, and one that waits for its turn
+            call.cancel()
+        assert all(
+            isinstance(end, asyncio.CancelledError)
+            for end in await asyncio.gather(*calls, return_exceptions=True)
+        )
+        await engine.weights_digest()  # whose turn comes when the thread is free
+
+    asyncio.run(scenario())
+    hook.remove()
+    # The step that was being computed, and one that began before the word had come through.
+    assert steps_after <= 2
 
 
 def test_logprobs_of_a_sample_are_those_of_the_sequence(engine: TransformersEngine) -> None:

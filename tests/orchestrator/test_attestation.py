@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,17 @@ from typing import Any
 import pytest
 
 from torchrl_ckpt.errors import WrongPolicy
+from torchrl_ckpt.exchange.client import SequenceScores
 from torchrl_ckpt.exchange.completions import LoadedWeights
 from torchrl_ckpt.exchange.weights import Canary, Policy
-from torchrl_ckpt.orchestrator.attestation import serve_policy
+from torchrl_ckpt.orchestrator.attestation import Attested, attest
 
-POLICY = Policy(3, 1, False, Canary([[1, 2, 3]], [[-0.5, -1.5]]))
+WEIGHTS = Path("weights").resolve()
+DIGEST = "hash of float32:abc"
+
+
+def policy(logprobs: Sequence[float] = (-0.5, -1.5), dtype: str = "float32") -> Policy:
+    return Policy(3, 1, False, Canary([[1, 2, 3]], [list(logprobs)], dtype), DIGEST)
 
 
 @dataclass
@@ -23,44 +30,106 @@ class Server:
     """Answers as it is told to; `logprobs_of` lists what each load makes it say."""
 
     logprobs_of: list[list[float]]
-    version: int | None = 3
-    loads: list[int] = field(default_factory=list)
+    report: dict[str, Any] = field(default_factory=dict)
+    answered_by: str | None = None
+    base_url: str = "http://server"
+    num_loads: int = 0
 
-    async def load_weights(self, directory: Path, version: int) -> None:
-        self.loads.append(version)
+    async def load_weights(self, directory: Path, version: int) -> LoadedWeights:
+        self.num_loads += 1
+        good = {"version": version, "load": f"load-{self.num_loads}", "directory": str(directory)}
+        return LoadedWeights(**{**good, "digest": DIGEST, "dtype": "float32", **self.report})
 
-    async def loaded(self) -> LoadedWeights:
-        return LoadedWeights(version=self.version, directory=None, digest=None)
-
-    async def logprobs(self, sequences: list[list[int]]) -> list[list[float]]:
-        return [self.logprobs_of[len(self.loads) - 1]]
+    async def logprobs(self, sequences: list[list[int]]) -> SequenceScores:
+        load = self.answered_by or f"load-{self.num_loads}"
+        return SequenceScores([self.logprobs_of[self.num_loads - 1]], frozenset({load}))
 
 
-def serve(server: Any) -> None:
-    asyncio.run(serve_policy(server, POLICY, Path("weights"), tolerance=1e-3))
+def attested(server: Any, wanted: Policy | None = None, **options: Any) -> Attested:
+    options = {"tolerance": None, **options}
+    return asyncio.run(attest(server, wanted or policy(), WEIGHTS, **options))
 
 
 def test_a_server_with_the_right_numbers_is_used() -> None:
-    server = Server([[-0.5001, -1.4999]])
-    serve(server)
-    assert server.loads == [3]
+    server = Server([[-0.50001, -1.49998]])
+    result = attested(server)
+    assert (result.load, server.num_loads) == ("load-1", 1)
+    assert result.mean_difference == pytest.approx(1.5e-5)
+    assert result.max_difference == pytest.approx(2e-5)
 
 
 @pytest.mark.parametrize("said", [[-0.5, -1.6], [-0.5, math.nan], [math.inf, -1.5]])
-def test_the_right_version_with_other_weights_is_caught(said: list[float]) -> None:
+def test_other_weights_are_caught_by_the_canary(said: list[float]) -> None:
     server = Server([said, said])
-    with pytest.raises(WrongPolicy, match=r"policy of step 3.*differ from the trainer's"):
-        serve(server)
-    assert server.loads == [3, 3]
+    with pytest.raises(WrongPolicy, match=r"policy of step 3.*differ from the trainer's") as caught:
+        attested(server)
+    assert server.num_loads == 2
+    place = 0 if said[0] != -0.5 else 1
+    expected, got = policy().canary.logprobs[0][place], said[place]
+    assert f"at token {place + 2} of" in str(caught.value)
+    assert f"expected {expected:.6f}, got {got:.6f}" in str(caught.value)
 
 
 def test_a_second_load_may_mend_it() -> None:
     server = Server([[-0.5, -9.0], [-0.5, -1.5]])
-    serve(server)
-    assert server.loads == [3, 3]
+    assert attested(server).load == "load-2"
 
 
-@pytest.mark.parametrize("version", [2, None])
-def test_another_version_is_caught(version: int | None) -> None:
-    with pytest.raises(WrongPolicy, match=f"serves step {version}"):
-        serve(Server([[-0.5, -1.5]] * 2, version=version))
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        ({"version": 2}, "serves step 2"),
+        ({"version": None}, "serves step None"),
+        ({"load": None}, "load None"),
+        ({"directory": "/elsewhere"}, "serves /elsewhere, not"),
+        ({"digest": "hash of float32:other"}, "float32:other, of those published.*float32:abc"),
+    ],
+)
+def test_what_the_server_says_must_be_what_it_was_told(report: dict[str, Any], said: str) -> None:
+    with pytest.raises(WrongPolicy, match=said):
+        attested(Server([[-0.5, -1.5]] * 2, report))
+
+
+@pytest.mark.parametrize("digest", [None, "hash of bfloat16:other", "another kind:other"])
+def test_digests_are_compared_where_they_are_of_one_kind(digest: str | None) -> None:
+    attested(Server([[-0.5, -1.5]], {"digest": digest}))
+
+
+def test_the_canary_must_be_answered_by_the_load_that_was_reported() -> None:
+    with pytest.raises(WrongPolicy, match="but by another"):
+        attested(Server([[-0.5, -1.5]] * 2, answered_by="another"))
+
+
+@pytest.mark.parametrize(
+    ("trainer", "engine", "passes"),
+    [
+        ("float32", "float32", False),
+        ("float32", None, False),
+        ("float32", "bfloat16", True),
+        ("bfloat16", "float32", True),
+    ],
+)
+def test_the_coarser_dtype_sets_the_tolerance(
+    trainer: str, engine: str | None, passes: bool
+) -> None:
+    server = Server([[-0.52, -1.48]] * 2, {"dtype": engine})
+    if passes:
+        attested(server, policy(dtype=trainer))
+    else:
+        with pytest.raises(WrongPolicy, match="more than 1e-04 nats at 2 of 2 tokens"):
+            attested(server, policy(dtype=trainer))
+
+
+def test_a_step_smaller_than_the_tolerance_does_not_hide_the_weights_before() -> None:
+    previous, report = policy([-0.55, -1.45]), {"dtype": "bfloat16"}
+    with pytest.raises(WrongPolicy, match="those of the policy before"):
+        attested(Server([[-0.551, -1.451]] * 2, report), previous=previous)
+    attested(Server([[-0.51, -1.51]], report), previous=previous)
+    # A step that changes nothing leaves nothing to tell apart.
+    attested(Server([[-0.51, -1.51]], report), previous=policy())
+
+
+def test_the_recipe_s_tolerance_goes_before_the_dtypes() -> None:
+    attested(Server([[-0.52, -1.48]]), tolerance=0.03)
+    with pytest.raises(WrongPolicy, match="more than 1e-02 nats"):
+        attested(Server([[-0.52, -1.48]] * 2, {"dtype": "bfloat16"}), tolerance=0.01)

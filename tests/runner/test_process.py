@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from torchrl_ckpt.runner.lifeline import adopt_orphans
+from torchrl_ckpt.lifeline import adopt_orphans
 from torchrl_ckpt.runner.process import Component, Process, descendants, stop
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); {rest}"

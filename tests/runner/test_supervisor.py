@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,16 +25,38 @@ pathlib.Path(sys.argv[1], "saved").touch()
 """
 
 
-class Silence:
-    """A display that nobody looks at."""
+# Dies DEATHS times, then stays up.
+MORTAL = """
+import os, pathlib, signal, sys, time
+lives = pathlib.Path(sys.argv[1], "lives")
+number = int(lives.read_text()) if lives.exists() else 0
+lives.write_text(str(number + 1))
+if number < DEATHS:
+    os.kill(os.getpid(), signal.SIGKILL)
+print("up at last", flush=True)
+time.sleep(60)
+"""
+
+
+class Words:
+    """A display that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
 
     def refresh(self) -> None: ...
 
-    def message(self, text: str, level: str = "info") -> None: ...
+    def message(self, text: str, level: str = "info") -> None:
+        self.messages.append(text)
 
 
 @pytest.fixture
-def run(left_behind: Callable) -> Callable[..., None]:
+def words() -> Words:
+    return Words()
+
+
+@pytest.fixture
+def run(left_behind: Callable, words: Words) -> Callable[..., None]:
     """Supervises components with `trainer` and `orchestrator` as the finite ones."""
 
     def supervised(*components: Component) -> None:
@@ -42,7 +65,7 @@ def run(left_behind: Callable) -> Callable[..., None]:
             supervise(
                 components,
                 finite=names & {"trainer", "orchestrator"},
-                display=Silence(),
+                display=words,
                 on_stop_requested=lambda: None,
                 grace=1.0,
             )
@@ -92,6 +115,66 @@ def test_a_server_that_ends_before_the_job_is_a_failure_even_with_0(
 ) -> None:
     with pytest.raises(ComponentFailed, match="inference ended with exit code 0"):
         run(component("inference", "pass"), component("trainer", SLEEP))
+
+
+def test_a_server_without_state_is_started_again_and_that_is_told(
+    run: Callable[..., None], component: Callable[..., Component], words: Words, tmp_path: Path
+) -> None:
+    server = component("inference", MORTAL.replace("DEATHS", "2"))
+    waiting = (
+        "import pathlib, sys, time\n"
+        "while 'up at last' not in pathlib.Path(sys.argv[1], 'inference.log').read_text():\n"
+        "    time.sleep(0.02)"
+    )
+    run(replace(server, restarts=2), component("trainer", waiting))
+    assert (tmp_path / "lives").read_text() == "3"
+    assert [message.split(";")[0] for message in words.messages] == [
+        "inference was killed by SIGKILL, as happens when memory runs out and is started again "
+        f"({number} of at most 2 times)"
+        for number in (1, 2)
+    ]
+
+
+def test_a_server_that_dies_too_often_ends_the_job_with_the_reason(
+    run: Callable[..., None], component: Callable[..., Component], words: Words
+) -> None:
+    server = component("inference", MORTAL.replace("DEATHS", "9"))
+    with pytest.raises(ComponentFailed, match="inference was killed by SIGKILL"):
+        run(replace(server, restarts=2), component("trainer", SLEEP))
+    assert len(words.messages) == 2
+
+
+def test_a_server_that_names_a_mistake_is_not_started_again(
+    run: Callable[..., None], component: Callable[..., Component], words: Words
+) -> None:
+    server = component("inference", "import sys; print('error: no such model'); sys.exit(2)")
+    with pytest.raises(ComponentFailed, match="no such model"):
+        run(replace(server, restarts=2), component("trainer", SLEEP))
+    assert words.messages == []
+
+
+def test_what_a_dead_server_has_left_does_not_live_beside_the_next_one(
+    run: Callable[..., None], component: Callable[..., Component], tmp_path: Path
+) -> None:
+    # The second life tells whether the worker of the first still runs.
+    code = (
+        "import os, pathlib, subprocess, sys, time\n"
+        "worker = pathlib.Path(sys.argv[1], 'worker')\n"
+        "if not worker.exists():\n"
+        "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "    worker.write_text(str(child.pid))\n"
+        "    os._exit(1)\n"
+        "found = os.path.exists(f'/proc/{worker.read_text()}/cwd')\n"
+        "pathlib.Path(sys.argv[1], 'answer').write_text(str(found))\n"
+        "time.sleep(60)"
+    )
+    waiting = (
+        "import pathlib, sys, time\n"
+        "while not pathlib.Path(sys.argv[1], 'answer').exists(): time.sleep(0.02)\n"
+        "time.sleep(0.1)"
+    )
+    run(replace(component("inference", code), restarts=1), component("trainer", waiting))
+    assert (tmp_path / "answer").read_text() == "False"
 
 
 def test_the_first_cause_is_told_before_what_followed_from_it(

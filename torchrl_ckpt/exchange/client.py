@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -27,18 +28,50 @@ from torchrl_ckpt.exchange.completions import (
 Answer = TypeVar("Answer", bound=BaseModel)
 
 _RETRY_SECONDS = 0.1
+_LONGEST_HEALTH_SECONDS = 30.0
+
+
+class ServerLost(ServerUnreachable):
+    """The connection failed, or the server did not say that it is well. It may come back."""
+
+
+class KeyRefused(ServerUnreachable):
+    """The key is not the server's."""
+
+
+class ServerBusy(ServerUnreachable):
+    """The server takes no more requests before `retry_after` seconds have passed."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True)
+class Generated:
+    """`samples[prompt][sample]`, and the loads (see `PolicySpan`) whose weights drew the tokens."""
+
+    samples: list[list[Sample]]
+    loads: frozenset[str | None]
+
+
+@dataclass(frozen=True)
+class SequenceScores:
+    """`logprobs` of every token but the first of each sequence, and the loads that gave them."""
+
+    logprobs: list[list[float]]
+    loads: frozenset[str | None]
 
 
 class InferenceClient:
     """A server at `base_url`; `timeout` (seconds) bounds every wait for it.
 
-    Whatever is asked may be asked again: the same request gives the same samples, and a load
-    repeated is a load. So a lost connection is tried again until the time is up. After a restart
-    the server's policy version is None, which the caller sees in what it gets.
+    Whatever is asked may be asked again: the same request to the same weights gives the same
+    samples, and a load repeated is a load. Only `wait_until_up` does so by itself.
 
-    Raises `ServerUnreachable` where there is no server, no answer in time, or the key is refused;
-    `DataError` for a request that the server cannot serve; `WrongPolicy` where it has no good
-    weights.
+    Raises `ServerLost` where the connection fails; `KeyRefused`; `ServerBusy`; `ServerUnreachable`
+    for no answer in time or one that makes no sense; `DataError` for a request that the server
+    cannot serve; `WrongPolicy` where it has no good weights.
     """
 
     def __init__(self, base_url: str, *, key: str | None, timeout: float) -> None:
@@ -61,16 +94,43 @@ class InferenceClient:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
         await self._http.aclose()
 
     async def wait_until_up(self) -> None:
         """Return once the server answers. That takes no key, and its key is there from then on."""
-        await self._ask(Health, "GET", "/health", "the server to come up")
+        deadline = time.monotonic() + self.timeout
+        while True:
+            try:
+                return await self.check_health()
+            except ServerLost as error:
+                if time.monotonic() > deadline:
+                    raise ServerUnreachable(
+                        f"no inference server for {self.timeout:.0f} s: {error}. Start one with "
+                        "`inference @ RECIPE`, give the job an `[inference]` section, or set "
+                        "`orchestrator.client.base_url`"
+                    ) from error
+                await asyncio.sleep(_RETRY_SECONDS)
 
-    async def generate(self, request: Generation) -> tuple[list[list[Sample]], int | None]:
-        """Samples `[prompt][sample]`, and the version of the policy that they are of."""
+    async def check_health(self) -> None:
+        """Return if the server is up. Raises `ServerLost` where it does not answer soon, too."""
+        limit = min(self.timeout, _LONGEST_HEALTH_SECONDS)
+        try:
+            async with asyncio.timeout(limit):
+                await self._ask(Health, "GET", "/health", "its health")
+        except TimeoutError as error:
+            raise ServerLost(
+                f"{self.base_url} did not say within {limit:.0f} s whether it is well"
+            ) from error
+        except WrongPolicy as error:
+            raise ServerLost(str(error)) from error
+
+    async def generate(self, request: Generation) -> Generated:
+        """Samples of the prompts of `request`, in its order."""
         sampling = request.sampling
-        completion = await self._complete(
+        choices = await self._complete(
             CompletionRequest(
                 prompt=[list(prompt) for prompt in request.prompts],
                 prompt_seeds=list(request.seeds),
@@ -85,16 +145,21 @@ class InferenceClient:
             ),
             "completions",
         )
-        samples = [_sample(choice) for choice in completion.choices]
+        samples = [self._sample(choice) for choice in choices]
         grouped = [
             samples[start : start + request.num_samples]
             for start in range(0, len(samples), request.num_samples)
         ]
-        return grouped, completion.choices[0].policy_version
+        if [len(group) for group in grouped] != [request.num_samples] * len(request.prompts):
+            raise ServerUnreachable(
+                f"{self.base_url} gave {len(samples)} completions for {len(request.prompts)} "
+                f"prompts of {request.num_samples} each. See the server's log"
+            )
+        return Generated(grouped, _loads(choices))
 
-    async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """For each sequence, the log-probability of every token but the first, at temperature 1."""
-        completion = await self._complete(
+    async def logprobs(self, sequences: Sequence[Sequence[int]]) -> SequenceScores:
+        """The log-probabilities of `sequences` at temperature 1."""
+        choices = await self._complete(
             CompletionRequest(
                 prompt=[list(sequence) for sequence in sequences],
                 max_tokens=0,
@@ -103,16 +168,18 @@ class InferenceClient:
             ),
             "log-probabilities",
         )
-        return [_token_logprobs(choice)[1:] for choice in completion.choices]
+        return SequenceScores([_token_logprobs(choice)[1:] for choice in choices], _loads(choices))
 
-    async def load_weights(self, directory: Path, version: int) -> None:
-        """Return once the server serves `directory` as policy `version`.
+    async def load_weights(self, directory: Path, version: int) -> LoadedWeights:
+        """Return once the server serves `directory` as policy `version`, with what it says then.
 
         Raises `WrongPolicy` where it could not load it.
         """
         body = LoadRequest(directory=str(directory.resolve()), version=version)
         try:
-            await self._ask(LoadedWeights, "POST", "/weights", f"policy {version} to load", body)
+            return await self._ask(
+                LoadedWeights, "POST", "/weights", f"policy {version} to load", body
+            )
         except DataError as error:
             raise WrongPolicy(f"policy {version} cannot be served: {error}") from error
 
@@ -120,55 +187,59 @@ class InferenceClient:
         """What the server serves."""
         return await self._ask(LoadedWeights, "GET", "/weights", "what is loaded")
 
-    async def _complete(self, request: CompletionRequest, what: str) -> Completion:
-        return await self._ask(Completion, "POST", "/v1/completions", what, request)
+    async def _complete(self, request: CompletionRequest, what: str) -> list[Choice]:
+        return (await self._ask(Completion, "POST", "/v1/completions", what, request)).choices
 
     async def _ask(
         self, form: type[Answer], method: str, path: str, what: str, body: BaseModel | None = None
     ) -> Answer:
-        """The server's answer, if it is a good one. `what` says what is waited for."""
-        answer = await self._request(method, path, what, body)
+        """The server's answer, if it is a good one. `what` says what was asked for."""
+        content = body and body.model_dump(exclude_defaults=True)
+        try:
+            answer = await self._http.request(method, path, json=content)
+        except httpx.TimeoutException as error:
+            raise ServerUnreachable(
+                f"{self.base_url} did not answer within {self.timeout:.0f} s; waited for {what}. "
+                "See the server's log, or raise `orchestrator.client.timeout`"
+            ) from error
+        except httpx.TransportError as error:
+            said = str(error) or type(error).__name__
+            raise ServerLost(f"{self.base_url} was asked for {what}: {said}") from error
         try:
             if answer.status_code == httpx.codes.OK:
                 return form.model_validate_json(answer.content)
             message = ErrorAnswer.model_validate_json(answer.content).error.message
         except ValidationError as error:
+            if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+                # A proxy before the server, which has no connection to it.
+                raise ServerLost(f"{self.base_url} answers with {answer.status_code}") from error
             raise ServerUnreachable(
                 f"{self.base_url} answers to {path}, but not as an inference server of "
                 f"torchrl-ckpt does (status {answer.status_code}). Has another program the port?"
             ) from error
-        raise _refusal(answer.status_code, f"{self.base_url} was asked for {what}: {message}")
+        raise _refusal(answer, f"{self.base_url} was asked for {what}: {message}")
 
-    async def _request(
-        self, method: str, path: str, what: str, body: BaseModel | None
-    ) -> httpx.Response:
-        deadline = time.monotonic() + self.timeout
-        content = body and body.model_dump(exclude_defaults=True)
-        while True:
-            try:
-                return await self._http.request(method, path, json=content)
-            except httpx.TimeoutException as error:
-                raise ServerUnreachable(
-                    f"{self.base_url} did not answer within {self.timeout:.0f} s; waited for "
-                    f"{what}. See the server's log, or raise `orchestrator.client.timeout`"
-                ) from error
-            except (httpx.NetworkError, httpx.RemoteProtocolError) as error:
-                if time.monotonic() > deadline:
-                    raise ServerUnreachable(
-                        f"no inference server at {self.base_url} for {self.timeout:.0f} s; waited "
-                        f"for {what} ({error}). Start one with `inference @ RECIPE`, give the job "
-                        "an `[inference]` section, or set `orchestrator.client.base_url`"
-                    ) from error
-                await asyncio.sleep(_RETRY_SECONDS)
+    def _sample(self, choice: Choice) -> Sample:
+        tokens, logprobs = choice.token_ids or [], _token_logprobs(choice)
+        if not len(tokens) == len(logprobs) == sum(span.num_tokens for span in choice.policy):
+            raise ServerUnreachable(
+                f"{self.base_url} gave a completion of {len(tokens)} tokens with {len(logprobs)} "
+                f"log-probabilities and the policy spans {choice.policy}. See the server's log"
+            )
+        return Sample(tokens, logprobs, choice.finish_reason)
 
 
-def _refusal(status: int, said: str) -> UserError:
+def _refusal(answer: httpx.Response, said: str) -> UserError:
     """What an answer other than 200 means for the user."""
+    status = answer.status_code
     if status == httpx.codes.UNAUTHORIZED:
-        return ServerUnreachable(
+        return KeyRefused(
             f"{said}. Its key is in the environment variable that `client.api_key_env` names or, "
             "for a server that the same user started by hand, in a file that is found by itself"
         )
+    if status == httpx.codes.TOO_MANY_REQUESTS:
+        wait = answer.headers.get("Retry-After", "")
+        return ServerBusy(said, float(wait) if wait.isdecimal() else 1.0)
     if status == httpx.codes.SERVICE_UNAVAILABLE:
         return WrongPolicy(said)
     if status < httpx.codes.INTERNAL_SERVER_ERROR:
@@ -176,8 +247,8 @@ def _refusal(status: int, said: str) -> UserError:
     return ServerUnreachable(f"{said}. See the server's log")
 
 
-def _sample(choice: Choice) -> Sample:
-    return Sample(choice.token_ids or [], _token_logprobs(choice), choice.finish_reason)
+def _loads(choices: Sequence[Choice]) -> frozenset[str | None]:
+    return frozenset(span.load for choice in choices for span in choice.policy)
 
 
 def _token_logprobs(choice: Choice) -> list[float]:

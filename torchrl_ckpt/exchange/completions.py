@@ -2,19 +2,30 @@
 
 Extensions to OpenAI's form: `prompt_seeds` and `return_token_ids` in a request, and in each choice
 `token_ids`, `prompt_token_ids` and `policy`, the weights that generated it, token span by span.
-A parameter that is not supported is refused, never ignored.
+A parameter that is not supported is refused, never ignored; those that OpenAI's clients send are
+accepted at the value that changes nothing, and so is null.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-TokenIds = list[Annotated[int, Field(ge=0)]]
+TokenIds = list[Annotated[int, Field(ge=0, lt=2**32)]]
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
+Zero = Annotated[float, Field(ge=0, le=0)]
 FinishReason = Literal["stop", "length"]
+
+
+class StreamOptions(BaseModel):
+    """What a stream has besides: at its end, with `include_usage`, the count of tokens."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    include_usage: bool = False
+    include_obfuscation: Literal[False] = False
 
 
 class _Request(BaseModel):
@@ -25,13 +36,39 @@ class _Request(BaseModel):
     model: str | None = None
     n: Annotated[int, Field(ge=1, le=4096)] = 1
     temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=0)] = 0
-    seed: Seed | None = None
+    top_p: Annotated[float, Field(ge=1e-6, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    stop: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16)] = []
     stop_token_ids: TokenIds = []
-    stream: Literal[False] = False
+    stream: bool = False
+    stream_options: StreamOptions | None = None
     user: str | None = None
     return_token_ids: bool = False
+    presence_penalty: Zero = 0.0
+    frequency_penalty: Zero = 0.0
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] = {}
+    store: Literal[False] = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, value: Any) -> Any:
+        """Null is the default, and one stop sequence a list of one."""
+        if not isinstance(value, Mapping):
+            return value
+        given = {name: what for name, what in value.items() if what is not None}
+        if isinstance(given.get("stop"), str):
+            given["stop"] = [given["stop"]]
+        return given
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        if 0 < self.temperature < 1e-4:
+            # Logits divided by less leave the range of float32.
+            raise ValueError("`temperature` is 0 or at least 0.0001")
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("`stream_options` is for requests with `stream` only")
+        return self
 
 
 class CompletionRequest(_Request):
@@ -47,6 +84,7 @@ class CompletionRequest(_Request):
     logprobs: Annotated[int, Field(ge=0, le=1)] | None = None
     echo: bool = False
     prompt_seeds: list[Seed] | None = None
+    best_of: int | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> CompletionRequest:
@@ -56,6 +94,10 @@ class CompletionRequest(_Request):
             raise ValueError("`prompt_seeds` must have one seed for each prompt")
         if not self.prompts:
             raise ValueError("`prompt` is empty")
+        if self.echo and self.stream:
+            raise ValueError("`echo` cannot be streamed")
+        if self.best_of not in (None, self.n):
+            raise ValueError("`best_of` other than `n` is not supported")
         return self
 
     @property
@@ -68,12 +110,27 @@ class CompletionRequest(_Request):
         return self.prompt  # type: ignore[return-value]
 
 
+class PlainText(BaseModel):
+    """The only `response_format`: text as it comes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: Literal["text"]
+
+
 class ChatCompletionRequest(_Request):
-    """`POST /v1/chat/completions`."""
+    """`POST /v1/chat/completions`. `max_completion_tokens` is the newer name of `max_tokens`."""
 
     messages: Annotated[list[Mapping[str, Any]], Field(min_length=1)]
-    max_tokens: Annotated[int, Field(ge=1)] = 16
+    max_tokens: Annotated[
+        int, Field(ge=1, validation_alias=AliasChoices("max_completion_tokens", "max_tokens"))
+    ] = 16
     logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=0)] = 0
+    tools: Annotated[list[Any], Field(max_length=0)] = []
+    tool_choice: Literal["none", "auto"] = "none"
+    parallel_tool_calls: bool = True
+    response_format: PlainText | None = None
 
 
 class PolicySpan(BaseModel):
@@ -98,16 +155,22 @@ class Logprobs(BaseModel):
     text_offset: list[int]
 
 
-class Choice(BaseModel):
-    """One completion."""
+class ChoiceChunk(BaseModel):
+    """What a stream adds to one completion; its last chunk alone has a `finish_reason`."""
 
     index: int
     text: str
     logprobs: Logprobs | None
-    finish_reason: FinishReason
+    finish_reason: FinishReason | None
     token_ids: list[int] | None
     prompt_token_ids: list[int] | None
     policy: list[PolicySpan]
+
+
+class Choice(ChoiceChunk):
+    """One completion."""
+
+    finish_reason: FinishReason
 
 
 class Usage(BaseModel):
@@ -127,6 +190,17 @@ class Completion(BaseModel):
     model: str
     choices: list[Choice]
     usage: Usage
+
+
+class CompletionChunk(BaseModel):
+    """An event of a streamed `Completion`. The last has no choices and, if asked for, `usage`."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[ChoiceChunk]
+    usage: Usage | None = None
 
 
 class ChatMessage(BaseModel):
@@ -163,6 +237,36 @@ class ChatChoice(BaseModel):
     policy: list[PolicySpan]
 
 
+class ChatDelta(BaseModel):
+    """What a stream adds to the assistant's turn; the first chunk says only whose turn it is."""
+
+    role: Literal["assistant"] | None = None
+    content: str
+
+
+class ChatChoiceChunk(BaseModel):
+    """What a stream adds to one answer; its last chunk alone has a `finish_reason`."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+    token_ids: list[int] | None
+    prompt_token_ids: list[int] | None
+    policy: list[PolicySpan]
+
+
+class ChatCompletionChunk(BaseModel):
+    """An event of a streamed `ChatCompletion`, as a `CompletionChunk`."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChatChoiceChunk]
+    usage: Usage | None = None
+
+
 class ChatCompletion(BaseModel):
     """The answer to a `ChatCompletionRequest`."""
 
@@ -193,13 +297,15 @@ class LoadedWeights(BaseModel):
     """What is served. `version` is None for weights that nobody sent, and after a failed load.
 
     `load` names the load that brought them, unlike any other on any server (`PolicySpan`).
-    `digest` is the engine's own of the weights in use, or None where it cannot tell.
+    `digest` is the engine's own of the weights in use, and `dtype` what it computes in, such as
+    `float32`; None where it cannot tell.
     """
 
     version: int | None
     load: str | None
     directory: str | None
     digest: str | None
+    dtype: str | None = None
 
 
 class ServedModel(BaseModel):

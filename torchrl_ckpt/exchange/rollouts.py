@@ -1,7 +1,7 @@
 """Batches of rollouts, from the orchestrator to the trainer: one directory a step.
 
 rollouts/step_7/batch.safetensors   tokens and numbers, samples laid end to end
-rollouts/step_7/batch.json          who made it, with which policy, and its metrics
+rollouts/step_7/batch.json          who made it, with which policy and loads, and its metrics
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from torchrl_ckpt.errors import DataError
+
 TENSORS = "batch.safetensors"
 ABOUT = "batch.json"
 
@@ -26,7 +28,8 @@ class Rollout:
     """One completion of one problem.
 
     `logprobs` has a natural-log probability for each token of the completion, stop token included,
-    under the distribution that it was drawn from.
+    under the distribution that it was drawn from. `load` names the weights that drew all of them,
+    which were checked to be those of step `policy_version` (see `PolicySpan`).
     """
 
     problem: str
@@ -35,6 +38,8 @@ class Rollout:
     logprobs: list[float]
     reward: float
     advantage: float
+    policy_version: int
+    load: str
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class RolloutDirectory:
             "policy_version": batch.policy_version,
             "temperature": batch.temperature,
             "problems": [rollout.problem for rollout in batch.rollouts],
+            "policy_versions": [rollout.policy_version for rollout in batch.rollouts],
+            "loads": [rollout.load for rollout in batch.rollouts],
             "metrics": dict(batch.metrics),
         }
         (temporary / ABOUT).write_text(json.dumps(about))
@@ -97,8 +104,12 @@ class RolloutDirectory:
 
 
 def read_batch(directory: Path, about: Mapping[str, Any] | None = None) -> RolloutBatch:
-    """A batch from its directory, wherever that lies."""
+    """A batch from its directory, wherever that lies.
+
+    Raises `DataError` unless every rollout is known to be by the policy of the batch.
+    """
     about = about or json.loads((directory / ABOUT).read_text())
+    _check_policies(about, directory)
     columns = load_file(directory / TENSORS)
     prompts = np.split(columns["prompts"], np.cumsum(columns["prompt_lengths"])[:-1])
     bounds = np.cumsum(columns["completion_lengths"])[:-1]
@@ -112,6 +123,8 @@ def read_batch(directory: Path, about: Mapping[str, Any] | None = None) -> Rollo
             logprobs[i].tolist(),
             float(columns["rewards"][i]),
             float(columns["advantages"][i]),
+            about["policy_versions"][i],
+            about["loads"][i],
         )
         for i, problem in enumerate(about["problems"])
     ]
@@ -123,6 +136,18 @@ def read_batch(directory: Path, about: Mapping[str, Any] | None = None) -> Rollo
         rollouts,
         about["metrics"],
     )
+
+
+def _check_policies(about: Mapping[str, Any], directory: Path) -> None:
+    version, num_rollouts = about["policy_version"], len(about["problems"])
+    known = about.get("policy_versions") == [version] * num_rollouts
+    loads = about.get("loads", [])
+    if not (known and len(loads) == num_rollouts and all(loads) and version < about["step"]):
+        raise DataError(
+            f"{directory / ABOUT}: not every rollout of step {about['step']} names the checked "
+            f"load of policy {version} that generated it, so it is not trained on. Remove the "
+            "directory, or resume from a checkpoint of this version of torchrl-ckpt"
+        )
 
 
 def _columns(rollouts: list[Rollout]) -> dict[str, np.ndarray]:

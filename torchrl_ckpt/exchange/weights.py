@@ -2,7 +2,8 @@
 
 `policy.json` beside the weights says which step they are of, and what they answer: the *canary*, a
 few token sequences with the log-probabilities that the trainer computed for them. An engine that
-gives other numbers does not serve these weights.
+gives other numbers does not serve these weights. `digest` is of the weights themselves, for an
+engine that can tell the same.
 """
 
 from __future__ import annotations
@@ -19,20 +20,27 @@ ABOUT = "policy.json"
 
 @dataclass(frozen=True)
 class Canary:
-    """Sequences of token ids, and for each the log-probability of every token but the first."""
+    """Sequences of token ids, and for each the log-probability of every token but the first, as
+    the trainer computes it in `dtype`."""
 
     sequences: list[list[int]]
     logprobs: list[list[float]]
+    dtype: str
 
 
 @dataclass(frozen=True)
 class Policy:
-    """The weights after step `version`. `last` says that no later ones will come."""
+    """The weights after step `version`. `last` says that no later ones will come.
+
+    `digest` is what `Engine.weights_digest` tells of the same tensors, or None where the model's
+    plugin does not say (`DigestingModel`).
+    """
 
     version: int
     attempt: int
     last: bool
     canary: Canary
+    digest: str | None
 
 
 class WeightDirectory:
@@ -66,8 +74,12 @@ class WeightDirectory:
         export(temporary)
         if policy is not None:
             (temporary / ABOUT).write_text(json.dumps(asdict(policy)))
-        shutil.rmtree(self.path(version), ignore_errors=True)
+        # Nobody may read a directory that is going: it moves out of sight first.
+        replaced = self.root / f".step_{version}.replaced.tmp"
+        if self.path(version).exists():
+            os.rename(self.path(version), replaced)
         os.rename(temporary, self.path(version))
+        shutil.rmtree(replaced, ignore_errors=True)
 
     def read(self, version: int, attempt: int) -> Policy | None:
         """The policy of `version`, or None while it is not there or another attempt's."""
@@ -77,7 +89,7 @@ class WeightDirectory:
             return None
         if about["attempt"] != attempt:
             return None
-        return Policy(about["version"], about["attempt"], about["last"], Canary(**about["canary"]))
+        return Policy(**{**about, "canary": Canary(**about["canary"])})
 
     def last(self, attempt: int) -> Policy | None:
         """The policy that ended the training, if it has ended."""

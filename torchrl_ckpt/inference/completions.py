@@ -5,93 +5,101 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from torchrl_ckpt.exchange.completions import (
     Choice,
+    ChoiceChunk,
     Completion,
+    CompletionChunk,
     CompletionRequest,
     Logprobs,
-    Usage,
 )
+from torchrl_ckpt.inference.events import Emit, EventStream
 from torchrl_ckpt.inference.generating import Generator
+from torchrl_ckpt.inference.interruption import unless_gone
+from torchrl_ckpt.inference.pieces import Piece
 
 
 def completion_routes(generator: Generator) -> APIRouter:
     """The route on `generator`."""
     router = APIRouter()
 
-    @router.post("/v1/completions")
-    async def complete(request: CompletionRequest) -> Completion:
+    @router.post("/v1/completions", response_model=Completion)
+    async def complete(request: CompletionRequest, http: Request) -> Completion | EventStream:
         generator.check_model(request.model)
-        prompts = [
-            generator.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-            for prompt in request.prompts
-        ]
-        answer = _echo if request.echo else _continue
-        choices, usage = await answer(generator, prompts, request)
-        return Completion(
-            id=f"cmpl-{secrets.token_hex(12)}",
-            created=int(time.time()),
-            model=generator.model_name,
-            choices=choices,
-            usage=usage,
-        )
+        answer = _Answer(generator, request)
+        if request.stream:
+            return EventStream(answer.stream)
+        return await unless_gone(http.receive, answer.whole())
 
     return router
 
 
-async def _continue(
-    generator: Generator, prompts: Sequence[list[int]], request: CompletionRequest
-) -> tuple[list[Choice], Usage]:
-    generated = await generator.generate(prompts, request, request.prompt_seeds)
-    choices = [
-        Choice(
-            index=prompt * request.n + number,
-            text=generator.text(sample.token_ids),
-            logprobs=_logprobs(generator, sample.token_ids, sample.logprobs, request),
-            finish_reason=sample.finish_reason,
-            token_ids=list(sample.token_ids) if request.return_token_ids else None,
-            prompt_token_ids=prompts[prompt] if request.return_token_ids else None,
-            policy_version=generated.policy_version,
+class _Answer:
+    """The answer to one request, in one or in pieces."""
+
+    def __init__(self, generator: Generator, request: CompletionRequest) -> None:
+        self._generator = generator
+        self._request = request
+        self._prompts = [
+            generator.encode(prompt) if isinstance(prompt, str) else prompt
+            for prompt in request.prompts
+        ]
+        self._about = {
+            "id": f"cmpl-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": generator.model_name,
+        }
+        self._offsets: defaultdict[int, int] = defaultdict(int)  # where a choice's next text begins
+
+    async def whole(self) -> Completion:
+        request = self._request
+        if request.echo:
+            generated = await self._generator.score(self._prompts)
+        else:
+            generated = await self._generator.generate(self._prompts, request, request.prompt_seeds)
+        choices = [Choice(**self._choice(piece)) for piece in generated.completions]
+        return Completion(**self._about, choices=choices, usage=generated.usage)
+
+    async def stream(self, emit: Emit) -> None:
+        def on_piece(piece: Piece) -> None:
+            emit(CompletionChunk(**self._about, choices=[ChoiceChunk(**self._choice(piece))]))
+
+        request = self._request
+        generated = await self._generator.generate(
+            self._prompts, request, request.prompt_seeds, on_piece
         )
-        for prompt, samples in enumerate(generated.samples)
-        for number, sample in enumerate(samples)
-    ]
-    return choices, generated.usage
+        if request.stream_options is not None and request.stream_options.include_usage:
+            emit(CompletionChunk(**self._about, choices=[], usage=generated.usage))
 
+    def _choice(self, piece: Piece) -> dict[str, Any]:
+        """The fields of a choice or of what a chunk adds to one."""
+        index = piece.prompt * self._request.n + piece.sample
+        ids = self._request.return_token_ids
+        new = [] if self._request.echo else piece.token_ids
+        first = index not in self._offsets
+        return {
+            "index": index,
+            "text": piece.text,
+            "logprobs": self._logprobs(index, piece),
+            "finish_reason": piece.finish_reason,
+            "token_ids": list(new) if ids else None,
+            "prompt_token_ids": self._prompts[piece.prompt] if ids and first else None,
+            "policy": piece.policy,
+        }
 
-async def _echo(
-    generator: Generator, prompts: Sequence[list[int]], request: CompletionRequest
-) -> tuple[list[Choice], Usage]:
-    """The prompts themselves, scored."""
-    scores, version = await generator.score(prompts)
-    choices = [
-        Choice(
-            index=index,
-            text=generator.text(prompt),
-            logprobs=_logprobs(generator, prompt, [None, *values], request),
-            finish_reason="length",
-            token_ids=[] if request.return_token_ids else None,
-            prompt_token_ids=prompt if request.return_token_ids else None,
-            policy_version=version,
-        )
-        for index, (prompt, values) in enumerate(zip(prompts, scores, strict=True))
-    ]
-    read = sum(map(len, prompts))
-    return choices, Usage(prompt_tokens=read, completion_tokens=0, total_tokens=read)
-
-
-def _logprobs(
-    generator: Generator,
-    token_ids: Sequence[int],
-    values: Sequence[float | None],
-    request: CompletionRequest,
-) -> Logprobs | None:
-    if request.logprobs is None:
-        return None
-    texts = generator.token_texts(token_ids)
-    offsets = itertools.accumulate(map(len, texts[:-1]), initial=0)
-    return Logprobs(tokens=texts, token_logprobs=list(values), text_offset=list(offsets))
+    def _logprobs(self, index: int, piece: Piece) -> Logprobs | None:
+        texts = self._generator.token_texts(piece.token_ids)
+        begin = self._offsets[index]
+        *offsets, self._offsets[index] = itertools.accumulate(map(len, texts), initial=begin)
+        if self._request.logprobs is None:
+            return None
+        values: Sequence[float | None] = piece.logprobs
+        if self._request.echo:
+            values = [None, *values]
+        return Logprobs(tokens=texts, token_logprobs=list(values), text_offset=offsets)

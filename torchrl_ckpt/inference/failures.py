@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -22,8 +23,10 @@ class Refused(HTTPException):
     type = "invalid_request_error"
     code: str | None = None
 
-    def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(self.status, message)
+    def __init__(
+        self, message: str, param: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(self.status, message, headers)
         self.param = param
 
 
@@ -61,6 +64,20 @@ class TooLarge(Refused):
     code = "request_too_large"
 
 
+class TooManyRequests(Refused):
+    """More requests wait than may."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
+class ClientGone(Refused):
+    """The client has disconnected. Nobody reads this answer; the metrics count it."""
+
+    status = 499
+
+
 class WeightsUnknown(Refused):
     """The engine's weights are not those of any policy."""
 
@@ -71,52 +88,63 @@ class WeightsUnknown(Refused):
 
 def answer_failures(app: FastAPI) -> None:
     """Answer every exception of `app`'s routes in OpenAI's form."""
-    app.add_exception_handler(Refused, _refused)
-    app.add_exception_handler(ModelError, _unusable_weights)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(Exception, _crashed)
+    for kind in (Refused, ModelError, RequestValidationError, Exception):
+        app.add_exception_handler(kind, _answer)
+    app.add_exception_handler(HTTPException, _answer_http)
 
 
-def _answer(
-    status: int,
-    message: str,
-    type: str = "invalid_request_error",
-    param: str | None = None,
-    code: str | None = None,
-) -> JSONResponse:
-    body = ErrorAnswer(error=Failure(message=message, type=type, param=param, code=code))
-    return JSONResponse(body.model_dump(), status)
+def told(error: BaseException) -> tuple[int, Failure]:
+    """The status of an error, and what the client is told of it: the inside of nothing."""
+    match error:
+        case Refused():
+            return error.status, Failure(
+                message=error.detail, type=error.type, param=error.param, code=error.code
+            )
+        case ModelError():
+            return 400, _bad(str(error), param="directory", code="unusable_weights")
+        case RequestValidationError():
+            return 400, _invalid(error)
+        case _:
+            return 500, Failure(
+                message="the server failed on this request; see its log", type="server_error"
+            )
 
 
-async def _refused(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, Refused)
-    if error.status >= 500:
-        log.error(
-            "%s %s: %s", request.method, request.url.path, error.detail, exc_info=error.__cause__
-        )
-    return _answer(error.status, error.detail, error.type, error.param, error.code)
+def record(where: str, error: BaseException) -> None:
+    """Leave in the log what is the server's own failure; `where` is such as `POST /weights`."""
+    status, failure = told(error)
+    if status >= 500:
+        cause = error.__cause__ if isinstance(error, Refused) else error
+        log.error("%s: %s", where, failure.message, exc_info=cause)
 
 
-async def _unusable_weights(request: Request, error: Exception) -> JSONResponse:
-    return _answer(400, str(error), param="directory", code="unusable_weights")
+async def _answer(request: Request, error: Exception) -> JSONResponse:
+    # What is no `Refused` is logged by the server, which sees it when it has been answered.
+    if isinstance(error, Refused):
+        record(f"{request.method} {request.url.path}", error)
+    status, failure = told(error)
+    headers = error.headers if isinstance(error, HTTPException) else None
+    return JSONResponse(ErrorAnswer(error=failure).model_dump(), status, headers)
 
 
-async def _invalid(request: Request, error: Exception) -> JSONResponse:
+async def _answer_http(request: Request, error: Exception) -> JSONResponse:
+    """The framework's own refusals: no such route, or not with this method."""
+    assert isinstance(error, HTTPException)
+    failure = _bad(f"{request.method} {request.url.path}: {error.detail}")
+    return JSONResponse(ErrorAnswer(error=failure).model_dump(), error.status_code, error.headers)
+
+
+def _bad(message: str, param: str | None = None, code: str | None = None) -> Failure:
+    return Failure(message=message, type="invalid_request_error", param=param, code=code)
+
+
+def _invalid(error: RequestValidationError) -> Failure:
     """One of the request's mistakes: the innermost, since a form that fits nearly fails late."""
-    assert isinstance(error, RequestValidationError)
     mistake = max(error.errors(), key=lambda mistake: len(mistake["loc"]))
+    if mistake["type"] == "json_invalid":
+        return _bad("the body is not JSON")
     param = next((str(part) for part in mistake["loc"][1:]), None)
     message = mistake["msg"].removeprefix("Value error, ")
     if mistake["type"] == "extra_forbidden":
         message = "this parameter is not supported"
-    return _answer(400, f"{param}: {message}" if param else message, param=param)
-
-
-async def _http(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    return _answer(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
-
-
-async def _crashed(request: Request, error: Exception) -> JSONResponse:
-    return _answer(500, "the server failed on this request; see its log", "server_error")
+    return _bad(f"{param}: {message}" if param else message, param=param)

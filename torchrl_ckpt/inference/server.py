@@ -69,12 +69,17 @@ def serve(
     `key` is the one from the environment; None makes a random one and leaves it for this user's
     other processes while the server runs. `sockets` are bound already (by `bind`, or inherited).
     Raises `AddressInUse`, and `RecipeError` for a server that the network reaches without a key of
-    its own.
+    its own, and for a `weight_update` that the engine cannot do.
     """
     if key is None and not is_loopback(config.host):
         raise RecipeError(
             f"inference.host = {config.host!r} can be reached from other machines, so it needs a "
             f"key: set the environment variable {config.api_key_env} here and for the orchestrator"
+        )
+    if config.weight_update == "keep" and not engine.swaps_in_flight:
+        raise RecipeError(
+            f"inference.weight_update = 'keep', but the engine {config.engine.type!r} cannot "
+            "change its weights while it generates: use 'wait'"
         )
     with contextlib.ExitStack() as resources:
         if sockets is None:
@@ -88,11 +93,10 @@ def serve(
             key = secrets.token_urlsafe(32)
             resources.enter_context(published_key(config.host, port, key))
         app = build_app(
-            engine,
-            model.tokenizer(),
-            model_name=str(config.model.options.get("name", config.model.type)),
+            config,
+            engine=engine,
+            tokenizer=model.tokenizer(),
             key=key,
-            open_to_all=is_loopback(config.host),
             allowed_dirs=allowed_dirs,
         )
         server = uvicorn.Server(

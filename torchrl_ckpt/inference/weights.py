@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header
+from fastapi import APIRouter, Header
 
 from torchrl_ckpt.exchange.completions import LoadedWeights, LoadRequest
 from torchrl_ckpt.inference.failures import Forbidden, NotFound, WrongKey
+from torchrl_ckpt.inference.metrics import ServerMetrics
 from torchrl_ckpt.inference.serving import ServedPolicy
 
 
@@ -27,14 +28,17 @@ def requires_key(key: str) -> Callable[..., Awaitable[None]]:
     return check
 
 
-def weight_routes(policy: ServedPolicy, key: str, allowed_dirs: Sequence[Path]) -> APIRouter:
+def weight_routes(
+    policy: ServedPolicy, metrics: ServerMetrics, allowed_dirs: Sequence[Path]
+) -> APIRouter:
     """The routes on `policy`; weights load from `allowed_dirs` and below."""
-    router = APIRouter(dependencies=[Depends(requires_key(key))])
+    router = APIRouter()
 
     @router.post("/weights")
     async def load(request: LoadRequest) -> LoadedWeights:
-        await policy.load(allowed_directory(request.directory, allowed_dirs), request.version)
-        return await policy.loaded()
+        directory = allowed_directory(request.directory, allowed_dirs)
+        with metrics.loading():
+            return await policy.load(directory, request.version)
 
     @router.get("/weights")
     async def loaded() -> LoadedWeights:
@@ -44,27 +48,33 @@ def weight_routes(policy: ServedPolicy, key: str, allowed_dirs: Sequence[Path]) 
 
 
 def allowed_directory(directory: str, allowed_dirs: Sequence[Path]) -> Path:
-    """`directory` without links and `..`.
+    """`directory` without links.
 
-    Raises `Forbidden` where it, or a file in it, lies elsewhere than below `allowed_dirs`, and
-    `NotFound` where it is none.
+    Raises `Forbidden` where it is written with `..`, or lies, itself or a file in it, elsewhere
+    than below `allowed_dirs`; `NotFound` where it is none.
     """
     roots = [root.resolve() for root in allowed_dirs]
 
-    def allowed(path: Path) -> bool:
-        return any(path.resolve().is_relative_to(root) for root in roots)
+    def lies_within(place: Path) -> bool:
+        return any(place.resolve().is_relative_to(root) for root in roots)
 
     path = Path(directory)
-    if "\0" in directory or not path.is_absolute() or not allowed(path):
+    try:
+        allowed = (
+            path.is_absolute()
+            and ".." not in path.parts
+            and lies_within(path)
+            and all(lies_within(entry) for entry in path.resolve().rglob("*"))
+        )
+        is_directory = path.is_dir()
+    except (OSError, RuntimeError, ValueError):
+        allowed = False  # too long, a loop of links, or no text: it lies nowhere
+    if not allowed:
         raise Forbidden(
-            f"weights load only from absolute paths below {', '.join(map(str, roots))} "
-            "(`inference.allowed_dirs`)",
+            "weights load only from absolute paths, without `..` and links that lead elsewhere, "
+            f"below {', '.join(map(str, roots))} (`inference.allowed_dirs`)",
             "directory",
         )
-    resolved = path.resolve()
-    if not resolved.is_dir():
-        raise NotFound(f"{resolved} is no directory", "directory")
-    for entry in resolved.rglob("*"):
-        if not allowed(entry):
-            raise Forbidden(f"{entry} is a link to a place that is not allowed", "directory")
-    return resolved
+    if not is_directory:
+        raise NotFound(f"{path} is no directory", "directory")
+    return path.resolve()

@@ -43,7 +43,7 @@ class Evaluator:
         interval = self._config.interval
         return step == 0 or last or (interval is not None and step % interval == 0)
 
-    async def evaluate(self, policy_version: int) -> dict[str, float]:
+    async def evaluate(self) -> dict[str, float]:
         """Mean reward and metrics of the policy that is being served."""
         total = len(self._problems) * self._config.samples_per_problem
         with self._progress.task("evaluation", total=total) as task:
@@ -51,7 +51,6 @@ class Evaluator:
                 self._problems,
                 self._sampling,
                 num_samples=self._config.samples_per_problem,
-                policy_version=policy_version,
                 seed=f"evaluation/{self._seed}",
                 on_progress=task.update,
             )

@@ -1,15 +1,13 @@
-"""Asks the inference server for completions, with random numbers that depend on no timing."""
+"""Asks the inference servers for completions, with random numbers that depend on no timing."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 
 import xxhash
 
-from torchrl_ckpt.contracts import Environment, Generation, Problem, Sample, Sampling, Tokenizer
-from torchrl_ckpt.errors import WrongPolicy
-from torchrl_ckpt.exchange.client import InferenceClient
+from torchrl_ckpt.contracts import Environment, Generation, Problem, Sampling, Tokenizer
+from torchrl_ckpt.orchestrator.pool import Pool
 from torchrl_ckpt.orchestrator.scoring import Scored, score
 from torchrl_ckpt.recipe.schema import SamplingOptions
 
@@ -19,13 +17,13 @@ class Generator:
 
     def __init__(
         self,
-        client: InferenceClient,
+        pool: Pool,
         environment: Environment,
         tokenizer: Tokenizer,
         *,
         prompts_per_request: int,
     ) -> None:
-        self._client = client
+        self._pool = pool
         self._environment = environment
         self._tokenizer = tokenizer
         self._prompts_per_request = prompts_per_request
@@ -36,12 +34,11 @@ class Generator:
         options: SamplingOptions,
         *,
         num_samples: int,
-        policy_version: int,
         seed: str,
         on_progress: Callable[[int], None],
     ) -> list[list[Scored]]:
         """`[problem][sample]`, scored. The noise of a sample is keyed by `seed`, its problem and
-        its number. Raises `WrongPolicy` for a completion by another policy."""
+        its number."""
         prompts = [self.prompt_ids(problem) for problem in problems]
         seeds = [
             xxhash.xxh3_64_intdigest(f"{seed}/{place}/{problem.id}".encode()) >> 1
@@ -54,28 +51,26 @@ class Generator:
             top_k=options.top_k,
             stop_token_ids=(self._tokenizer.eos_token_id,),
         )
+        size = self._prompts_per_request
+        requests = [
+            Generation(prompts[i : i + size], seeds[i : i + size], num_samples, sampling)
+            for i in range(0, len(prompts), size)
+        ]
         done = 0
 
-        async def ask(start: int) -> list[list[Sample]]:
+        def count(request: Generation) -> None:
             nonlocal done
-            part = slice(start, start + self._prompts_per_request)
-            request = Generation(prompts[part], seeds[part], num_samples, sampling)
-            samples, version = await self._client.generate(request)
-            if version != policy_version:
-                raise WrongPolicy(
-                    f"asked for completions by the policy of step {policy_version}, and the "
-                    f"server answered with that of step {version}; is another job using it?"
-                )
             done += len(request.prompts) * num_samples
             on_progress(done)
-            return samples
 
-        starts = range(0, len(prompts), self._prompts_per_request)
-        answers = await asyncio.gather(*(ask(start) for start in starts))
-        groups = [group for answer in answers for group in answer]
+        completed = await self._pool.complete(requests, count)
+        groups = [(group, answer.load) for answer in completed for group in answer.samples]
         return [
-            [score(self._environment, self._tokenizer, problem, prompt, sample) for sample in group]
-            for problem, prompt, group in zip(problems, prompts, groups, strict=True)
+            [
+                score(self._environment, self._tokenizer, problem, prompt, sample, load)
+                for sample in group
+            ]
+            for problem, prompt, (group, load) in zip(problems, prompts, groups, strict=True)
         ]
 
     def prompt_ids(self, problem: Problem) -> list[int]:

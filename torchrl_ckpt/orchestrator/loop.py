@@ -11,16 +11,16 @@ import time
 
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.contracts import Environment, Problem
-from torchrl_ckpt.exchange.client import InferenceClient
 from torchrl_ckpt.exchange.rollouts import Rollout, RolloutBatch, RolloutDirectory
 from torchrl_ckpt.exchange.waiting import wait_for
 from torchrl_ckpt.exchange.weights import Policy, WeightDirectory
 from torchrl_ckpt.observe.metrics import MetricsLog, values_by_step
 from torchrl_ckpt.observe.progress import ProgressLog
 from torchrl_ckpt.orchestrator.advantages import group_advantages
-from torchrl_ckpt.orchestrator.attestation import serve_policy
+from torchrl_ckpt.orchestrator.attestation import Attested
 from torchrl_ckpt.orchestrator.evaluation import Evaluator
 from torchrl_ckpt.orchestrator.generation import Generator
+from torchrl_ckpt.orchestrator.pool import Pool
 from torchrl_ckpt.orchestrator.scoring import Scored, summary
 from torchrl_ckpt.orchestrator.state import COMPONENT, OrchestratorState
 from torchrl_ckpt.recipe.schema import Orchestrator
@@ -37,7 +37,7 @@ class Loop:
         config: Orchestrator,
         environment: Environment,
         state: OrchestratorState,
-        client: InferenceClient,
+        pool: Pool,
         generator: Generator,
         evaluator: Evaluator | None,
         *,
@@ -47,10 +47,10 @@ class Loop:
         self._config = config
         self._environment = environment
         self._state = state
-        self._client = client
+        self._pool = pool
         self._generator = generator
         self._evaluator = evaluator
-        self._served = -1
+        self._served: tuple[int, Attested] | None = None
         self._resumed_from = resumed_from
         self._run = run = RunDirectory(config.output_dir, config.attempt)
         self._weights = WeightDirectory(run.weights)
@@ -69,13 +69,13 @@ class Loop:
         ahead = self._config.async_level if self._config.ckpt is not None else 0
         for step in range(self._state.progress.step + 1, self._config.max_steps + ahead + 1):
             wanted = max(self._resumed_from, step - 1 - self._config.async_level)
-            policy = await self._serve(wanted)
+            policy, attested = await self._serve(wanted)
             if policy.last:
                 return
-            self._deliver(await self._generate(step, policy))
+            self._deliver(await self._generate(step, policy, attested))
         await self._serve(self._config.max_steps)
 
-    async def _serve(self, version: int) -> Policy:
+    async def _serve(self, version: int) -> tuple[Policy, Attested]:
         """Wait for a policy, do what is to be done at its boundary, and have it served.
 
         Where training ended early, this is the policy that it ended with.
@@ -89,16 +89,14 @@ class Loop:
             )
         if self._layout is not None:
             self._state.answer_requests(self._layout, self._rollouts)
-        if policy.version != self._served:
-            directory = self._weights.path(policy.version)
-            tolerance = self._config.client.canary_tolerance
-            await serve_policy(self._client, policy, directory, tolerance=tolerance)
-            self._served = policy.version
+        if self._served is None or self._served[0] != policy.version:
+            attested = await self._pool.serve(policy, self._weights.path(policy.version))
+            self._served = policy.version, attested
             # Its existence means that the batches up to it are trained on.
             self._weights.forget(before=policy.version)
             self._rollouts.forget(through_step=policy.version)
             await self._evaluate(policy)
-        return policy
+        return policy, self._served[1]
 
     def _published(self, version: int) -> Policy | None:
         # The last one is looked for first: if it appears only then, so has `version` by now.
@@ -112,10 +110,10 @@ class Loop:
         if self._evaluator is not None and self._evaluator.is_due(
             policy.version, last=policy.last and policy.version == self._config.max_steps
         ):
-            row = await self._evaluator.evaluate(policy.version)
+            row = await self._evaluator.evaluate()
             self._metrics.write("evaluation", policy.version, row)
 
-    async def _generate(self, step: int, policy: Policy) -> RolloutBatch:
+    async def _generate(self, step: int, policy: Policy, attested: Attested) -> RolloutBatch:
         config = self._config
         indices = self._state.problems.take(config.prompts_per_step)
         problems = [self._environment.problem("train", index) for index in indices]
@@ -126,12 +124,13 @@ class Loop:
                 problems,
                 config.sampling,
                 num_samples=config.samples_per_prompt,
-                policy_version=policy.version,
                 seed=f"{config.seed}/{step}",
                 on_progress=task.update,
             )
         seconds = time.perf_counter() - began
-        rollouts = [rollout for group in groups for rollout in self._rollouts_of(group)]
+        rollouts = [
+            rollout for group in groups for rollout in self._rollouts_of(group, policy.version)
+        ]
         tokens = sum(len(rollout.completion) for rollout in rollouts)
         self._count(step, problems, rollouts, tokens)
         return RolloutBatch(
@@ -143,12 +142,14 @@ class Loop:
             metrics={
                 **summary(groups),
                 "policy_version": policy.version,
+                "canary/mean_difference": attested.mean_difference,
+                "canary/max_difference": attested.max_difference,
                 "generate_seconds": seconds,
                 "tokens_per_second": tokens / seconds,
             },
         )
 
-    def _rollouts_of(self, group: list[Scored]) -> list[Rollout]:
+    def _rollouts_of(self, group: list[Scored], policy_version: int) -> list[Rollout]:
         rewards = [one.score.reward for one in group]
         advantages = group_advantages(rewards, self._config.advantage)
         return [
@@ -159,6 +160,8 @@ class Loop:
                 logprobs=list(one.sample.logprobs),
                 reward=one.score.reward,
                 advantage=advantage,
+                policy_version=policy_version,
+                load=one.load,
             )
             for one, advantage in zip(group, advantages, strict=True)
         ]

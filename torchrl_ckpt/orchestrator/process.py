@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 
 from torchrl_ckpt import registry
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.contracts import Environment, Model
-from torchrl_ckpt.exchange.client import InferenceClient
-from torchrl_ckpt.exchange.keys import find_key
 from torchrl_ckpt.exchange.rollouts import RolloutBatch
 from torchrl_ckpt.observe.progress import ProgressLog
 from torchrl_ckpt.orchestrator.evaluation import Evaluator
 from torchrl_ckpt.orchestrator.generation import Generator
 from torchrl_ckpt.orchestrator.loop import Loop
+from torchrl_ckpt.orchestrator.pool import Pool
 from torchrl_ckpt.orchestrator.state import COMPONENT, OrchestratorState
 from torchrl_ckpt.recipe.schema import Orchestrator
 from torchrl_ckpt.run_directory import RunDirectory
@@ -40,17 +40,12 @@ async def _orchestrate(config: Orchestrator) -> None:
     carried, resumed_from = _resume(config, state)
     run = RunDirectory(config.output_dir, config.attempt)
     progress = ProgressLog(run.progress, COMPONENT)
-    client_config = config.client
-    base_url, timeout = client_config.base_url, client_config.timeout
-    async with InferenceClient(base_url, key=None, timeout=timeout) as stranger:
-        await stranger.wait_until_up()
-    key = find_key(base_url, client_config.api_key_env)
-    async with InferenceClient(base_url, key=key, timeout=timeout) as client:
+    async with contextlib.aclosing(Pool(config.client, progress)) as pool:
         generator = Generator(
-            client,
+            pool,
             environment,
             model.tokenizer(),
-            prompts_per_request=client_config.prompts_per_request,
+            prompts_per_request=config.client.prompts_per_request,
         )
         evaluator = None
         if config.evaluation is not None:
@@ -66,7 +61,7 @@ async def _orchestrate(config: Orchestrator) -> None:
             config,
             environment,
             state,
-            client,
+            pool,
             generator,
             evaluator,
             progress=progress,

@@ -11,11 +11,12 @@ from torchrl_ckpt.contracts import Environment, Problem, Sample, Score, Tokenize
 
 @dataclass(frozen=True)
 class Scored:
-    """A completion of a problem with its score."""
+    """A completion of a problem with its score. `load` names the weights that drew it."""
 
     problem: Problem
     prompt: list[int]
     sample: Sample
+    load: str
     score: Score
 
 
@@ -25,13 +26,14 @@ def score(
     problem: Problem,
     prompt: list[int],
     sample: Sample,
+    load: str,
 ) -> Scored:
     """Score what the tokens say, without the end token."""
     tokens = list(sample.token_ids)
     if tokens and tokens[-1] == tokenizer.eos_token_id:
         tokens.pop()
     text = tokenizer.decode(tokens, skip_special_tokens=False)
-    return Scored(problem, prompt, sample, environment.score(problem, text))
+    return Scored(problem, prompt, sample, load, environment.score(problem, text))
 
 
 def summary(groups: Sequence[Sequence[Scored]]) -> dict[str, float]:

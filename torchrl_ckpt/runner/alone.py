@@ -14,6 +14,7 @@ from torchrl_ckpt.recipe.schema import Inference, Orchestrator, RlTrainer
 from torchrl_ckpt.run_directory import RunDirectory
 from torchrl_ckpt.runner import components
 from torchrl_ckpt.runner.display import Display
+from torchrl_ckpt.runner.environments import enter, server_python
 from torchrl_ckpt.runner.resolved import write_resolved
 from torchrl_ckpt.runner.supervisor import supervise
 from torchrl_ckpt.runner.warm_start import warm_started
@@ -22,7 +23,8 @@ C = TypeVar("C", RlTrainer, Orchestrator)
 
 
 def run_inference(config: Inference) -> None:
-    """Serve in this very process until SIGTERM or Ctrl-C."""
+    """Serve in this very process until SIGTERM or Ctrl-C, in the engine's environment."""
+    enter(server_python(config))
     with bind(config.host, config.port) as listener:
         logs.configure()
         serve_recipe(config, listener, in_job=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from torchrl_ckpt.recipe.schema import Trainer
@@ -14,6 +15,9 @@ _ENTRY = "torchrl_ckpt.cli.component"
 
 # Idle OpenMP threads of one process would spin on the cores that another needs.
 _QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+
+# A server that dies oftener has a reason that another start does not mend.
+_SERVER_RESTARTS = 3
 
 
 def trainer(run: RunDirectory, config: Trainer, resolved: Path | None = None) -> Component:
@@ -28,12 +32,15 @@ def orchestrator(
     return _component(run, "orchestrator", ["-m", _ENTRY], env, resolved=resolved)
 
 
-def inference(run: RunDirectory, env: Mapping[str, str], listening: int) -> Component:
-    """`listening` is the descriptor of a socket that is bound already, so that a port in use shows
-    before any process starts."""
-    return _component(
+def inference(run: RunDirectory, env: Mapping[str, str], listening: int, python: Path) -> Component:
+    """`python` is of the environment that the engine runs in (`environments.py`), and `listening`
+    the descriptor of a socket that is bound already, so that a port in use shows before any process
+    starts, and a server that is started again has the same address."""
+    component = _component(
         run, "inference", ["-m", _ENTRY], env, more=[str(listening)], pass_fds=(listening,)
     )
+    argv = [str(python), *component.argv[1:]]
+    return replace(component, argv=argv, restarts=_SERVER_RESTARTS)
 
 
 def _component(

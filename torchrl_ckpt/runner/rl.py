@@ -7,6 +7,7 @@ import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torchrl_ckpt.errors import RunInterrupted
@@ -18,6 +19,7 @@ from torchrl_ckpt.run_directory import RunDirectory
 from torchrl_ckpt.runner import components
 from torchrl_ckpt.runner.attempt import Attempt, begin
 from torchrl_ckpt.runner.display import Display
+from torchrl_ckpt.runner.environments import server_python
 from torchrl_ckpt.runner.process import Component
 from torchrl_ckpt.runner.resolved import write_resolved
 from torchrl_ckpt.runner.summary import checkpoint_lines, last_row, stopped_early
@@ -28,6 +30,7 @@ from torchrl_ckpt.runner.warm_start import warm_started
 def run_rl(recipe: RlRecipe) -> None:
     """Train to the end. Raises `RunInterrupted` where it was asked to stop before."""
     config = recipe.trainer
+    python = None if recipe.inference is None else server_python(recipe.inference)
     # The port first: whether it is free shows before anything is written.
     with (
         _listening(recipe.inference) as listener,
@@ -46,7 +49,7 @@ def run_rl(recipe: RlRecipe) -> None:
             for note in attempt.notes:
                 display.message(note, "warning")
             supervise(
-                _components(settled, run, listener),
+                _components(settled, run, listener, python),
                 finite=["trainer", "orchestrator"],
                 display=display,
                 on_stop_requested=run.stop.touch,
@@ -77,7 +80,9 @@ def _settle(recipe: RlRecipe, attempt: Attempt, listener: socket.socket | None) 
         trainer = warm_started(trainer)
     orchestrator = recipe.orchestrator
     if listener is not None:
-        client = orchestrator.client.model_copy(update={"base_url": _url(listener)})
+        client = orchestrator.client.model_copy(
+            update={"base_url": _url(listener), "base_urls": []}
+        )
         orchestrator = orchestrator.model_copy(update={"client": client})
     return recipe.model_copy(
         update={
@@ -93,13 +98,13 @@ def _url(listener: socket.socket) -> str:
 
 
 def _components(
-    recipe: RlRecipe, run: RunDirectory, listener: socket.socket | None
+    recipe: RlRecipe, run: RunDirectory, listener: socket.socket | None, python: Path | None
 ) -> list[Component]:
-    if recipe.inference is None or listener is None:
+    if recipe.inference is None or listener is None or python is None:
         return [components.orchestrator(run, {}), components.trainer(run, recipe.trainer)]
     key = os.environ.get(recipe.inference.api_key_env) or secrets.token_urlsafe(32)
     return [
-        components.inference(run, {recipe.inference.api_key_env: key}, listener.fileno()),
+        components.inference(run, {recipe.inference.api_key_env: key}, listener.fileno(), python),
         components.orchestrator(run, {recipe.orchestrator.client.api_key_env: key}),
         components.trainer(run, recipe.trainer),
     ]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from types import FrameType
 from typing import Any, Protocol
 
 from torchrl_ckpt.errors import ComponentFailed, RunInterrupted
+from torchrl_ckpt.lifeline import adopt_orphans
 from torchrl_ckpt.observe.progress import Level
-from torchrl_ckpt.runner.lifeline import adopt_orphans
 from torchrl_ckpt.runner.process import Component, Process, descendants, stop
 
 _POLL_SECONDS = 0.02
@@ -39,8 +40,10 @@ def supervise(
 ) -> None:
     """Start `components` and return once all that are named in `finite` have ended with 0.
 
-    The others are servers, which are stopped then. Whatever happens, no process is left behind;
-    what has not ended `grace` seconds after SIGTERM is killed. Call it from the main thread.
+    The others are servers, which are stopped then. One that ends before is started again as often
+    as its component allows, unless it says that the user has made a mistake. Whatever happens, no
+    process is left behind; what has not ended `grace` seconds after SIGTERM is killed. Call it from
+    the main thread.
 
     The first SIGTERM or Ctrl-C calls `on_stop_requested` and goes on waiting for the finite ones.
 
@@ -63,14 +66,16 @@ def supervise(
 
 
 def _watch(
-    processes: Sequence[Process],
+    processes: list[Process],
     finite: Collection[str],
     display: Watched,
     requests: _StopRequests,
     on_stop_requested: Callable[[], None],
 ) -> None:
     asked = False
+    restarts: Counter[str] = Counter()
     while not all(process.poll() == 0 for process in processes if process.name in finite):
+        _restart_servers(processes, finite, display, restarts)
         if _failed(processes, finite):
             raise _failure(_in_order_of_failure(processes, finite))
         if requests.count > 1:
@@ -81,6 +86,26 @@ def _watch(
             on_stop_requested()
         display.refresh()
         time.sleep(_POLL_SECONDS)
+
+
+def _restart_servers(
+    processes: list[Process], finite: Collection[str], display: Watched, restarts: Counter[str]
+) -> None:
+    """Start the servers again that have ended, in place; `restarts` counts how often by name."""
+    for place, process in enumerate(processes):
+        name, allowed = process.name, process.component.restarts
+        if process.poll() is None or name in finite or restarts[name] >= allowed:
+            continue
+        if _own_words(process) is not None:
+            continue
+        restarts[name] += 1
+        display.message(
+            f"{name} {process.how_it_ended()} and is started again ({restarts[name]} of at most "
+            f"{allowed} times); its log: {process.log}",
+            "warning",
+        )
+        process.kill_group()
+        processes[place] = Process(process.component)
 
 
 class _StopRequests:

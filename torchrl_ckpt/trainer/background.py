@@ -4,37 +4,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from concurrent.futures import Future
+from typing import TypeVar
 
 T = TypeVar("T")
 
 
-class Background(Generic[T]):
-    """Does `work`, and keeps what it returned or raised for `result`.
+def in_background(name: str, work: Callable[[], T]) -> Future[T]:
+    """Begin `work` on a thread called `name`; the future gets what it returns or raises.
 
     Unlike an executor's, the thread does not hold up a process that leaves because of an error.
     """
+    future: Future[T] = Future()
 
-    def __init__(self, name: str, work: Callable[[], T]) -> None:
-        self._work = work
-        self._results: list[T] = []
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    @property
-    def ended(self) -> bool:
-        return not self._thread.is_alive()
-
-    def result(self) -> T:
-        """What the work returned, once it has ended; raises what it raised."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._results[0]
-
-    def _run(self) -> None:
+    def run() -> None:
         try:
-            self._results.append(self._work())
+            future.set_result(work())
         except BaseException as error:
-            self._error = error
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future

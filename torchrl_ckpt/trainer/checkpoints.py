@@ -6,6 +6,7 @@ import importlib.metadata
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -25,7 +26,7 @@ from torchrl_ckpt.observe import logs
 from torchrl_ckpt.observe.metrics import MetricsLog
 from torchrl_ckpt.observe.progress import ProgressLog
 from torchrl_ckpt.recipe.schema import Checkpointing
-from torchrl_ckpt.trainer.background import Background
+from torchrl_ckpt.trainer.background import in_background
 from torchrl_ckpt.trainer.committing import Commitment
 from torchrl_ckpt.trainer.rng import rng_state, set_rng_state
 from torchrl_ckpt.trainer.state import TrainingState
@@ -131,7 +132,7 @@ class TrainerCheckpoints:
             save.wait_staged()
         if self._world.leads:
             self._committer.start()  # Does nothing where it is alive.
-        work = Background(f"checkpoint step_{step}", lambda: self._write_and_commit(part))
+        work = in_background(f"checkpoint step_{step}", lambda: self._write_and_commit(part))
         stall = self._waited + time.perf_counter() - began
         self._under_way = _UnderWay(step, save, work, stall)
 
@@ -144,7 +145,7 @@ class TrainerCheckpoints:
 
     def look(self) -> None:
         """Take note of a save that has ended. Raises where it failed and was to stop the run."""
-        if self._under_way is not None and self._under_way.work.ended:
+        if self._under_way is not None and self._under_way.work.done():
             self.finish()
 
     def finish(self) -> None:
@@ -169,6 +170,11 @@ class TrainerCheckpoints:
         else:
             # More ranks than before: a new rank has no past to go on from.
             seed_everything(self._seed, (step << 16) + self._world.rank + 1)
+
+    @property
+    def under_way(self) -> Future[dict[str, float]] | None:
+        """The save that goes on beside the training, if one does."""
+        return self._under_way.work if self._under_way else None
 
     def close(self) -> None:
         """Bring the save under way to its end, and give everything back."""
@@ -328,7 +334,7 @@ class _UnderWay:
 
     step: int
     save: Save | None
-    work: Background[dict[str, float]]
+    work: Future[dict[str, float]]
     stall: float
 
 

@@ -1,0 +1,366 @@
+"""What saving a training state costs, beside its peers and beside the machine's own limits:
+
+    python -m benchmarks.checkpoint                      # about 0.75 GB, one rank
+    python -m benchmarks.checkpoint --size 0.2 --ranks 2 --saves 5
+
+Every contestant trains the same model in processes of its own and saves after each few steps.
+All of them run in turn, several times over, and the raw write that they are compared with is made
+between their saves: only ratios within one run mean anything on a machine that others use as well.
+`torch_checkpointing` (Meta) takes part where it is installed. torchtitan's checkpointer calls
+`dcp.async_save`, so its numbers are those of that line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+
+from benchmarks.contestants import CONTESTANTS
+from torchrl_ckpt.recipe.schema import Optimizer, Scheduler
+from torchrl_ckpt.trainer.optimizer import build_optimizer, build_scheduler
+from torchrl_ckpt.trainer.source import TrainBatch
+from torchrl_ckpt.trainer.state import Progress, TrainingState
+from torchrl_ckpt.trainer.world import World, join_world
+
+_WIDTH = 2048
+_ROWS = 64
+_STEPS_BETWEEN = 2
+_LOADS = 3
+_NEEDS = {"torch_checkpointing": "torch_checkpointing"}
+
+
+@dataclass
+class Save:
+    """One save, in seconds. `lost` is what training took longer for it, `slowdown` the share by
+    which a step during the save was longer than one without (None where none fell into it)."""
+
+    stall: float
+    durable: float
+    lost: float
+    slowdown: float | None
+    raw: float
+
+
+@dataclass
+class Result:
+    """What one process found out about one contestant. The first save is not among `saves`."""
+
+    name: str
+    num_bytes: int
+    step: float
+    first_stall: float
+    saves: list[Save]
+    loads: list[float]
+    extra_memory: int
+
+
+class _Trainee:
+    """A model whose state has the wanted size, and its steps."""
+
+    def __init__(self, size: float, world: World) -> None:
+        # A parameter and Adam's two moments of it, four bytes each.
+        layers = max(1, round(size * 1e9 / 12 / _WIDTH**2))
+        model = torch.nn.Sequential(*(torch.nn.Linear(_WIDTH, _WIDTH) for _ in range(layers)))
+        fully_shard(model, mesh=world.mesh)
+        self._model = model
+        self._optimizer = build_optimizer(model, Optimizer(lr=1e-4))
+        scheduler = build_scheduler(self._optimizer, Scheduler(), 1_000_000)
+        self._input = torch.randn(_ROWS, _WIDTH, device=world.device)
+        self.state = TrainingState(model, self._optimizer, scheduler, _NoData(), Progress())
+
+    def step(self, before_change: Callable[[], None] = lambda: None) -> float:
+        """One step; returns its seconds without what `before_change` took."""
+        began = time.perf_counter()
+        self._model(self._input).square().mean().backward()
+        asked = time.perf_counter()
+        before_change()
+        waited = time.perf_counter() - asked
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self.state.progress.step += 1
+        return time.perf_counter() - began - waited
+
+
+class _NoData:
+    provides: frozenset[str] = frozenset()
+
+    def batch(self, step: int) -> TrainBatch:
+        raise NotImplementedError
+
+    def state_dict(self) -> Any:
+        return {}
+
+    def load_state_dict(self, state: Any) -> None:
+        pass
+
+
+def run_contestant(name: str, size: float, saves: int, directory: Path) -> Result:
+    """Train and save in this process, a rank of torchrun's."""
+    with join_world(threads=0, timeout=600) as world:
+        trainee = _Trainee(size, world)
+        for _ in range(3):
+            trainee.step()
+        num_bytes = sum(t.numel() * t.element_size() for t in trainee.state.tensors().values())
+        memory_before = _memory()
+        contestant = CONTESTANTS[name](trainee.state, directory / "checkpoints", world)
+        contestant.prepare()
+        # Whatever is prepared beside the training has the time of these steps.
+        for _ in range(8):
+            trainee.step()
+        raw = _Raw(directory / "raw", num_bytes // world.size)
+        found: list[Save] = []
+        baseline: list[float] = []
+        with _MemoryPeak() as peak:
+            for number in range(saves + 1):
+                baseline += [trainee.step() for _ in range(_STEPS_BETWEEN)]
+                usual = statistics.median(baseline[-10:])
+                found.append(_one_save(contestant, trainee, number, usual, raw))
+                if number > 0:
+                    shutil.rmtree(directory / f"checkpoints/step_{number - 1}", ignore_errors=True)
+                dist.barrier()
+        loads = []
+        for _ in range(_LOADS):
+            dist.barrier()
+            began = time.perf_counter()
+            contestant.load(saves)
+            dist.barrier()
+            loads.append(time.perf_counter() - began)
+        contestant.close()
+        first, *others = found
+        return Result(
+            name,
+            num_bytes,
+            statistics.median(baseline),
+            first.stall,
+            others,
+            loads,
+            max(0, peak.value - memory_before),
+        )
+
+
+def _one_save(contestant: Any, trainee: _Trainee, number: int, usual: float, raw: _Raw) -> Save:
+    began = time.perf_counter()
+    pending = contestant.save(number)
+    stall = time.perf_counter() - began
+    beside: list[float] = []
+
+    def wait_staged() -> None:
+        nonlocal stall
+        asked = time.perf_counter()
+        pending.wait_staged()
+        stall += time.perf_counter() - asked
+
+    # A step that began before the save was durable was slowed by it, at least in part.
+    while pending.durable_at is None or not beside:
+        ended = pending.durable_at is not None
+        seconds = trainee.step(wait_staged)
+        if ended:
+            break
+        beside.append(seconds)
+    pending.wait()
+    lost = stall + sum(seconds - usual for seconds in beside)
+    slowdown = statistics.median(beside) / usual - 1 if beside else None
+    assert pending.durable_at is not None
+    return Save(stall, pending.durable_at - began, lost, slowdown, raw.write())
+
+
+class _Raw:
+    """The machine's limit: as many bytes as a rank has, written and synced as plainly as can be."""
+
+    def __init__(self, path: Path, num_bytes: int) -> None:
+        self._path = path
+        self._data = torch.randint(0, 255, (num_bytes,), dtype=torch.uint8).numpy()
+
+    def write(self) -> float:
+        began = time.perf_counter()
+        with open(self._path, "wb", buffering=0) as file:
+            view = memoryview(self._data)
+            while view:
+                view = view[file.write(view) :]
+            os.fsync(file.fileno())
+        seconds = time.perf_counter() - began
+        self._path.unlink()
+        return seconds
+
+
+def machine_limits(num_bytes: int, directory: Path) -> dict[str, float]:
+    """Seconds for a copy into memory that is in use already, and for a read of a cached file."""
+    source = torch.zeros(num_bytes, dtype=torch.uint8)
+    target = torch.zeros(num_bytes, dtype=torch.uint8)
+    path = directory / "read"
+    path.write_bytes(source.numpy().tobytes())
+    buffer = bytearray(num_bytes)
+    copies, reads = [], []
+    for _ in range(5):
+        began = time.perf_counter()
+        target.copy_(source)
+        copies.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        with open(path, "rb", buffering=0) as file:
+            file.readinto(buffer)
+        reads.append(time.perf_counter() - began)
+    path.unlink()
+    return {"memcpy": statistics.median(copies), "raw read": statistics.median(reads)}
+
+
+def _memory() -> int:
+    """Bytes of this process and its children; what they share counts once."""
+    total = 0
+    process = psutil.Process()
+    for one in [process, *process.children(recursive=True)]:
+        try:
+            total += one.memory_full_info().pss
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+class _MemoryPeak:
+    """Looks at the memory a few times a second. Seldom enough not to slow anything down."""
+
+    _SECONDS = 0.5
+
+    def __init__(self) -> None:
+        self.value = 0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> _MemoryPeak:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._end.wait(self._SECONDS):
+            self.value = max(self.value, _memory())
+
+
+def measure(name: str, arguments: argparse.Namespace, directory: Path) -> Result | str:
+    """Run one contestant in processes of its own; returns what was wrong where it could not."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={arguments.ranks}", "-m", "benchmarks.checkpoint"]
+    command += ["--contestant", name, "--size", str(arguments.size)]
+    command += ["--saves", str(arguments.saves), "--directory", str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    answer = directory / "result.json"
+    if done.returncode != 0 or not answer.exists():
+        return done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "it said nothing"
+    fields = json.loads(answer.read_text())
+    return Result(**{**fields, "saves": [Save(**save) for save in fields["saves"]]})
+
+
+def table(results: dict[str, list[Result]]) -> list[str]:
+    """The results as Markdown."""
+    head = (
+        "| | stall | of `dcp.save` | first stall | durable | of raw write + fsync | lost a save "
+        "| a step during it | extra memory | load | of `dcp.load` |"
+    )
+    lines = [head, "|---" + "|---:" * 10 + "|"]
+    sync = _median(save.stall for result in results["dcp.save"] for save in result.saves)
+    plain_load = _median(load for result in results["dcp.save"] for load in result.loads)
+    for name, found in results.items():
+        saves = [save for result in found for save in result.saves]
+        stall = _median(save.stall for save in saves)
+        load = _median(load for result in found for load in result.loads)
+        slow = [save.slowdown for save in saves if save.slowdown is not None]
+        beside = f"{100 * statistics.median(slow):+.0f} %" if slow else "-"
+        cells = [
+            f"{1000 * stall:.0f} ms",
+            f"{100 * stall / sync:.1f} %",
+            f"{1000 * _median(result.first_stall for result in found):.0f} ms",
+            f"{_median(save.durable for save in saves):.2f} s",
+            f"{_median(save.durable / save.raw for save in saves):.2f}",
+            f"{_median(save.lost for save in saves):.2f} s",
+            beside,
+            f"{_median(result.extra_memory for result in found) / 1e6:.0f} MB",
+            f"{load:.2f} s",
+            f"{load / plain_load:.2f}",
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _median(values: Any) -> float:
+    return statistics.median(list(values))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--size", type=float, default=0.75, help="of the state, in GB")
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--saves", type=int, default=6, help="after the first, in each round")
+    parser.add_argument("--rounds", type=int, default=2, help="of all contestants in turn")
+    parser.add_argument("--only", nargs="*", help="these contestants, and dcp.save")
+    parser.add_argument("--directory", type=Path, help="where to write (a temporary one)")
+    parser.add_argument("--contestant", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.contestant:
+        result = run_contestant(
+            arguments.contestant, arguments.size, arguments.saves, arguments.directory
+        )
+        if os.environ["RANK"] == "0":
+            (arguments.directory / "result.json").write_text(json.dumps(asdict(result)))
+        return 0
+    with tempfile.TemporaryDirectory(dir=arguments.directory) as scratch:
+        _compare(arguments, Path(scratch))
+    return 0
+
+
+def _compare(arguments: argparse.Namespace, scratch: Path) -> None:
+    chosen = [
+        name
+        for name in CONTESTANTS
+        if not arguments.only or name in arguments.only or name == "dcp.save"
+    ]
+    results: dict[str, list[Result]] = defaultdict(list)
+    for number in range(arguments.rounds):
+        for name in chosen:
+            if name in _NEEDS and importlib.util.find_spec(_NEEDS[name]) is None:
+                if number == 0:
+                    print(f"{name}: left out, it is not installed", file=sys.stderr)
+                continue
+            print(f"round {number + 1}: {name}", file=sys.stderr, flush=True)
+            result = measure(name, arguments, scratch / "run")
+            if isinstance(result, str):
+                print(f"{name}: {result}", file=sys.stderr)
+            else:
+                results[name].append(result)
+    some = next(iter(results.values()))[0]
+    share = some.num_bytes // arguments.ranks
+    limits = machine_limits(share, scratch)
+    raw = _median(s.raw for found in results.values() for result in found for s in result.saves)
+    print(
+        f"{some.num_bytes / 1e6:.0f} MB on {arguments.ranks} rank(s), a step of {some.step:.2f} s, "
+        f"{os.cpu_count()} cores, torch {torch.__version__}. Of a rank's {share / 1e6:.0f} MB: "
+        f"raw write + fsync {raw:.2f} s, raw read {limits['raw read']:.2f} s, copy into memory in "
+        f"use {limits['memcpy']:.2f} s.\n"
+    )
+    print("\n".join(table(results)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

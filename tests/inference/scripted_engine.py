@@ -1,0 +1,86 @@
+"""An engine whose every token, pause and failure a test decides."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from torchrl_ckpt.contracts import DrawnTokens, Generation, Model, OnTokens, Sample
+
+
+class ScriptedEngine:
+    """Draws the tokens of `script`, one at each `step`, for every sample of every request.
+
+    A request without a script ends at once with one token. `fault` is raised by loads, `crash` by
+    generation after its first step. `events` tells what was done, in order.
+    """
+
+    plugin_api = 1
+    dtype = "float32"
+
+    def __init__(self, script: Sequence[int], *, swaps_in_flight: bool = False) -> None:
+        self.swaps_in_flight = swaps_in_flight
+        self.script = list(script)
+        self.events: list[str] = []
+        self.fault: BaseException | None = None
+        self.crash: Exception | None = None
+        self.stepwise = False
+        self._steps = asyncio.Semaphore(0)
+        self._loads = asyncio.Semaphore(0)
+
+    def step(self, num_steps: int = 1) -> None:
+        """Let one request draw so many tokens, if they are drawn `stepwise`."""
+        for _ in range(num_steps):
+            self._steps.release()
+
+    def end_load(self) -> None:
+        """Let a load return, if it is `stepwise`."""
+        self._loads.release()
+
+    def start(self, model: Model, *, max_length: int | None, threads: int) -> None: ...
+
+    async def generate(
+        self, request: Generation, on_tokens: OnTokens | None = None
+    ) -> list[list[Sample]]:
+        self.events.append("generating")
+        try:
+            await self._draw(request, on_tokens)
+        except asyncio.CancelledError:
+            self.events.append("cancelled")
+            raise
+        self.events.append("generated")
+        sample = Sample(self.script, [-0.5] * len(self.script), "length")
+        return [[sample] * request.num_samples for _ in request.prompts]
+
+    async def _draw(self, request: Generation, on_tokens: OnTokens | None) -> None:
+        for token in self.script:
+            if self.stepwise:
+                await self._steps.acquire()
+            else:
+                await asyncio.sleep(0)
+            for prompt in range(len(request.prompts)):
+                for sample in range(request.num_samples):
+                    if on_tokens is not None:
+                        on_tokens(DrawnTokens(prompt, sample, [token], [-0.5]))
+            if self.crash is not None:
+                raise self.crash
+
+    async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        self.events.append("scoring")
+        await asyncio.sleep(0)
+        self.events.append("scored")
+        return [[0.0] * (len(sequence) - 1) for sequence in sequences]
+
+    async def load_weights(self, directory: Path) -> None:
+        self.events.append("loading")
+        if self.stepwise:
+            await self._loads.acquire()
+        if self.fault is not None:
+            raise self.fault
+        self.events.append("loaded")
+
+    async def weights_digest(self) -> str | None:
+        return None
+
+    def close(self) -> None: ...

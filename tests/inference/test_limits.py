@@ -1,0 +1,121 @@
+"""How much the server takes: bodies, sequences, requests that wait, and clients that have gone."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.inference.conftest import Server, failure, running_server, wait_until_up
+
+OPTIONS = {"max_running": 1, "max_queued": 1, "max_sequences": 20_000, "max_body_bytes": 10_000}
+# Seconds of work for the engine, if nothing ends it.
+LONG = {"prompt": [[4, 3]], "n": 3000, "max_tokens": 120, "seed": 1}
+SHORT: dict[str, Any] = {"prompt": "ab>", "max_tokens": 2}
+
+
+@pytest.fixture(scope="module")
+def small(published: Path) -> Iterator[Server]:
+    """A server with narrow limits."""
+    with running_server(published, options=OPTIONS) as server:
+        wait_until_up(server)
+        yield server
+
+
+@pytest.fixture
+def http(small: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=small.base_url, timeout=120, trust_env=False) as http:
+        yield http
+
+
+def metric(http: httpx.Client, name: str) -> float:
+    """The value of a metric, with its labels in `name`."""
+    found = re.search(
+        rf"^torchrl_ckpt_{re.escape(name)} (\S+)$", http.get("/metrics").text, re.MULTILINE
+    )
+    return float(found[1]) if found else 0.0
+
+
+def wait_for(http: httpx.Client, name: str, value: float) -> None:
+    for _ in range(3000):
+        if metric(http, name) == value:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{name} is {metric(http, name)} and does not become {value}")
+
+
+def test_a_body_beyond_the_limit_is_refused(http: httpx.Client) -> None:
+    body = b'{"prompt": "' + b"a" * 11_000 + b'"}'
+
+    def in_pieces() -> Iterator[bytes]:
+        for start in range(0, len(body), 1000):
+            yield body[start : start + 1000]
+
+    error = failure(http.post("/v1/completions", content=body), 413)
+    assert error["code"] == "request_too_large"
+    failure(http.post("/v1/completions", content=in_pieces()), 413)
+    failure(http.post("/weights", content=body, headers={"Authorization": "Bearer x"}), 413)
+
+
+def test_more_sequences_than_the_limit_are_refused(http: httpx.Client) -> None:
+    many = {"prompt": [[4]] * 11, "n": 2000, "max_tokens": 1}
+    error = failure(http.post("/v1/completions", json=many), 400)
+    assert error["param"] == "n"
+    assert "22000 sequences" in error["message"]
+    assert "inference.max_sequences" in error["message"]
+    echo = {"prompt": [[4]] * 4, "max_tokens": 0, "echo": True}
+    assert http.post("/v1/completions", json=echo).status_code == 200
+
+
+def begin(server: Server, **request: Any) -> socket.socket:
+    """A request under way. Closing the socket is a client that goes without its answer."""
+    host, port = server.base_url.removeprefix("http://").split(":")
+    body = json.dumps(request)
+    asking = socket.create_connection((host, int(port)))
+    asking.sendall(
+        f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+    )
+    return asking
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_full_queue_turns_away_and_a_client_that_goes_makes_room(
+    stream: bool, http: httpx.Client, small: Server
+) -> None:
+    gone = 'requests_total{route="/v1/completions",status="499"}'
+    num_tokens, num_gone = metric(http, "completion_tokens_total"), metric(http, gone)
+    running = begin(small, **LONG, stream=stream)
+    wait_for(http, "requests_in_flight", 1)
+    queued = begin(small, **LONG, stream=stream)
+    wait_for(http, "requests_queued", 1)
+
+    answer = http.post("/v1/completions", json=SHORT)
+    assert failure(answer, 429)["code"] == "rate_limit_exceeded"
+    assert int(answer.headers["retry-after"]) >= 1
+
+    queued.close()
+    wait_for(http, "requests_queued", 0)
+    running.close()
+    wait_for(http, "requests_in_flight", 0)
+    assert http.post("/v1/completions", json=SHORT).status_code == 200
+    # Had either gone on to its end, its tokens would have been counted.
+    assert metric(http, "completion_tokens_total") - num_tokens <= SHORT["max_tokens"]
+    assert metric(http, gone) - num_gone == (1 if stream else 2)  # a stream had begun with 200
+
+
+def test_a_client_that_reads_slowly_holds_nobody_up(http: httpx.Client, small: Server) -> None:
+    num_tokens = metric(http, "completion_tokens_total")
+    # Some ten megabytes of events, of which nothing is read.
+    stream = begin(small, prompt=[4, 3], n=500, max_tokens=120, stream=True)
+    wait_for(http, "requests_in_flight", 1)
+    wait_for(http, "requests_in_flight", 0)
+    assert metric(http, "completion_tokens_total") > num_tokens
+    stream.close()

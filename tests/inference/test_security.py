@@ -1,0 +1,214 @@
+"""Who may change the weights, from where they load, and what nobody gets to see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+
+from tests.inference.conftest import (
+    AUTHORIZED,
+    KEY,
+    Server,
+    failure,
+    running_server,
+    tiny_model,
+    wait_until_up,
+)
+from tests.inference.scripted_engine import ScriptedEngine
+from torchrl_ckpt.inference.app import build_app
+from torchrl_ckpt.recipe.schema import Inference
+
+# What a server on loopback does for everyone. A route that is not named here needs the key, and
+# what is named here changes nothing.
+OPEN_ON_LOOPBACK = {
+    ("POST", "/v1/completions"),
+    ("POST", "/v1/chat/completions"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/{name:path}"),
+    ("GET", "/metrics"),
+    ("GET", "/health"),
+}
+OPEN_EVERYWHERE = {("GET", "/health")}
+
+NO_KEYS: list[dict[str, Any]] = [
+    {},
+    {"Authorization": ""},
+    {"Authorization": "Bearer wrong"},
+    {"Authorization": "Bearer"},
+    {"Authorization": KEY},
+    {"Authorization": f"Basic {KEY}"},
+    {"Authorization": "Bearer schlüssel".encode()},
+    {"Authorization": f"Bearer {KEY}x"},
+    {"Authorization": f"Bearer {KEY[:-1]}"},
+    {"X-Api-Key": KEY},
+]
+
+
+def _routes(host: str) -> set[tuple[str, str]]:
+    """Every method and path that the application answers."""
+    config = Inference(host=host, output_dir=Path("/"), model={"type": "transformers"})
+    app = build_app(
+        config,
+        engine=ScriptedEngine([]),
+        tokenizer=tiny_model().tokenizer(),
+        key=KEY,
+        allowed_dirs=[],
+    )
+    flat, waiting = [], list(app.routes)
+    while waiting:
+        route = waiting.pop()
+        if router := getattr(route, "original_router", None):  # FastAPI's included router
+            waiting += router.routes
+            continue
+        assert isinstance(route, APIRoute), f"{route} is of a kind that this test does not know"
+        flat.append(route)
+    return {(method, route.path) for route in flat for method in route.methods}
+
+
+def _refused_without_key(http: httpx.Client, method: str, path: str, published: Path) -> None:
+    body = {"directory": str(published / "step_1"), "version": 1}
+    for headers in NO_KEYS:
+        answer = http.request(method, path, json=body, headers=headers)
+        assert failure(answer, 401)["code"] == "invalid_api_key", (method, path, headers)
+
+
+def test_on_loopback_every_route_that_is_not_known_to_be_harmless_needs_the_key(
+    http: httpx.Client, published: Path
+) -> None:
+    guarded = _routes("127.0.0.1") - OPEN_ON_LOOPBACK
+    assert guarded >= {("POST", "/weights"), ("GET", "/weights")}
+    before = http.get("/weights", headers=AUTHORIZED).json()
+    for method, path in guarded:
+        _refused_without_key(http, method, path, published)
+    assert http.get("/weights", headers=AUTHORIZED).json() == before
+
+
+def test_where_the_network_reaches_it_every_route_but_health_needs_the_key(
+    published: Path,
+) -> None:
+    with running_server(published, options={"host": "0.0.0.0"}) as server:
+        wait_until_up(server)
+        with httpx.Client(base_url=server.base_url, trust_env=False, timeout=30) as http:
+            for method, path in _routes("0.0.0.0") - OPEN_EVERYWHERE:
+                _refused_without_key(http, method, path.replace("{name:path}", "x"), published)
+            assert http.get("/metrics", headers=AUTHORIZED).status_code == 200
+            assert http.get("/health").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/%77eights",
+        "/weights?key=" + KEY,
+        "//weights",
+        "/weights/",
+        "/./weights",
+        "/v1/../weights",
+        "/WEIGHTS",
+        "/weights%00",
+        "/weights%2f",
+    ],
+)
+def test_no_other_spelling_of_the_path_needs_no_key(path: str, server: Server) -> None:
+    """The path is sent as it stands: httpx alone would tidy it up."""
+    url = httpx.URL(server.base_url).copy_with(raw_path=path.encode())
+    answer = httpx.post(url, json={"directory": "/", "version": 1}, trust_env=False)
+    assert answer.status_code in {401, 404}
+    failure(answer, answer.status_code)
+
+
+def _outside(published: Path, elsewhere: Path) -> dict[str, str]:
+    """Directories that must not be loaded, by what is wrong with them."""
+    outside = elsewhere / "outside"
+    (outside / "deep").mkdir(parents=True)
+    (published / "link").symlink_to(outside)
+    (published / "loop").symlink_to(published / "loop")
+    planted = published / "planted"
+    planted.mkdir()
+    (planted / "model.safetensors").symlink_to(outside / "model.safetensors")
+    nested = published / "nested" / "inner"
+    nested.mkdir(parents=True)
+    (nested / "more").symlink_to(outside)
+    return {
+        "elsewhere": str(outside),
+        "the root": "/",
+        "a name that begins alike": f"{published}x",
+        "relative": "step_0",
+        "relative to here": "./step_0",
+        "empty": "",
+        "home": "~/weights",
+        "a URL": f"file://{published}/step_0",
+        "up and away": f"{published}/step_0/../../outside",
+        "up and back": f"{published}/step_0/../step_1",
+        "far up": f"{published}{'/..' * 50}/etc",
+        "a link": str(published / "link"),
+        "a parent that is a link": str(published / "link" / "deep"),
+        "a link to itself": str(published / "loop"),
+        "below a link to itself": str(published / "loop" / "step_0"),
+        "a file that is a link": str(planted),
+        "a link deep inside": str(published / "nested"),
+        "a null byte": f"{published}/step_0\0",
+        "a null byte in the middle": f"{published}\0/step_0",
+        "a name that is too long": f"{published}/{'a' * 5000}",
+        "a path that is too long": f"{published}{'/a' * 50_000}",
+        "half a character": f"{published}/\ud800",
+    }
+
+
+def test_weights_load_only_from_allowed_directories(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    allowed = tmp_path / "allowed"
+    model = tiny_model()
+    model.export(model.build(pretrained=False).state_dict(), allowed / "step_0")
+    (allowed / "alias").symlink_to(allowed / "step_0")
+    with running_server(allowed) as server:
+        wait_until_up(server)
+        with httpx.Client(base_url=server.base_url, trust_env=False, timeout=60) as http:
+
+            def load(directory: str) -> httpx.Response:
+                # As bytes, since httpx does not encode half a character.
+                escaped = directory.encode("unicode-escape", "surrogatepass").decode()
+                escaped = escaped.replace("\\x00", "\\u0000")
+                body = f'{{"directory": "{escaped}", "version": 1}}'.encode()
+                headers = AUTHORIZED | {"Content-Type": "application/json"}
+                return http.post("/weights", content=body, headers=headers)
+
+            before = http.get("/weights", headers=AUTHORIZED).json()
+            for wrong, directory in _outside(allowed, tmp_path).items():
+                answer = load(directory)
+                assert answer.status_code == 403, (wrong, answer.text)
+                assert failure(answer, 403)["param"] == "directory"
+            # No one decodes these, so they are names, of directories that are not there.
+            for encoded in ("%2e%2e/outside", "..%2foutside", "step_0%00", "%2fetc"):
+                failure(load(f"{allowed}/{encoded}"), 404)
+            assert http.get("/weights", headers=AUTHORIZED).json() == before
+
+            # A link that leads to an allowed place is one.
+            assert load(f"{allowed}/alias").json()["directory"] == f"{allowed}/step_0"
+
+
+def test_no_key_is_left_in_the_log(published: Path, tmp_path: Path) -> None:
+    log, wrong = tmp_path / "server.log", "a-wrong-key-of-the-tests"
+    with running_server(published, log=log) as server:
+        wait_until_up(server)
+        good = {"directory": str(published / "step_0"), "version": 1}
+        with httpx.Client(base_url=server.base_url, trust_env=False, timeout=60) as http:
+            for key in (KEY, wrong):
+                headers = {"Authorization": f"Bearer {key}"}
+                for body in (good, good | {"directory": "/"}, {"directory": key}, key):
+                    http.post("/weights", json=body, headers=headers)
+                http.get("/weights", headers=headers)
+                http.get(f"/{key}", headers=headers)
+                http.post("/v1/completions", json={"prompt": key, "n": 0}, headers=headers)
+                http.post("/v1/chat/completions", content=b"{", headers=headers)
+        server.process.terminate()
+        server.process.wait(timeout=30)
+    said = log.read_text()
+    assert "serving transformers" in said
+    assert KEY not in said
+    assert wrong not in said

@@ -1,0 +1,151 @@
+"""A server that dies and comes back in the middle of a run does not change one bit of it."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.jobs.commands import RECIPES, digests, metrics, running, start, succeed
+from tests.jobs.test_stopping import wait_for_step
+
+STEPS = 8
+
+# Several requests a step, so that several servers share it.
+FLAGS = (
+    *("--max-steps", STEPS, "--ckpt", "--orchestrator.prompts-per-step", 64),
+    *("--orchestrator.client.prompts-per-request", 8, "--no-orchestrator.evaluation"),
+)
+WITH_SERVER = ("rl", "@", RECIPES / "rl_reverse.toml", *FLAGS)
+WITHOUT_SERVER = (
+    *("rl", "--trainer", "@", RECIPES / "reverse/train.toml"),
+    *("--orchestrator", "@", RECIPES / "reverse/orch.toml", *FLAGS),
+)
+INFERENCE = ("inference", "@", RECIPES / "reverse/infer.toml", "--port")
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """A port that nobody has at the moment."""
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def undisturbed(sft_run: Path, workplace: Path) -> Path:
+    """The run with a server of its own that lives on."""
+    succeed(*WITH_SERVER, "--output-dir", "outputs/undisturbed", cwd=workplace)
+    return workplace / "outputs/undisturbed"
+
+
+def assert_same(run: Path, undisturbed: Path) -> None:
+    model = f"weights/step_{STEPS}/model.safetensors"
+    assert (run / model).read_bytes() == (undisturbed / model).read_bytes()
+    checkpoint = f"checkpoints/step_{STEPS}"
+    assert digests(run / checkpoint) == digests(undisturbed / checkpoint)
+    assert metrics(run) == metrics(undisturbed)
+
+
+@contextmanager
+def disturbed(
+    argv: tuple[object, ...], workplace: Path, run: Path, disturb: Callable[[], None]
+) -> Iterator[str]:
+    """Starts a job, calls `disturb` after its third step, and gives what it said, in one line."""
+    process = start((*argv, "--output-dir", run), workplace, {}, subprocess.PIPE)
+    wait_for_step(run / "metrics.jsonl", 3)
+    disturb()
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, out + err
+    yield " ".join((out + err).split())
+
+
+def kill_hard(process: Any) -> None:
+    """Kill a server that was started by hand, which leaves its key behind."""
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.slow
+def test_the_job_s_own_server_is_started_again(undisturbed: Path, workplace: Path) -> None:
+    run = workplace / "outputs/own_server"
+
+    def kill() -> None:
+        marks = ("torchrl_ckpt.cli.component", "inference", str(run))
+        (server,) = [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if all(mark in " ".join(process.info["cmdline"] or []) for mark in marks)
+        ]
+        server.kill()
+
+    with disturbed(WITH_SERVER, workplace, run, kill) as said:
+        assert "inference was killed by SIGKILL" in said
+        assert "is started again (1 of at most 3 times)" in said
+    assert_same(run, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_server_by_hand_may_be_killed_and_started_again(
+    undisturbed: Path, workplace: Path, free_port: Callable[[], int]
+) -> None:
+    run, port = workplace / "outputs/by_hand", free_port()
+    url = ("--orchestrator.client.base-url", f"http://127.0.0.1:{port}")
+    inference = (*INFERENCE, port)
+    with running(*inference, cwd=workplace) as first:
+        second = []
+
+        def replace() -> None:
+            kill_hard(first)
+            second.append(start(inference, workplace, {}, subprocess.DEVNULL))
+
+        with disturbed((*WITHOUT_SERVER, *url), workplace, run, replace) as said:
+            assert f"the inference server http://127.0.0.1:{port} is not there" in said
+            assert "is back, and checked" in said
+        kill_hard(second[0])
+    assert_same(run, undisturbed)
+
+
+@pytest.mark.slow
+def test_one_of_two_servers_dies_and_comes_back(
+    undisturbed: Path, workplace: Path, free_port: Callable[[], int]
+) -> None:
+    run, ports = workplace / "outputs/pool", (free_port(), free_port())
+    urls = ("--orchestrator.client.base-urls", *(f"http://127.0.0.1:{port}" for port in ports))
+    with (
+        running(*INFERENCE, ports[0], cwd=workplace),
+        running(*INFERENCE, ports[1], cwd=workplace) as second,
+    ):
+        third = []
+
+        def replace() -> None:
+            kill_hard(second)
+            third.append(start((*INFERENCE, ports[1]), workplace, {}, subprocess.DEVNULL))
+
+        with disturbed((*WITHOUT_SERVER, *urls), workplace, run, replace) as said:
+            assert f"the inference server http://127.0.0.1:{ports[1]} is not there" in said
+        kill_hard(third[0])
+    assert_same(run, undisturbed)
+
+
+def test_on_policy_rollouts_have_the_trainer_s_logprobs(sft_run: Path, workplace: Path) -> None:
+    run = workplace / "outputs/on_policy"
+    flags = ("--orchestrator.async-level", 0, "--max-steps", 3, "--no-orchestrator.evaluation")
+    succeed("rl", "@", RECIPES / "rl_reverse.toml", *flags, "--output-dir", run, cwd=workplace)
+    rows = metrics(run)
+    for step in (1, 2, 3):
+        assert rows["trainer", step]["logprob_difference"] < 1e-5
+        assert rows["orchestrator", step]["policy_version"] == step - 1
+        assert 0 <= rows["orchestrator", step]["canary/mean_difference"] < 1e-5
+        assert rows["orchestrator", step]["canary/max_difference"] < 1e-4

@@ -1,0 +1,114 @@
+"""One inference server as the orchestrator sees it: there or not, attested or not, how busy."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchrl_ckpt.contracts import Generation, Sample
+from torchrl_ckpt.errors import WrongPolicy
+from torchrl_ckpt.exchange.client import Generated, InferenceClient, KeyRefused, ServerLost
+from torchrl_ckpt.exchange.keys import find_key
+from torchrl_ckpt.exchange.weights import Policy
+from torchrl_ckpt.orchestrator.attestation import Attested, attest
+from torchrl_ckpt.recipe.schema import Client
+
+
+@dataclass(frozen=True)
+class Completed:
+    """Samples `[prompt][sample]`, every token of which is of the attested load `load`."""
+
+    samples: list[list[Sample]]
+    load: str
+
+
+class PooledServer:
+    """The server at `base_url`.
+
+    `attested` is the load of the current policy, None while the server is not to be used.
+    `is_lost` says that it was tried in vain, and `said` what came of that.
+    """
+
+    def __init__(self, base_url: str, config: Client) -> None:
+        self.base_url = base_url
+        self.attested: Attested | None = None
+        self.is_lost = False
+        self.was_used = False
+        self.said = "nothing yet"
+        self.busy_until = 0.0
+        self.num_strange_loads = 0
+        self._config = config
+        self._key: str | None = None
+        self._client = InferenceClient(base_url, key=None, timeout=config.timeout)
+        self._work: set[asyncio.Task[Generated]] = set()
+
+    @property
+    def num_in_flight(self) -> int:
+        return len(self._work)
+
+    async def attest(self, policy: Policy, directory: Path, previous: Policy | None) -> None:
+        """Have it serve `policy` and make sure that it does. Raises as `attest` does."""
+        await self._client.check_health()
+        await self._find_key()
+        tolerance = self._config.canary_tolerance
+        try:
+            attested = await attest(
+                self._client, policy, directory, tolerance=tolerance, previous=previous
+            )
+        except KeyRefused as error:
+            if await self._find_key():
+                # A server that has started in the meantime has made a new one.
+                raise ServerLost(str(error)) from error
+            raise
+        self.attested, self.is_lost, self.was_used = attested, False, True
+
+    async def check(self) -> None:
+        """Raises `ServerLost` if it is no longer well."""
+        await self._client.check_health()
+
+    async def generate(self, request: Generation) -> Completed:
+        """Completions by the attested load.
+
+        Raises `ServerLost` where it dies before or was restarted, `WrongPolicy` where other weights
+        had a part in them.
+        """
+        attested = self.attested
+        assert attested is not None
+        work = asyncio.create_task(self._client.generate(request))
+        self._work.add(work)
+        try:
+            await asyncio.wait({work})
+        finally:
+            self._work.discard(work)
+            work.cancel()
+        if work.cancelled():
+            raise ServerLost(self.said)
+        generated = work.result()
+        if generated.loads == {attested.load}:
+            return Completed(generated.samples, attested.load)
+        if None in generated.loads:
+            raise ServerLost(f"{self.base_url} was restarted: it forgot the policy it was sent")
+        raise WrongPolicy(
+            f"{self.base_url} answered with other weights than those that were checked; is another "
+            "job using it?"
+        )
+
+    def lose(self, said: str) -> None:
+        """Use it no more until it is attested again, and end what it was asked for."""
+        self.attested, self.is_lost, self.said = None, True, said
+        for work in self._work:
+            work.cancel()
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def _find_key(self) -> bool:
+        """Whether the key is another one than before."""
+        key = find_key(self.base_url, self._config.api_key_env)
+        if key == self._key:
+            return False
+        await self._client.close()
+        self._key = key
+        self._client = InferenceClient(self.base_url, key=key, timeout=self._config.timeout)
+        return True
