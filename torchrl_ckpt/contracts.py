@@ -369,7 +369,8 @@ class Engine(Plugin, Protocol):
         """`[prompt][sample]`, in the order of the request.
 
         With `on_tokens`, every token is reported to it before this returns. Cancelling the call
-        ends its work soon, so that a client that has gone takes nobody's place. Raises `ValueError` for a request that it cannot serve: too long, or no token of the model.
+        ends its work soon, so that a client that has gone takes nobody's place. Raises
+        `ValueError` for a request that it cannot serve: too long, or no token of the model.
         """
         ...
 

@@ -16,6 +16,7 @@ from torchrl_ckpt.contracts import Advance, FileRecord
 
 _CHUNK = 16 * 1024 * 1024
 
+
 class Writable(Protocol):
     """What `DigestingStream` writes into."""
 

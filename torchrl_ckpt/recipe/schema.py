@@ -426,7 +426,8 @@ class Inference(Section):
 
     weight_update: Literal["wait", "keep"] = "wait"
     """What new weights do to requests in flight: `wait` for their end, or `keep` them going, and
-    then each completion says which of its tokens are of which policy. The engine must be able to."""
+    then each completion says which of its tokens are of which policy. The engine must be able to
+    do that."""
 
     threads: Count = 0
     """CPU threads. 0: all cores."""

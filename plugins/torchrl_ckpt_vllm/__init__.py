@@ -1,0 +1,1 @@
+"""vLLM: the engine for models and loads that the embedded one is too slow for."""

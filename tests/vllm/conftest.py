@@ -1,0 +1,116 @@
+"""vLLM's environment as a user gets it, servers that run in it, and policies for them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.inference.conftest import API_KEY, KEY, tiny_model
+from tests.jobs.commands import RECIPES, running
+from torchrl_ckpt.errors import EnvironmentFailed
+from torchrl_ckpt.exchange.client import InferenceClient
+from torchrl_ckpt.exchange.weights import Canary, Policy
+from torchrl_ckpt.recipe.schema import Inference
+from torchrl_ckpt.runner.environments import server_python
+
+REQUIRED = "TORCHRL_CKPT_TESTS_REQUIRE_VLLM"
+"""Set where the tests must not be skipped (`.ci/run`)."""
+
+CANARY = [[5, 6, 7, 3, 7, 6, 5, 1], list(range(2, 28)), [9, 3]]
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> Path:
+    """The interpreter of vLLM's environment, which is made now if this is the first use."""
+    recipe: dict[str, Any] = {"model": {"type": "transformers"}, "engine": {"type": "vllm"}}
+    try:
+        return server_python(Inference.model_validate({**recipe, "output_dir": "unused"}))
+    except EnvironmentFailed as error:
+        if os.environ.get(REQUIRED):
+            raise
+        pytest.skip(f"vLLM cannot be installed here: {error}")
+
+
+@dataclass(frozen=True)
+class Published:
+    """Policies of random weights, and the modules that they are of, by version."""
+
+    root: Path
+    modules: Mapping[int, torch.nn.Module]
+
+    def directory(self, version: int) -> Path:
+        return self.root / f"step_{version}"
+
+    def policy(self, version: int) -> Policy:
+        """As a trainer would publish it."""
+        expected = [self.logprobs(version, sequence) for sequence in CANARY]
+        return Policy(version, 1, False, Canary(CANARY, expected, "float32"), None)
+
+    @torch.no_grad()
+    def logprobs(self, version: int, sequence: list[int]) -> list[float]:
+        """Of every token but the first, as transformers computes them."""
+        tokens = torch.tensor([sequence])
+        logits = self.modules[version](tokens, torch.arange(len(sequence))[None])
+        return logits.log_softmax(-1)[0, :-1].gather(-1, tokens[0, 1:, None])[:, 0].tolist()
+
+
+def publish(root: Path, *, tied: bool) -> Published:
+    model, modules = tiny_model(tie_word_embeddings=tied), {}
+    for version in (0, 1):
+        torch.manual_seed(version)
+        modules[version] = model.build(pretrained=False)
+        model.export(modules[version].state_dict(), root / f"step_{version}")
+    return Published(root, modules)
+
+
+@pytest.fixture(scope="session")
+def tied(tmp_path_factory: pytest.TempPathFactory) -> Published:
+    """Policies of a model whose output layer is its embedding."""
+    return publish(tmp_path_factory.mktemp("tied"), tied=True)
+
+
+@dataclass(frozen=True)
+class VllmServer:
+    base_url: str
+    process: Any
+    log: Path
+
+    def client(self) -> InferenceClient:
+        return InferenceClient(self.base_url, key=KEY, timeout=300)
+
+
+@contextmanager
+def vllm_server(
+    cwd: Path, *options: object, env: Mapping[str, str] | None = None
+) -> Iterator[VllmServer]:
+    """`inference @ recipes/reverse/infer.toml --engine.type vllm`, started by hand."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ("inference", "@", RECIPES / "reverse/infer.toml", "--engine.type", "vllm")
+    with running(
+        *(*command, "--port", port, *options), cwd=cwd, env={API_KEY: KEY, **(env or {})}
+    ) as process:
+        yield VllmServer(f"http://127.0.0.1:{port}", process, cwd / "server.log")
+
+
+@pytest.fixture(scope="session")
+def server(
+    vllm_python: Path, tied: Published, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[VllmServer]:
+    """One server for all tests that share it. It may change its weights in the middle of a request,
+    and its model's embeddings are tied: what is harder than the defaults."""
+    with vllm_server(
+        tmp_path_factory.mktemp("vllm"),
+        *("--model.config.tie-word-embeddings", "true", "--weight-update", "keep"),
+        *("--allowed-dirs", f'["{tied.root.parent}"]'),
+    ) as server:
+        yield server

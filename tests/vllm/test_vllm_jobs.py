@@ -1,0 +1,141 @@
+"""Jobs whose rollouts vLLM generates, from the environment's set-up to the last process's end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.jobs.commands import RECIPES, ROOT, metrics, run, running, succeed
+from tests.vllm.conftest import Published, vllm_server
+from torchrl_ckpt.errors import WrongPolicy
+from torchrl_ckpt.orchestrator.attestation import attest
+
+pytestmark = pytest.mark.slow
+
+FLOAT32_MEAN = 1e-5
+FLOAT32_MAX = 5e-5
+
+# What the plugin's worker would do without the mend for tied embeddings.
+PLAIN_RELOAD = """\
+import torchrl_ckpt_vllm.worker as worker
+
+def plain_reload(self, directory):
+    self.reload_weights(weights_path=directory)
+
+worker.ReloadingWorker.reload_published = plain_reload
+"""
+
+
+@pytest.fixture(scope="module")
+def workplace(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with the model that both engines start from."""
+    workplace = tmp_path_factory.mktemp("vllm_jobs")
+    succeed("sft", "@", RECIPES / "sft_reverse.toml", cwd=workplace)
+    return workplace
+
+
+def held_out(run_directory: Path) -> list[float]:
+    """The held-out reward at each evaluation."""
+    rows = map(json.loads, (run_directory / "metrics.jsonl").read_text().splitlines())
+    return [row["reward/mean"] for row in rows if row["component"] == "evaluation"]
+
+
+def assert_engine_and_trainer_agree(run_directory: Path) -> None:
+    rows = metrics(run_directory)
+    assert rows["trainer", 1]["logprob_difference"] < FLOAT32_MEAN
+    for step in range(1, 21):
+        assert rows["orchestrator", step]["canary/max_difference"] < FLOAT32_MAX
+
+
+def test_the_reward_rises_as_with_the_embedded_engine(workplace: Path) -> None:
+    succeed(ROOT / "run_train.sh", RECIPES / "rl_reverse_vllm.toml", cwd=workplace)
+    run_directory = workplace / "outputs/rl_reverse_vllm"
+    before, after = held_out(run_directory)
+    assert after - before >= 0.03
+    assert_engine_and_trainer_agree(run_directory)
+
+
+def test_a_vllm_server_stays_up_over_a_split_run(workplace: Path) -> None:
+    rl = (
+        *("rl", "--trainer", "@", RECIPES / "reverse/train.toml"),
+        *("--orchestrator", "@", RECIPES / "reverse/orch.toml"),
+    )
+    serve = ("inference", "@", RECIPES / "reverse/infer.toml", "--engine.type", "vllm")
+    with running(*serve, cwd=workplace) as server:
+        succeed(*rl, "--max-steps", 10, "--ckpt", cwd=workplace)
+        succeed(*rl, "--max-steps", 20, "--ckpt.resume-step", 10, cwd=workplace)
+        assert server.poll() is None
+    run_directory = workplace / "outputs/rl"
+    rewards = held_out(run_directory)
+    assert rewards[-1] - rewards[0] >= 0.03
+    assert_engine_and_trainer_agree(run_directory)
+
+
+def test_without_the_mend_for_tied_embeddings_the_attestation_catches_it(
+    vllm_python: Path, tied: Published, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(PLAIN_RELOAD)
+
+    async def load(server: Any) -> None:
+        async with server.client() as client:
+            await client.wait_until_up()
+            await attest(client, tied.policy(1), tied.directory(1), tolerance=None)
+
+    tied_model = ("--model.config.tie-word-embeddings", "true")
+    allowed = ("--allowed-dirs", f'["{tied.root}"]')
+    with (
+        vllm_server(tmp_path, *tied_model, *allowed, env={"PYTHONPATH": str(tmp_path)}) as server,
+        pytest.raises(WrongPolicy, match="differ from the trainer's"),
+    ):
+        asyncio.run(load(server))
+
+
+@contextmanager
+def children_of(process: Any) -> Iterator[list[psutil.Process]]:
+    """Its descendants now, of which none is left behind whatever happens."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    try:
+        yield children
+    finally:
+        for child in children:
+            if child.is_running():
+                child.kill()
+
+
+def test_a_killed_server_leaves_no_process_of_vllms(vllm_python: Path, tmp_path: Path) -> None:
+    async def up(server: Any) -> None:
+        async with server.client() as client:
+            await client.wait_until_up()
+
+    with vllm_server(tmp_path) as server:
+        asyncio.run(up(server))
+        with children_of(server.process) as children:
+            assert any("VLLM" in child.name() for child in children)
+            os.kill(server.process.pid, signal.SIGKILL)
+            _, alive = psutil.wait_procs(children, timeout=20)
+            assert not alive
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--engine.max-num-batched-token", "did you mean `max_num_batched_tokens`?"),
+        ("--engine.max-num-batched-tokens", "vLLM does not take this model or these options"),
+    ],
+)
+def test_vllms_own_options_are_checked(
+    vllm_python: Path, tmp_path: Path, flag: str, said: str
+) -> None:
+    serve = ("inference", "@", RECIPES / "reverse/infer.toml", "--engine.type", "vllm")
+    finished = run(*serve, "--port", 0, flag, -5, cwd=tmp_path)
+    assert finished.code == 2
+    assert said in finished.err
