@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import os
 import shutil
 import statistics
@@ -42,22 +43,25 @@ from torchrl_ckpt.trainer.state import Progress, TrainingState
 from torchrl_ckpt.trainer.world import World, join_world
 
 _WIDTH = 2048
-_ROWS = 64
+_ROWS = 16
 _STEPS_BETWEEN = 2
+_PREPARATION_SECONDS = 6.0
 _LOADS = 3
+_RAW_PIECE = 64 * 1024 * 1024
 _NEEDS = {"torch_checkpointing": "torch_checkpointing"}
 
 
 @dataclass
 class Save:
     """One save, in seconds. `lost` is what training took longer for it, `slowdown` the share by
-    which a step during the save was longer than one without (None where none fell into it)."""
+    which a step during the save was longer than one without (None where none fell into it), `raw`
+    what the machine took to write as much."""
 
     stall: float
     durable: float
     lost: float
     slowdown: float | None
-    raw: float
+    raw: float = math.nan
 
 
 @dataclass
@@ -117,23 +121,33 @@ def run_contestant(name: str, size: float, saves: int, directory: Path) -> Resul
     """Train and save in this process, a rank of torchrun's."""
     with join_world(threads=0, timeout=600) as world:
         trainee = _Trainee(size, world)
-        for _ in range(3):
-            trainee.step()
+        trainee.step()
         num_bytes = sum(t.numel() * t.element_size() for t in trainee.state.tensors().values())
-        memory_before = _memory()
+        raw = _Raw(directory / "raw", num_bytes // world.size)
+        with _MemoryPeak() as before:
+            for _ in range(3):
+                trainee.step()
         contestant = CONTESTANTS[name](trainee.state, directory / "checkpoints", world)
         contestant.prepare()
         # Whatever is prepared beside the training has the time of these steps.
-        for _ in range(8):
+        began = time.perf_counter()
+        while world.max(float(time.perf_counter() - began < _PREPARATION_SECONDS)):
             trainee.step()
-        raw = _Raw(directory / "raw", num_bytes // world.size)
         found: list[Save] = []
         baseline: list[float] = []
         with _MemoryPeak() as peak:
             for number in range(saves + 1):
                 baseline += [trainee.step() for _ in range(_STEPS_BETWEEN)]
                 usual = statistics.median(baseline[-10:])
-                found.append(_one_save(contestant, trainee, number, usual, raw))
+                # Now the one first, now the other, and the disk has the same rest before either.
+                raw_first = raw.write() if number % 2 else None
+                if raw_first is not None:
+                    baseline += [trainee.step() for _ in range(_STEPS_BETWEEN)]
+                save = _one_save(contestant, trainee, number, usual)
+                if raw_first is None:
+                    baseline += [trainee.step() for _ in range(_STEPS_BETWEEN)]
+                save.raw = raw.write() if raw_first is None else raw_first
+                found.append(save)
                 if number > 0:
                     shutil.rmtree(directory / f"checkpoints/step_{number - 1}", ignore_errors=True)
                 dist.barrier()
@@ -153,11 +167,11 @@ def run_contestant(name: str, size: float, saves: int, directory: Path) -> Resul
             first.stall,
             others,
             loads,
-            max(0, peak.value - memory_before),
+            max(0, peak.value - before.value),
         )
 
 
-def _one_save(contestant: Any, trainee: _Trainee, number: int, usual: float, raw: _Raw) -> Save:
+def _one_save(contestant: Any, trainee: _Trainee, number: int, usual: float) -> Save:
     began = time.perf_counter()
     pending = contestant.save(number)
     stall = time.perf_counter() - began
@@ -180,7 +194,7 @@ def _one_save(contestant: Any, trainee: _Trainee, number: int, usual: float, raw
     lost = stall + sum(seconds - usual for seconds in beside)
     slowdown = statistics.median(beside) / usual - 1 if beside else None
     assert pending.durable_at is not None
-    return Save(stall, pending.durable_at - began, lost, slowdown, raw.write())
+    return Save(stall, pending.durable_at - began, lost, slowdown)
 
 
 class _Raw:
@@ -188,14 +202,15 @@ class _Raw:
 
     def __init__(self, path: Path, num_bytes: int) -> None:
         self._path = path
-        self._data = torch.randint(0, 255, (num_bytes,), dtype=torch.uint8).numpy()
+        self._num_bytes = num_bytes
+        self._data = torch.randint(0, 255, (_RAW_PIECE,), dtype=torch.uint8).numpy()
 
     def write(self) -> float:
         began = time.perf_counter()
         with open(self._path, "wb", buffering=0) as file:
-            view = memoryview(self._data)
-            while view:
-                view = view[file.write(view) :]
+            left = self._num_bytes
+            while left:
+                left -= file.write(memoryview(self._data)[:left])
             os.fsync(file.fileno())
         seconds = time.perf_counter() - began
         self._path.unlink()
@@ -222,7 +237,7 @@ def machine_limits(num_bytes: int, directory: Path) -> dict[str, float]:
     return {"memcpy": statistics.median(copies), "raw read": statistics.median(reads)}
 
 
-def _memory() -> int:
+def memory_of_tree() -> int:
     """Bytes of this process and its children; what they share counts once."""
     total = 0
     process = psutil.Process()
@@ -254,7 +269,7 @@ class _MemoryPeak:
 
     def _watch(self) -> None:
         while not self._end.wait(self._SECONDS):
-            self.value = max(self.value, _memory())
+            self.value = max(self.value, memory_of_tree())
 
 
 def measure(name: str, arguments: argparse.Namespace, directory: Path) -> Result | str:

@@ -14,7 +14,7 @@ import xxhash
 
 from torchrl_ckpt.contracts import Advance, FileRecord
 
-_CHUNK = 16 * 1024 * 1024
+_CHUNK = 1024 * 1024
 
 
 class Writable(Protocol):
@@ -71,11 +71,13 @@ def digest_file(path: Path, advance: Advance = lambda _: None) -> tuple[int, str
     """Size and xxh3-128 of a file as it is on disk now."""
     hasher = xxhash.xxh3_128()
     size = 0
+    # The same memory for every piece: to find new memory takes longer than to fill it.
+    memory = memoryview(bytearray(_CHUNK))
     with open(path, "rb", buffering=0) as file:
-        while chunk := file.read(_CHUNK):
-            hasher.update(chunk)
-            size += len(chunk)
-            advance(len(chunk))
+        while count := file.readinto(memory):
+            hasher.update(memory[:count])
+            size += count
+            advance(count)
     return size, hasher.hexdigest()
 
 

@@ -90,12 +90,9 @@ class AsyncDcpBackend(DcpBackend):
         prepared = self._prepared
         with suppress(OSError):  # Then the call to it fails, on the other ranks as well.
             prepared.writer.start()  # Does nothing where it is alive.
-        pieces = prepared.planned.pieces(state)
-        for piece, place in zip(pieces, prepared.area.places, strict=True):
-            assert (tuple(piece.shape), piece.dtype) == (place.shape, place.dtype)
         up_to = torch.cuda.current_stream().record_event() if torch.cuda.is_available() else None
         prepared.area.written = 0
-        staged = self._stager.submit(_stage, pieces, prepared.area.tensors, up_to)
+        staged = self._stager.submit(_stage, prepared, state, up_to)
         return _BackgroundSave(prepared, staged, directory, group, self.config.stuck_after)
 
     def close(self) -> None:
@@ -203,10 +200,13 @@ def _make_ready(area: StagingArea, *, pin: bool) -> None:
 
 
 def _stage(
-    sources: list[torch.Tensor], targets: list[torch.Tensor], up_to: torch.cuda.Event | None
+    prepared: _Prepared, state: Mapping[str, torch.Tensor], up_to: torch.cuda.Event | None
 ) -> float:
     """Copy what the state was at `up_to`; returns the seconds that it took."""
     began = time.perf_counter()
+    sources, targets = prepared.planned.pieces(state), prepared.area.tensors
+    for source, target in zip(sources, targets, strict=True):
+        assert (source.shape, source.dtype) == (target.shape, target.dtype)
     if up_to is None:
         _copy(sources, targets)
     else:

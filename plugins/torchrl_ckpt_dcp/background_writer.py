@@ -5,6 +5,7 @@ These functions are called by `AsyncDcpBackend` through a `Companion`, in the or
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from torchrl_ckpt.contracts import FileRecord
 from torchrl_ckpt_dcp.planning import PlannedSave
 from torchrl_ckpt_dcp.staging import Place, StagingArea
 from torchrl_ckpt_dcp.writer import RecordingWriter
+
+_NICENESS = 10  # The training's own threads come first where there are too few cores for all.
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ def set_up(planned: PlannedSave, places: Sequence[Place], fd: int, threads: int)
     """Take note of the plan and of the staging area, whose descriptor is `fd` here."""
     global _job
     torch.set_num_threads(1)
+    os.nice(_NICENESS)
     area = StagingArea(places, fd)
     _job = _Job(planned, area, _StagedTensors(planned, area), threads)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import Layout
@@ -30,6 +31,17 @@ def test_states_other_than_committed_are_told_apart(ckpt, run: Path) -> None:
         (6, "damaged", True),
         (8, "partial", False),
     ]
+
+
+def test_of_very_many_the_last_are_shown_and_the_others_counted(ckpt, run: Path) -> None:
+    layout = Layout(run / "checkpoints")
+    for step in range(100, 300):
+        shutil.copytree(layout.step(6), layout.step(step))
+    lines = ckpt("ls", run).out.splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == [str(step) for step in range(200, 300)]
+    assert lines[-1].split()[:2] == ["and", "103"]
+    assert len(ckpt("ls", run, "--all").out.splitlines()) == 204
+    assert len(json.loads(ckpt("ls", run, "--json").out)) == 203
 
 
 def test_a_run_without_checkpoints_is_no_success(ckpt, tmp_path: Path) -> None:

@@ -55,6 +55,11 @@ class Layout:
         """The committed steps, oldest first."""
         return [step for step, path in self.named().items() if (path / MANIFEST).is_file()]
 
+    def newest(self) -> int | None:
+        """The last committed step."""
+        named = reversed(self.named().items())
+        return next((step for step, path in named if (path / MANIFEST).is_file()), None)
+
     def named(self) -> dict[int, Path]:
         """Every directory called `step_N`, by step, even one that has lost its manifest."""
         return self._matching(_STEP)

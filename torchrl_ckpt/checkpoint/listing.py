@@ -32,16 +32,17 @@ class Entry:
     """Whether a resume from `latest` would try it first."""
 
 
-def list_entries(layout: Layout) -> list[Entry]:
-    """Everything in `layout`, by step."""
+def list_entries(layout: Layout, *, last: int | None = None) -> list[Entry]:
+    """Everything in `layout`, by step; of the committed only the `last` so many, if given."""
+    named = list(layout.named().items())
     entries = [
-        *_entries("committed", layout.named().items()),
+        *_entries("committed", named[-last:] if last else named),
         *_entries("partial", layout.partials().items()),
         *_entries("deleting", layout.deletions().items()),
         *_entries("replaced", layout.replacements().items()),
         *_entries("quarantined", ((_step(path), path) for path in layout.quarantined())),
     ]
-    newest = max(layout.steps(), default=None)
+    newest = layout.newest()
     marked = (
         replace(entry, newest=entry.path == layout.step(entry.step) and entry.step == newest)
         for entry in entries

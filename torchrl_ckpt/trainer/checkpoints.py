@@ -72,6 +72,7 @@ class TrainerCheckpoints:
         self._progress = progress
         self._seed = seed
         self._num_bytes = 0
+        self._stage_at_once = False
         self._commitment = Commitment(config, layout, parts, metrics)
         self._committer = Companion("checkpoint committer", (logs.configure, ()))
         self._waited = 0.0
@@ -81,6 +82,7 @@ class TrainerCheckpoints:
         """Make ready what saves will need, while the first steps run; collective."""
         form = state.form()
         self._num_bytes = sum(t.numel() * t.element_size() for t in form.values())
+        self._stage_at_once = state.changes_in_forward
         self._backend.prepare(form, self._world.checkpoint_group)
         if self._backend.in_background and self._world.leads:
             self._committer.start()
@@ -128,7 +130,7 @@ class TrainerCheckpoints:
             metrics = self._write_and_commit(part)
             self._report(step, metrics, self._waited + time.perf_counter() - began)
             return
-        if save is not None and state.changes_in_forward:
+        if save is not None and self._stage_at_once:
             save.wait_staged()
         if self._world.leads:
             self._committer.start()  # Does nothing where it is alive.

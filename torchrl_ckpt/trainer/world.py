@@ -43,6 +43,8 @@ class World:
 
     def gather(self, value: T) -> list[T]:
         """Every rank's `value`, over the checkpoint's group."""
+        if self.size == 1:
+            return [value]
         gathered: list[T] = [value] * self.size
         dist.all_gather_object(gathered, value, group=self.checkpoint_group)
         return gathered

@@ -17,13 +17,16 @@ from torchrl_ckpt.errors import CheckpointNotFound
 
 _DESCRIPTION = """\
 List what lies in a run's checkpoint directory. Nothing is verified: `damaged` is only what has no
-readable manifest. The star marks what a resume from `latest` tries first.
+readable manifest. The star marks what a resume from `latest` tries first. Of very many the last
+are shown, unless `--all` or `--json` asks for all.
 """
 
 _EXAMPLES = """\
   torchrl-ckpt ckpt ls outputs/rl_reverse
   torchrl-ckpt ckpt ls outputs/rl_reverse --json | jq '.[] | select(.newest).step'
 """
+
+_SHOWN = 100
 
 
 def add_parser(actions: Any) -> None:
@@ -36,12 +39,14 @@ def add_parser(actions: Any) -> None:
         examples=_EXAMPLES,
     )
     add_run(parser)
+    parser.add_argument("--all", action="store_true", help="every one, however many there are")
     add_json(parser)
 
 
 def _ls(args: argparse.Namespace) -> int:
     layout = find(args.where).layout
-    entries = list_entries(layout)
+    last = None if args.all or args.json else _SHOWN
+    entries = list_entries(layout, last=last)
     if args.json:
         print_json([asdict(entry) for entry in entries])
         return 0
@@ -57,4 +62,6 @@ def _ls(args: argparse.Namespace) -> int:
             entry.state,
         )
     console().print(rows)
+    if last is not None and (hidden := len(layout.named()) - last) > 0:
+        console().print(f"and {hidden:,} older ones; `--all` shows them")
     return 0
