@@ -7,7 +7,7 @@ Every contestant trains the same model in processes of its own and saves after e
 All of them run in turn, several times over, and the raw write that they are compared with is made
 between their saves: only ratios within one run mean anything on a machine that others use as well.
 `torch_checkpointing` (Meta) takes part where it is installed. torchtitan's checkpointer calls
-`dcp.async_save`, so its numbers are those of that line.
+`dcp.async_save` in thread or process mode, so its numbers are those of these lines.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _STEPS_BETWEEN = 2
 _PREPARATION_SECONDS = 6.0
 _LOADS = 3
 _RAW_PIECE = 64 * 1024 * 1024
-_NEEDS = {"torch_checkpointing": "torch_checkpointing"}
+_OPTIONAL = {"torch_checkpointing"}
 
 
 @dataclass
@@ -123,7 +123,7 @@ def run_contestant(name: str, size: float, saves: int, directory: Path) -> Resul
         trainee = _Trainee(size, world)
         trainee.step()
         num_bytes = sum(t.numel() * t.element_size() for t in trainee.state.tensors().values())
-        raw = _Raw(directory / "raw", num_bytes // world.size)
+        raw = _Raw(directory / f"raw_{world.rank}", num_bytes // world.size)
         with _MemoryPeak() as before:
             for _ in range(3):
                 trainee.step()
@@ -143,7 +143,7 @@ def run_contestant(name: str, size: float, saves: int, directory: Path) -> Resul
                 raw_first = raw.write() if number % 2 else None
                 if raw_first is not None:
                     baseline += [trainee.step() for _ in range(_STEPS_BETWEEN)]
-                save = _one_save(contestant, trainee, number, usual)
+                save = _one_save(contestant, trainee, number, usual, world)
                 if raw_first is None:
                     baseline += [trainee.step() for _ in range(_STEPS_BETWEEN)]
                 save.raw = raw.write() if raw_first is None else raw_first
@@ -171,7 +171,7 @@ def run_contestant(name: str, size: float, saves: int, directory: Path) -> Resul
         )
 
 
-def _one_save(contestant: Any, trainee: _Trainee, number: int, usual: float) -> Save:
+def _one_save(contestant: Any, trainee: _Trainee, number: int, usual: float, world: World) -> Save:
     began = time.perf_counter()
     pending = contestant.save(number)
     stall = time.perf_counter() - began
@@ -183,13 +183,11 @@ def _one_save(contestant: Any, trainee: _Trainee, number: int, usual: float) -> 
         pending.wait_staged()
         stall += time.perf_counter() - asked
 
-    # A step that began before the save was durable was slowed by it, at least in part.
-    while pending.durable_at is None or not beside:
-        ended = pending.durable_at is not None
-        seconds = trainee.step(wait_staged)
-        if ended:
-            break
-        beside.append(seconds)
+    # A step that began before the save was durable was slowed by it, at least in part. All ranks do
+    # as many, and one more, before which every way to save has waited for what it copies.
+    while world.max(float(pending.durable_at is None)):
+        beside.append(trainee.step(wait_staged))
+    trainee.step(wait_staged)
     pending.wait()
     lost = stall + sum(seconds - usual for seconds in beside)
     slowdown = statistics.median(beside) / usual - 1 if beside else None
@@ -266,8 +264,10 @@ class _MemoryPeak:
     def __exit__(self, *exception: object) -> None:
         self._end.set()
         self._thread.join()
+        self.value = max(self.value, memory_of_tree())
 
     def _watch(self) -> None:
+        self.value = memory_of_tree()
         while not self._end.wait(self._SECONDS):
             self.value = max(self.value, memory_of_tree())
 
@@ -354,7 +354,7 @@ def _compare(arguments: argparse.Namespace, scratch: Path) -> None:
     results: dict[str, list[Result]] = defaultdict(list)
     for number in range(arguments.rounds):
         for name in chosen:
-            if name in _NEEDS and importlib.util.find_spec(_NEEDS[name]) is None:
+            if name in _OPTIONAL and importlib.util.find_spec(name) is None:
                 if number == 0:
                     print(f"{name}: left out, it is not installed", file=sys.stderr)
                 continue
@@ -364,6 +364,8 @@ def _compare(arguments: argparse.Namespace, scratch: Path) -> None:
                 print(f"{name}: {result}", file=sys.stderr)
             else:
                 results[name].append(result)
+    if "dcp.save" not in results:
+        sys.exit("dcp.save failed, and the others are compared with it")
     some = next(iter(results.values()))[0]
     share = some.num_bytes // arguments.ranks
     limits = machine_limits(share, scratch)

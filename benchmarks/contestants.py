@@ -14,6 +14,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
+from torch.distributed.tensor import DTensor
 
 from torchrl_ckpt import registry
 from torchrl_ckpt.checkpoint.layout import TENSORS, Layout
@@ -273,7 +274,7 @@ def _local(state: TrainingState) -> dict[str, torch.Tensor]:
     """What of each tensor is on this rank."""
     local = {}
     for name, tensor in state.tensors().items():
-        own = getattr(tensor, "_local_tensor", tensor)
+        own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
         local[name] = own.detach()
     return local
 

@@ -38,6 +38,8 @@ _JOBS = (
     Job(async_level=1),
     Job(ranks=2),
     Job(async_level=2, ranks=2),
+    Job(ranks=2, save_async=True),
+    Job(async_level=1, save_async=True),
 )
 
 
@@ -71,6 +73,20 @@ class Bench:
         scenarios = self._scenarios()
         for scenario, share in zip(scenarios, _shares(count, len(scenarios)), strict=True):
             yield self._trials(f"kills in {scenario}", scenario, None, share)
+
+    def deaths(self, count: int) -> Iterator[Row]:
+        """Processes that work for the trainer die alone, shared out over all saves."""
+        if count == 0:
+            return
+        scenarios = self._scenarios()
+        for scenario, share in zip(scenarios, _shares(count, len(scenarios)), strict=True):
+            began = time.monotonic()
+            stage = Stage(scenario, self._saver, self._promise, self._new_directory())
+            calls = [call for call in stage.calls if call.process > 0]
+            trials = [stage.lose(call) for call in self._pick(calls, share)]
+            broken = [str(trial) for trial in trials if trial.broken]
+            what = f"lone deaths in {scenario}"
+            yield Row(what, len(trials), broken, time.monotonic() - began)
 
     def faults(self, count: int) -> Iterator[Row]:
         """Failing calls shared out over errors and scenarios."""
@@ -169,6 +185,7 @@ def main() -> int:
         bench = Bench(saver, promise, directory, arguments.backend, arguments.seed)
         parts: list[Iterable[Row]] = [
             bench.kills(arguments.kills),
+            bench.deaths(arguments.deaths if arguments.backend == "async_dcp" else 0),
             bench.faults(arguments.faults),
             bench.damage(arguments.flips),
             bench.jobs(arguments.jobs),
@@ -186,6 +203,9 @@ def main() -> int:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=1000, help="kills of a process that saves")
+    parser.add_argument(
+        "--deaths", type=int, default=100, help="kills of a writer or committer alone (async_dcp)"
+    )
     parser.add_argument("--faults", type=int, default=200, help="failing calls in a save")
     parser.add_argument("--flips", type=int, default=20_000, help="bits flipped in a large file")
     parser.add_argument("--jobs", type=int, default=20, help="whole jobs that are killed")

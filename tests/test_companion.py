@@ -85,6 +85,22 @@ def test_a_stopped_job_does_not_interrupt_it(companion: Companion, number: int) 
     assert companion.call(product, 5, 5) == (pid, 25)
 
 
+def test_children_that_were_forked_meanwhile_do_not_keep_it_from_its_end() -> None:
+    companion = Companion("helper of this test")
+    companion.start()
+    pid = companion.call(os.getpid)
+    child = os.fork()
+    if child == 0:  # A worker of a data loader, say: it has all that this process has open.
+        time.sleep(60)
+        os._exit(0)
+    began = time.monotonic()
+    companion.close()
+    assert time.monotonic() - began < 3
+    assert not psutil.pid_exists(pid)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
 def test_it_dies_with_its_owner_in_the_middle_of_its_work() -> None:
     owner = subprocess.Popen(
         [sys.executable, "-c", _OWNER], stdout=subprocess.PIPE, text=True, env=os.environ

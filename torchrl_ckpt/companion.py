@@ -17,6 +17,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -88,20 +89,27 @@ class Companion:
         """
         try:
             if not self._is_set_up:
-                self._answer(on_wait)
+                good, error = self._receive(on_wait)
+                if not good:
+                    self._kill()
+                    raise error
                 self._is_set_up = True
             self._send(function, args)
-            return self._answer(on_wait)
-        except ConnectionError:
+            good, answer = self._receive(on_wait)
+        except (ConnectionError, EOFError):
             raise CompanionDied(f"the {self._name} {self._how_it_ended()}") from None
+        if not good:
+            raise answer
+        return answer
 
     def close(self) -> None:
         """End the process, once it has done what it was told."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._disconnect()
         if self._process is not None:
-            self._process.wait()
+            try:
+                self._process.wait(_LAST_WORDS_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._kill()
             self._process = None
 
     def _launch(self, connection: int, fds: Sequence[int]) -> subprocess.Popen[bytes]:
@@ -114,25 +122,23 @@ class Companion:
 
     def _send(self, function: Callable[..., object], args: Sequence[Any]) -> None:
         if self._connection is None:
-            raise ConnectionResetError
+            raise EOFError
         self._connection.send((function, tuple(args)))
 
-    def _answer(self, on_wait: Callable[[], object] | None) -> Any:
+    def _receive(self, on_wait: Callable[[], object] | None) -> tuple[bool, Any]:
+        """Whether it went well, and the result or the error."""
         if self._connection is None:
-            raise ConnectionResetError
+            raise EOFError
         try:
             while not self._connection.poll(_POLL_SECONDS):
                 if on_wait is not None:
                     on_wait()
-            good, answer = self._connection.recv()
-        except EOFError:
-            raise ConnectionResetError from None
+            return self._connection.recv()
+        except (ConnectionError, EOFError):
+            raise
         except BaseException:
             self._kill()
             raise
-        if not good:
-            raise answer
-        return answer
 
     def _how_it_ended(self) -> str:
         if self._process is None:
@@ -147,9 +153,22 @@ class Companion:
         return f"ended with exit code {code}; this process's log has its last words"
 
     def _kill(self) -> None:
+        """Kill the process. One that hangs in the kernel, on a dead network file system say, may
+        outlive that for a while; nobody waits for it."""
+        self._disconnect()
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_LAST_WORDS_SECONDS)
+
+    def _disconnect(self) -> None:
+        if self._connection is None:
+            return
+        # To close it is not enough: children that this process has forked hold it as well.
+        with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as ours:
+            ours.shutdown(socket.SHUT_RDWR)
+        self._connection.close()
+        self._connection = None
 
 
 def serve(connection: Connection) -> None:

@@ -424,3 +424,14 @@ class IsolatedEngine(Protocol):
     def environment(cls) -> EngineEnvironment:
         """What this machine needs."""
         ...
+
+
+@runtime_checkable
+class MortalEngine(Protocol):
+    """What an engine plugin may offer besides, where it can die and leave its server alive: one
+    that computes in processes of its own. The server then ends too, and may be started again."""
+
+    def failure(self) -> str | None:
+        """Why it can do nothing any more, or None while it is well. It is asked every second, also
+        while calls are under way, and so must not wait."""
+        ...

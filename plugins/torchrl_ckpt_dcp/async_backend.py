@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from torchrl_ckpt.companion import Companion
 from torchrl_ckpt.contracts import Advance, Save, Written
-from torchrl_ckpt.errors import CheckpointFailed, UserError
+from torchrl_ckpt.errors import CheckpointFailed
 from torchrl_ckpt_dcp import background_writer
 from torchrl_ckpt_dcp.backend import DcpBackend, DcpConfig
 from torchrl_ckpt_dcp.background_writer import WrittenPieces
@@ -79,8 +79,8 @@ class AsyncDcpBackend(DcpBackend):
             env={"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         )
         writer.start()
-        on_gpu = any(piece.is_cuda for piece in pieces)
-        ready = self._stager.submit(_make_ready, area, pin=on_gpu)
+        gpu = next((piece.device for piece in pieces if piece.is_cuda), None)
+        ready = self._stager.submit(_make_ready, area, gpu)
         self._prepared = _Prepared(planned, area, writer, ready)
 
     def save(self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup) -> Save:
@@ -99,6 +99,7 @@ class AsyncDcpBackend(DcpBackend):
         self._stager.shutdown()
         if self._prepared is not None:
             self._prepared.writer.close()
+            self._prepared.area.close()
 
 
 class _BackgroundSave:
@@ -130,18 +131,24 @@ class _BackgroundSave:
             self._staged.result()
             watch = _Watch(self._prepared.area, advance, self._stuck_after)
             pieces = self._prepared.writer.call(
-                background_writer.write, self._directory, on_wait=watch.look
+                background_writer.write, self._directory, on_wait=watch.poll
             )
-            watch.look()
-        except (OSError, UserError) as error:
-            fault = str(error)
-        # The others must hear of it: they wait here.
+            watch.poll()
+        except Exception as error:
+            # Whatever it is, the others must hear of it: they wait here.
+            fault = str(error) or repr(error)
         all_results = self._gather(pieces and pieces.results, fault)
         assert pieces is not None
         files = pieces.files
         began = time.perf_counter()
         if dist.get_rank(self._group) == 0:
-            files = files + self._prepared.writer.call(background_writer.finish, all_results)
+            try:
+                files = [
+                    *files,
+                    *self._prepared.writer.call(background_writer.finish, all_results),
+                ]
+            except RuntimeError as error:
+                raise CheckpointFailed(f"its metadata could not be written: {error}") from error
         return Written(
             files,
             {
@@ -176,7 +183,7 @@ class _Watch:
         self._seen = 0
         self._moved = time.monotonic()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Raises `CheckpointFailed` where nothing has happened for too long."""
         written = self._area.written
         if written > self._seen:
@@ -190,10 +197,11 @@ class _Watch:
             )
 
 
-def _make_ready(area: StagingArea, *, pin: bool) -> None:
-    if pin:
+def _make_ready(area: StagingArea, gpu: torch.device | None) -> None:
+    if gpu is not None:
         try:
-            area.pin()
+            with torch.cuda.device(gpu):  # A thread's own is the first one, whoever started it.
+                area.pin()
         except RuntimeError as error:
             _log.warning("the staging memory is not pinned, so copies to it are slower: %s", error)
     area.touch()

@@ -85,6 +85,11 @@ class StagingArea:
         if error.value != 0:
             raise RuntimeError(f"cudaHostRegister of {whole.numel()} bytes failed: {error}")
 
+    def close(self) -> None:
+        """Give the memory back, as soon as no tensor of it is left."""
+        self.tensors.clear()
+        os.close(self.fd)
+
     def _tensor(self, place: Place) -> torch.Tensor:
         if place.num_bytes == 0:
             return torch.empty(place.shape, dtype=place.dtype)

@@ -88,8 +88,14 @@ class RecordingWriter(FileSystemWriter):
         return self._recording.hash_seconds
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        with _no_second_checksum():
-            written = super().write_data(plan, planner)
+        try:
+            with _no_second_checksum():
+                written = super().write_data(plan, planner)
+        except RuntimeError as error:
+            # `torch.save` fails on the unfinished archive once more; say what it was at first.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
         # A writer thread that fails ends in silence (pytorch#191391): hold it against the plan.
         done = {result.index for result in written.value()}
         missing = [item.index.fqn for item in plan.items if item.index not in done]

@@ -12,18 +12,19 @@ import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from torchrl_ckpt.contracts import Generation, Model, OnTokens, Sample
 from torchrl_ckpt.errors import ModelError
+from torchrl_ckpt.served_models import check_same_model, check_sequences, hyper_parameters
 from torchrl_ckpt_transformers.call import Call
 from torchrl_ckpt_transformers.model import TransformersModel
 from torchrl_ckpt_transformers.pretrained import load_causal_lm
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 T = TypeVar("T")
 
@@ -124,17 +125,12 @@ class TransformersEngine:
         self._max_length = max_length or longest or 2**31
 
     def _check(self, sequences: Sequence[Sequence[int]], max_tokens: int) -> None:
-        vocabulary = self._model.get_input_embeddings().num_embeddings
-        for sequence in sequences:
-            if not sequence:
-                raise ValueError("a prompt is empty; it must have at least one token")
-            if len(sequence) + max_tokens > self._max_length:
-                raise ValueError(
-                    f"a prompt of {len(sequence)} tokens and {max_tokens} new ones exceed the "
-                    f"maximum length of {self._max_length}"
-                )
-            if not (min(sequence) >= 0 and max(sequence) < vocabulary):
-                raise ValueError(f"a prompt has a token id that is not in 0..{vocabulary - 1}")
+        check_sequences(
+            sequences,
+            max_tokens=max_tokens,
+            max_length=self._max_length,
+            vocabulary=self._model.get_input_embeddings().num_embeddings,
+        )
 
     def _generate(self, request: Generation, call: Call) -> list[list[Sample]]:
         from torchrl_ckpt_transformers.decoding import decode
@@ -165,12 +161,11 @@ class TransformersEngine:
 
     def _load(self, directory: Path) -> None:
         loaded = load_causal_lm(str(directory), attention=self._attention)
-        served, offered = _identity(self._model.config), _identity(loaded.config)
-        if differing := sorted(k for k in served | offered if served.get(k) != offered.get(k)):
-            raise ModelError(
-                f"the weights at {directory} are of another model than the one that is served: "
-                + ", ".join(f"{k} {offered.get(k)!r}, not {served.get(k)!r}" for k in differing)
-            )
+        check_same_model(
+            directory,
+            served=hyper_parameters(self._model.config.to_dict()),
+            offered=hyper_parameters(loaded.config.to_dict()),
+        )
         self._model.load_state_dict(loaded.state_dict())
 
     def _digest(self) -> str:
@@ -178,13 +173,3 @@ class TransformersEngine:
 
         tied = self._model.all_tied_weights_keys
         return digest_tensors({k: v for k, v in self._model.state_dict().items() if k not in tied})
-
-
-def _identity(config: PreTrainedConfig) -> dict[str, Any]:
-    """The hyper-parameters that make two models the same function of their tensors."""
-    incidental = {"_name_or_path", "architectures", "dtype", "transformers_version", "use_cache"}
-    return {
-        name: value
-        for name, value in config.to_dict().items()
-        if name not in incidental and not name.endswith("_token_id")
-    }

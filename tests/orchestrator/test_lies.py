@@ -60,7 +60,7 @@ def test_a_server_that_did_not_load_the_policy_is_caught(
     server.lie(lie)
     error = refusal(run_directory, server)
     assert isinstance(error, WrongPolicy)
-    assert "does not serve the policy of step 0, asked twice" in str(error)
+    assert "does not serve the policy of step 0, asked 2 times" in str(error)
     assert said in str(error)
     assert rollouts(run_directory) == []
 

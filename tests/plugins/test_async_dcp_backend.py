@@ -102,12 +102,25 @@ def test_it_tells_how_far_it_is(
     assert written.metrics["staged_bytes"] == staged
 
 
-def test_a_full_disk_is_heard_and_the_next_save_is_good(
+def test_a_directory_that_cannot_be_made_is_heard_and_the_next_save_is_good(
     backend: AsyncDcpBackend, tmp_path: Path, group: dist.ProcessGroup
 ) -> None:
     (tmp_path / "file").write_text("where a directory should be")
     with pytest.raises(UserError, match=r"rank 0: .*file"):
         backend.save(state(1), tmp_path / "file" / "t", group).wait_written()
+    backend.save(state(2), tmp_path / "t", group).wait_written()
+    assert_equal(load(tmp_path / "t", group), state(2))
+
+
+def test_a_write_that_fails_within_a_tensor_is_told_by_its_cause(
+    backend: AsyncDcpBackend, tmp_path: Path, group: dist.ProcessGroup
+) -> None:
+    writer = writer_of(backend)
+    unlimited = writer.rlimit(psutil.RLIMIT_FSIZE)
+    writer.rlimit(psutil.RLIMIT_FSIZE, (2 * _MILLION, unlimited[1]))
+    with pytest.raises(CheckpointFailed, match=r"rank 0: .*File too large"):
+        backend.save(state(1), tmp_path / "cut", group).wait_written()
+    writer.rlimit(psutil.RLIMIT_FSIZE, unlimited)
     backend.save(state(2), tmp_path / "t", group).wait_written()
     assert_equal(load(tmp_path / "t", group), state(2))
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from pathlib import Path
 
 import pytest
+import torchrl_ckpt_vllm.engine
 from pydantic import ValidationError
 from torchrl_ckpt_vllm.options import VllmEngineConfig, engine_arguments
-from torchrl_ckpt_vllm.requests import sample_seed
+from torchrl_ckpt_vllm.requests import sample_seed, sampling_params
 
 from tests.jobs.commands import RECIPES, run, succeed
+from torchrl_ckpt.contracts import Sampling
+from torchrl_ckpt.errors import RecipeError
 
 KNOWN = {*VllmEngineConfig.model_fields, "max_num_batched_tokens", "max_model_len"}
 
@@ -26,6 +31,40 @@ def test_an_option_that_is_decided_elsewhere_is_refused_with_the_reason(tmp_path
     assert "give `inference.max_length`" in refused.err
     with pytest.raises(ValidationError, match="no code of a model directory is run"):
         VllmEngineConfig(trust_remote_code=True)
+
+
+def set_by_start() -> list[str]:
+    """The options that the engine gives vLLM by itself."""
+    [call] = [
+        node
+        for node in ast.walk(ast.parse(inspect.getsource(torchrl_ckpt_vllm.engine)))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "AsyncEngineArgs"
+    ]
+    return [keyword.arg for keyword in call.keywords if keyword.arg is not None]
+
+
+@pytest.mark.parametrize("name", set_by_start())
+def test_what_the_engine_sets_itself_is_refused_in_a_recipe(name: str) -> None:
+    with pytest.raises(ValidationError, match=f"`{name}` cannot be given here: "):
+        VllmEngineConfig(**{name: 1})
+
+
+def test_replicas_that_the_canary_does_not_reach_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"canary.*base_urls"):
+        VllmEngineConfig(data_parallel_size=2)
+
+
+def test_chunked_prefill_is_refused_on_cpu_and_not_overruled() -> None:
+    config = VllmEngineConfig(enable_chunked_prefill=True)
+    known = {*KNOWN, "enable_chunked_prefill"}
+    with pytest.raises(RecipeError, match="on CPU a seeded prompt"):
+        engine_arguments(config, known=known, on_cpu=True)
+    assert engine_arguments(config, known=known, on_cpu=False)["enable_chunked_prefill"]
+
+
+def test_a_temperature_that_vllm_would_raise_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"temperature of 0\.005 .* at least 0\.01"):
+        sampling_params(Sampling(max_tokens=1, temperature=0.005), seed=0, sample=0)
 
 
 def test_vllms_own_options_pass_by_name() -> None:

@@ -16,7 +16,8 @@ _SHOWN = (
     ("lr", "lr", ".1e"),
     ("tokens_per_second", "tokens/s", ".0f"),
     ("policy_version", "policy", ".0f"),
-    ("checkpoint/write_seconds", "seconds to write", ".2f"),
+    ("checkpoint/stall_seconds", "seconds of stall", ".2f"),
+    ("checkpoint/write_seconds", "to write", ".2f"),
     ("checkpoint/commit_seconds", "to commit", ".2f"),
 )
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torchrl_ckpt.checkpoint.part import open_part
 from torchrl_ckpt.checkpoint.policy import is_due
 from torchrl_ckpt.checkpoint.space import check_space
 from torchrl_ckpt.companion import Companion
-from torchrl_ckpt.contracts import Advance, CheckpointBackend, FileRecord, Json, Save
+from torchrl_ckpt.contracts import Advance, CheckpointBackend, FileRecord, Json, Save, Written
 from torchrl_ckpt.durable import fsync_directory, read_json, record_json
 from torchrl_ckpt.errors import CheckpointFailed, CheckpointMismatch, CompanionDied, UserError
 from torchrl_ckpt.observe import logs
@@ -34,7 +34,8 @@ from torchrl_ckpt.trainer.world import World, seed_everything
 
 COMPONENT = TRAINER
 
-_WORTH_A_WORD_SECONDS = 1.0
+_REPORTED_WAIT_SECONDS = 1.0
+_FAREWELL_SECONDS = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class TrainerCheckpoints:
         self._stage_at_once = False
         self._commitment = Commitment(config, layout, parts, metrics)
         self._committer = Companion("checkpoint committer", (logs.configure, ()))
-        self._waited = 0.0
+        self._request_seconds = 0.0
         self._under_way: _UnderWay | None = None
 
     def prepare(self, state: TrainingState) -> None:
@@ -83,6 +84,7 @@ class TrainerCheckpoints:
         form = state.form()
         self._num_bytes = sum(t.numel() * t.element_size() for t in form.values())
         self._stage_at_once = state.changes_in_forward
+        _versions()  # Looked up once, and not when the first save has training wait.
         self._backend.prepare(form, self._world.checkpoint_group)
         if self._backend.in_background and self._world.leads:
             self._committer.start()
@@ -98,17 +100,17 @@ class TrainerCheckpoints:
         """
         began = time.perf_counter()
         self.finish()
-        self._waited = time.perf_counter() - began
-        if self._waited > _WORTH_A_WORD_SECONDS and self._world.leads:
+        waited = time.perf_counter() - began
+        if waited > _REPORTED_WAIT_SECONDS and self._world.leads:
             self._progress.message(
-                f"checkpoint step_{step} waited {self._waited:.1f} s for the one before it"
+                f"checkpoint step_{step} waited {waited:.1f} s for the one before it"
             )
         with self._failures(step) as outcome:
             if self._world.leads:
                 check_space(self._layout.root, self._num_bytes)
                 # No rank makes a directory later on: it could fail where others wait for it.
                 open_part(request(self._layout, step, self._parts), COMPONENT)
-        self._waited = time.perf_counter() - began
+        self._request_seconds = time.perf_counter() - began
         return outcome.good
 
     def save(self, step: int, state: TrainingState) -> None:
@@ -125,17 +127,18 @@ class TrainerCheckpoints:
             "world_size": self._world.size,
             "versions": _versions(),
         }
-        part = _Part(step, directory, save, outcome, plain, rng_state(), about)
+        part = _Part(step, began, directory, save, outcome, plain, rng_state(), about)
         if not self._backend.in_background:
             metrics = self._write_and_commit(part)
-            self._report(step, metrics, self._waited + time.perf_counter() - began)
+            self._report(step, metrics, self._request_seconds + time.perf_counter() - began)
             return
         if save is not None and self._stage_at_once:
             save.wait_staged()
         if self._world.leads:
-            self._committer.start()  # Does nothing where it is alive.
+            with suppress(OSError):  # Then the call to it fails, and with it the save.
+                self._committer.start()  # Does nothing where it is alive.
         work = in_background(f"checkpoint step_{step}", lambda: self._write_and_commit(part))
-        stall = self._waited + time.perf_counter() - began
+        stall = self._request_seconds + time.perf_counter() - began
         self._under_way = _UnderWay(step, save, work, stall)
 
     def wait_staged(self) -> None:
@@ -145,9 +148,12 @@ class TrainerCheckpoints:
             self._under_way.save.wait_staged()
             self._under_way.stall += time.perf_counter() - began
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Take note of a save that has ended. Raises where it failed and was to stop the run."""
-        if self._under_way is not None and self._under_way.work.done():
+        if self._under_way is None:
+            return
+        # All ranks at the same step, since a failure may end the run.
+        if not self._world.max(float(not self._under_way.work.done())):
             self.finish()
 
     def finish(self) -> None:
@@ -155,6 +161,11 @@ class TrainerCheckpoints:
         if self._under_way is not None:
             ended, self._under_way = self._under_way, None
             self._report(ended.step, ended.work.result(), ended.stall)
+
+    def leave(self) -> None:
+        """Training has failed. The save under way was of a good step: let it come to its end."""
+        if self._under_way is not None:
+            wait([self._under_way.work], _FAREWELL_SECONDS)
 
     def restore(self, state: TrainingState) -> None:
         """Load the step that `resume_step` names; the runner has verified it."""
@@ -187,51 +198,52 @@ class TrainerCheckpoints:
     def _write_and_commit(self, part: _Part) -> dict[str, float]:
         """What is left to do once the state is in the backend's hands; returns what was measured,
         nothing where it failed. Collective, on whichever thread."""
-        metrics: dict[str, float] = {}
-        records: list[FileRecord] = []
-        began = time.perf_counter()
+        written, waited = Written([]), 0.0
         with self._shown(part.step) as advance:
             with self._failures(part.step, part.outcome) as outcome:
-                records = self._write(part, metrics, advance)
-            written = time.perf_counter()
+                written = self._write(part, advance)
+            written_at = time.perf_counter()
             if outcome.good:
                 with self._failures(part.step) as outcome:
-                    self._commit(part, records)
+                    waited = self._commit(part, written.files)
         if not outcome.good:
             return {}
         ended = time.perf_counter()
-        return {**metrics, "commit_seconds": ended - written, "total_seconds": ended - began}
+        return {
+            **written.metrics,
+            "parts_seconds": waited,
+            "commit_seconds": ended - written_at - waited,
+            "total_seconds": ended - part.began,
+        }
 
-    def _write(self, part: _Part, metrics: dict[str, float], advance: Advance) -> list[FileRecord]:
+    def _write(self, part: _Part, advance: Advance) -> Written:
         """Write this rank's files and say what was written, once it is durable."""
         if part.save is None:
-            return []
-        written = part.save.wait_written(advance)
-        metrics.update(written.metrics)
-        records = [
-            FileRecord(f"{TENSORS}/{record.path}", record.size, record.digest)
-            for record in written.files
-        ]
-        records.append(record_json(part.directory, _rng_name(self._world.rank), part.rng))
+            return Written([])
+        tensors = part.save.wait_written(advance)
+        files = [replace(file, path=f"{TENSORS}/{file.path}") for file in tensors.files]
+        files.append(record_json(part.directory, _rng_name(self._world.rank), part.rng))
         if self._world.leads:
-            records.append(record_json(part.directory, STATE, part.plain))
-        return records
+            files.append(record_json(part.directory, STATE, part.plain))
+        return Written(files, tensors.metrics)
 
-    def _commit(self, part: _Part, records: list[FileRecord]) -> None:
-        gathered = self._world.gather(records)
+    def _commit(self, part: _Part, files: Sequence[FileRecord]) -> float:
+        """Commit; returns the seconds that other processes' parts were waited for."""
+        gathered = self._world.gather(list(files))
         if not self._world.leads:
-            return
-        everything = [record for share in gathered for record in share]
+            return 0.0
+        everything = [file for share in gathered for file in share]
         if self._backend.in_background:
-            self._commit_elsewhere(part, everything)
+            waited = self._commit_elsewhere(part, everything)
         else:
-            self._commitment.commit(part.step, everything, part.about)
+            waited = self._commitment.commit(part.step, everything, part.about)
         self._progress.message(f"checkpoint step_{part.step} committed")
+        return waited
 
-    def _commit_elsewhere(self, part: _Part, records: list[FileRecord]) -> None:
-        commit: Callable[..., None] = Commitment.commit
+    def _commit_elsewhere(self, part: _Part, files: list[FileRecord]) -> float:
+        commit: Callable[..., float] = Commitment.commit
         try:
-            self._committer.call(commit, self._commitment, part.step, records, part.about)
+            return self._committer.call(commit, self._commitment, part.step, files, part.about)
         except CompanionDied as death:
             # Before the one rename that counts, or after it?
             layout, step = self._layout, part.step
@@ -239,6 +251,7 @@ class TrainerCheckpoints:
                 raise
             fsync_directory(layout.root)
             _log.warning("%s, when it had committed step_%d", death, step)
+            return 0.0
 
     @contextmanager
     def _shown(self, step: int) -> Iterator[Advance]:
@@ -318,10 +331,12 @@ def _failure_of_this_rank() -> Iterator[_Outcome]:
 class _Part:
     """This rank's part of a checkpoint: everything of the moment of its step.
 
-    `save` is None where it could not be begun; `outcome` says why.
+    It was `began` on `time.perf_counter`. `save` is None where it could not be begun; `outcome`
+    says why.
     """
 
     step: int
+    began: float
     directory: Path
     save: Save | None
     outcome: _Outcome

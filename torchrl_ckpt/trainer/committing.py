@@ -5,6 +5,8 @@ It is one call, so that a companion process can do it beside the training.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ from torchrl_ckpt.checkpoint.retention import prune
 from torchrl_ckpt.contracts import FileRecord, Json
 from torchrl_ckpt.recipe.schema import Checkpointing
 from torchrl_ckpt.trainer.retention import retention
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,20 @@ class Commitment:
     parts: tuple[str, ...]
     metrics: Path
 
-    def commit(self, step: int, records: Sequence[FileRecord], about: Mapping[str, Json]) -> None:
-        """Declare the trainer's part, of the files `records`, whole, and commit with the others.
+    def commit(self, step: int, files: Sequence[FileRecord], about: Mapping[str, Json]) -> float:
+        """Declare the trainer's part whole, of `files`, and commit it with those of the others.
 
-        Raises `CheckpointFailed`, `WaitTimeout` or `OSError`, and then nothing is committed.
+        Returns the seconds that these were waited for. Raises `CheckpointFailed`, `WaitTimeout` or
+        `OSError`, and then nothing is committed.
         """
         partial = self.layout.partial(step)
-        finish_part(partial / TRAINER, records)
-        files = wait_for_parts(partial, self.parts, self.config.timeout)
-        commit(self.layout, step, self.parts, files, about)
-        prune(self.layout, retention(self.config, self.metrics))
+        finish_part(partial / TRAINER, files)
+        began = time.perf_counter()
+        everything = wait_for_parts(partial, self.parts, self.config.timeout)
+        waited = time.perf_counter() - began
+        commit(self.layout, step, self.parts, everything, about)
+        try:
+            prune(self.layout, retention(self.config, self.metrics))
+        except OSError as error:
+            _log.warning("step_%d is committed, but older ones stay for now: %s", step, error)
+        return waited

@@ -54,11 +54,17 @@ class Loop:
 
     def run(self) -> None:
         """Train. Returns after the last step, with its checkpoint committed."""
-        if self._checkpoints is not None:
-            self._checkpoints.prepare(self._state)
-        self._train()
-        if self._checkpoints is not None:
-            self._checkpoints.finish()
+        checkpoints = self._checkpoints
+        if checkpoints is None:
+            self._train()
+            return
+        checkpoints.prepare(self._state)
+        try:
+            self._train()
+        except Exception:
+            checkpoints.leave()
+            raise
+        checkpoints.finish()
 
     def _train(self) -> None:
         progress, max_steps = self._state.progress, self._max_steps
@@ -98,7 +104,7 @@ class Loop:
         step = self._state.progress.step
         checkpoints = self._checkpoints
         if checkpoints is not None:
-            checkpoints.look()
+            checkpoints.poll()
             if not (checkpoints.is_due(step, last=last) and checkpoints.request(step)):
                 checkpoints = None
         # Before the commit: a checkpoint of the last step means that the final model is there.

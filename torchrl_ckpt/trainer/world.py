@@ -43,7 +43,7 @@ class World:
 
     def gather(self, value: T) -> list[T]:
         """Every rank's `value`, over the checkpoint's group."""
-        if self.size == 1:
+        if self.size == 1:  # Pickling and a collective for nobody.
             return [value]
         gathered: list[T] = [value] * self.size
         dist.all_gather_object(gathered, value, group=self.checkpoint_group)

@@ -112,7 +112,10 @@ class Rehearsal:
         self._world = world
         seed_everything(SEED, stream=0)
         model = torch.nn.Sequential(
-            torch.nn.Embedding(30, 24), torch.nn.Linear(24, 48), torch.nn.Linear(48, 30)
+            torch.nn.Embedding(30, 24),
+            torch.nn.Linear(24, 48),
+            # Of more than a buffer of the writer's, so that a write can fail within the tensor.
+            torch.nn.Linear(48, 6000),
         )
         fully_shard(model, mesh=world.mesh)
         self._optimizer = build_optimizer(model, Optimizer())

@@ -157,17 +157,17 @@ def _paths(arguments: str, root: Path) -> list[str]:
 
 
 def sample(calls: Sequence[Call], count: int) -> list[Call]:
-    """About `count` of `calls`, in order: every rename, for it is there that things change, and of
-    the others some at even distances. A file of tensors, which is written in hundreds of pieces,
-    does not count for more than two."""
+    """About `count` of `calls`, in order: every rename, for it is there that things change, the
+    middle one of the pieces in which a file of tensors is written, and of the others some at even
+    distances. Of the hundreds of pieces besides only the first and the last can be among them."""
     pieces: Counter[str] = Counter(call.path for call in calls if call.name in WRITES)
-    others = [
-        call
-        for call in calls
-        if call.name not in RENAMES
-        and not (call.name in WRITES and 1 < call.number < pieces[call.path])
-    ]
-    renames = {call for call in calls if call.name in RENAMES}
-    wanted = max(1, count - len(renames))
-    chosen = renames | set(others[:: max(1, len(others) // wanted)])
+    always, others = [], []
+    for call in calls:
+        many = call.name in WRITES and pieces[call.path] > 2
+        if call.name in RENAMES or (many and call.number == pieces[call.path] // 2):
+            always.append(call)
+        elif not many or call.number in (1, pieces[call.path]):
+            others.append(call)
+    wanted = max(1, count - len(always))
+    chosen = {*always, *others[:: max(1, len(others) // wanted)]}
     return [call for call in calls if call in chosen]
