@@ -202,7 +202,7 @@ class CheckpointBackend(Plugin, Protocol):
         """Make ready what saves will need, before the first of them and before the first step.
 
         `state` has the names, shapes and placement of what will be saved; its values do not
-        matter. Collective. It is called once, and not at all where nothing is ever saved.
+        matter. Collective. Where it is not called, the first save does it, and takes longer.
         """
         ...
 

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from torchrl_ckpt.checkpoint.commit import recover, request
+from torchrl_ckpt.checkpoint.commit import request
 from torchrl_ckpt.checkpoint.layout import STATE, TENSORS, TRAINER, Layout
 from torchrl_ckpt.checkpoint.part import open_part
 from torchrl_ckpt.checkpoint.policy import is_due
@@ -21,13 +21,14 @@ from torchrl_ckpt.checkpoint.space import check_space
 from torchrl_ckpt.companion import Companion
 from torchrl_ckpt.contracts import Advance, CheckpointBackend, FileRecord, Json, Save, Written
 from torchrl_ckpt.durable import fsync_directory, read_json, record_json
-from torchrl_ckpt.errors import CheckpointFailed, CheckpointMismatch, CompanionDied, UserError
+from torchrl_ckpt.errors import CheckpointMismatch, CompanionDied
 from torchrl_ckpt.observe import logs
 from torchrl_ckpt.observe.metrics import MetricsLog
 from torchrl_ckpt.observe.progress import ProgressLog
 from torchrl_ckpt.recipe.schema import Checkpointing
 from torchrl_ckpt.trainer.background import in_background
 from torchrl_ckpt.trainer.committing import Commitment
+from torchrl_ckpt.trainer.failures import Failures, Outcome, failure_of_this_rank
 from torchrl_ckpt.trainer.rng import rng_state, set_rng_state
 from torchrl_ckpt.trainer.state import TrainingState
 from torchrl_ckpt.trainer.world import World, seed_everything
@@ -74,6 +75,7 @@ class TrainerCheckpoints:
         self._seed = seed
         self._num_bytes = 0
         self._stage_at_once = False
+        self._failures = Failures(config.on_failure, layout, world, progress)
         self._commitment = Commitment(config, layout, parts, metrics)
         self._committer = Companion("checkpoint committer", (logs.configure, ()))
         self._request_seconds = 0.0
@@ -105,7 +107,7 @@ class TrainerCheckpoints:
             self._progress.message(
                 f"checkpoint step_{step} waited {waited:.1f} s for the one before it"
             )
-        with self._failures(step) as outcome:
+        with self._failures.agreed(step) as outcome:
             if self._world.leads:
                 check_space(self._layout.root, self._num_bytes)
                 # No rank makes a directory later on: it could fail where others wait for it.
@@ -119,7 +121,7 @@ class TrainerCheckpoints:
         directory = self._layout.partial(step) / COMPONENT
         tensors, plain = state.snapshot()
         save: Save | None = None
-        with _failure_of_this_rank() as outcome:
+        with failure_of_this_rank() as outcome:
             save = self._backend.save(tensors, directory / TENSORS, self._world.checkpoint_group)
         about = {
             **self._about,
@@ -200,11 +202,11 @@ class TrainerCheckpoints:
         nothing where it failed. Collective, on whichever thread."""
         written, waited = Written([]), 0.0
         with self._shown(part.step) as advance:
-            with self._failures(part.step, part.outcome) as outcome:
+            with self._failures.agreed(part.step, part.outcome) as outcome:
                 written = self._write(part, advance)
             written_at = time.perf_counter()
             if outcome.good:
-                with self._failures(part.step) as outcome:
+                with self._failures.agreed(part.step) as outcome:
                     waited = self._commit(part, written.files)
         if not outcome.good:
             return {}
@@ -277,55 +279,6 @@ class TrainerCheckpoints:
                 "checkpoint", step, {f"checkpoint/{name}": value for name, value in row.items()}
             )
 
-    @contextmanager
-    def _failures(self, step: int, before: _Outcome | None = None) -> Iterator[_Outcome]:
-        """Make a failure on one rank one of all, say so, and do what `on_failure` says.
-
-        Earlier checkpoints are whole whatever happens: nothing of this one is under their names.
-        """
-        with _failure_of_this_rank() as outcome:
-            yield outcome
-        mine = (before and before.reason) or outcome.reason
-        reasons = [reason for reason in self._world.gather(mine) if reason is not None]
-        if not reasons:
-            return
-        outcome.reason = reasons[0]
-        text = f"checkpoint of step {step} failed: {reasons[0]}"
-        if self._world.leads:
-            self._clear_away()
-        if self._config.on_failure == "stop":
-            raise CheckpointFailed(f'{text} (`ckpt.on_failure` is "stop")')
-        if self._world.leads:
-            self._progress.message(f"{text}. Training goes on", "warning")
-
-    def _clear_away(self) -> None:
-        """Put back what was about to be replaced, and remove what will not be committed."""
-        try:
-            recover(self._layout)
-        except OSError as error:
-            _log.warning("could not clear a failed checkpoint away yet: %s", error)
-
-
-@dataclass
-class _Outcome:
-    """Whether a step towards a checkpoint succeeded on every rank; known after its block."""
-
-    reason: str | None = None
-
-    @property
-    def good(self) -> bool:
-        return self.reason is None
-
-
-@contextmanager
-def _failure_of_this_rank() -> Iterator[_Outcome]:
-    """Note a failure, for `_failures` to make it one of all ranks."""
-    outcome = _Outcome()
-    try:
-        yield outcome
-    except (OSError, UserError) as error:
-        outcome.reason = str(error)
-
 
 @dataclass(frozen=True)
 class _Part:
@@ -339,7 +292,7 @@ class _Part:
     began: float
     directory: Path
     save: Save | None
-    outcome: _Outcome
+    outcome: Outcome
     plain: Json
     rng: Json
     about: Mapping[str, Any]
