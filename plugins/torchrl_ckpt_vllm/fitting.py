@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from torchrl_ckpt.errors import ModelError
-
-_INCIDENTAL = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
-_INCIDENTAL |= {"use_cache"}
+from torchrl_ckpt.served_models import check_same_model, hyper_parameters
 
 Shape = tuple[int, ...]
 
@@ -36,34 +34,16 @@ class Fingerprint:
             raise ModelError(f"the weights at {directory} cannot be read: {error}") from error
         if not shapes:
             raise ModelError(f"{directory} holds no weights (*.safetensors)")
-        return cls(
-            {
-                name: value
-                for name, value in config.items()
-                if name not in _INCIDENTAL and not name.endswith("_token_id")
-            },
-            shapes,
-        )
+        return cls(hyper_parameters(config), shapes)
 
     def check(self, directory: Path) -> None:
         """Raises `ModelError` where `directory` is of another model than this."""
         offered = Fingerprint.of(directory)
-        differing = [
-            f"{name} {there!r}, not {here!r}"
-            for mine, other in (
-                (self.hyper_parameters, offered.hyper_parameters),
-                (self.shapes, offered.shapes),
-            )
-            for name in sorted(mine | other)
-            if (here := mine.get(name)) != (there := other.get(name))
-        ]
-        if differing:
-            more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-            raise ModelError(
-                f"the weights at {directory} are of another model than the one that is served: "
-                + ", ".join(differing[:5])
-                + more
-            )
+        check_same_model(
+            directory,
+            served=self.hyper_parameters | self.shapes,
+            offered=offered.hyper_parameters | offered.shapes,
+        )
 
 
 def _shapes(directory: Path) -> dict[str, Shape]:

@@ -21,6 +21,10 @@ _DECIDED = {
     "worker_extension_cls": "it loads the weights",
     "load_format": "weights are read from safetensors alone",
     "trust_remote_code": "no code of a model directory is run",
+    "disable_log_stats": "the server keeps its own statistics (`/metrics`)",
+    "use_tqdm_on_load": "the server writes no progress bars into its log",
+    "data_parallel_size": "new weights are checked by a canary, which reaches one replica only; "
+    "start a server for each and name them in `orchestrator.client.base_urls`",
 }
 """vLLM's options that a recipe cannot set, and why."""
 
@@ -38,9 +42,6 @@ class VllmEngineConfig(BaseModel):
 
     tensor_parallel_size: int = Field(default=1, ge=1)
     """GPUs over which each layer is split."""
-
-    data_parallel_size: int = Field(default=1, ge=1)
-    """Copies of the model that share the requests."""
 
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     """The share of a GPU's memory for weights and cache."""
@@ -68,7 +69,7 @@ def engine_arguments(
 ) -> dict[str, Any]:
     """What to call vLLM's `AsyncEngineArgs` with; `known` are the names that it has.
 
-    Raises `RecipeError` for an option that vLLM has not.
+    Raises `RecipeError` for an option that vLLM has not, or that kills it on CPU.
     """
     for name in config.model_extra or {}:
         if name not in known:
@@ -84,6 +85,11 @@ def engine_arguments(
         given["kv_cache_memory_bytes"] = given["kv_cache_memory_bytes"] or _CPU_CACHE_BYTES
         # A prompt that is read in several steps makes vLLM 0.32 rewind its request's random
         # generator, which those on CPU cannot do: the worker would die.
+        if given.get("enable_chunked_prefill"):
+            raise RecipeError(
+                "inference.engine.enable_chunked_prefill: on CPU a seeded prompt that is read in "
+                "several steps kills vLLM's worker; leave it out"
+            )
         given["enable_chunked_prefill"] = False
     return given
 

@@ -13,8 +13,17 @@ if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput
 
 
+LEAST_TEMPERATURE = 0.01
+"""vLLM takes this for any that is smaller, and only 0 for greedy."""
+
+
 def sampling_params(sampling: Sampling, seed: int, sample: int) -> SamplingParams:
-    """One sample, told of token by token."""
+    """One sample, told of token by token. Raises `ValueError` for what vLLM would not follow."""
+    if 0 < sampling.temperature < LEAST_TEMPERATURE:
+        raise ValueError(
+            f"a temperature of {sampling.temperature} is none of vLLM's: give 0 (greedy) or at "
+            f"least {LEAST_TEMPERATURE}"
+        )
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 

@@ -203,7 +203,7 @@ def test_outside_of_an_environment_every_python_has_its_own(
 
 def test_what_cannot_be_written_is_said_in_words(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(EnvironmentFailed, match="cannot be set up: .*file"):
+    with pytest.raises(EnvironmentFailed, match=r"cannot be set up: .*file"):
         made(tmp_path / "file" / ".venv-toy")
 
 
@@ -214,7 +214,7 @@ def test_a_job_that_ends_during_the_set_up_leaves_no_installer(
     job = start_setup(SLOW)
     wait_until((tmp_path / "began").exists)
     os.kill(job.pid, how)
-    job.wait(timeout=2)
+    job.wait(timeout=10)
     wait_until(lambda: not left_behind(), seconds=2)
 
 
@@ -237,7 +237,7 @@ def test_nobody_builds_over_what_an_installer_left_behind(
     assert next_job.poll() is None
     for orphan in left_behind():
         orphan.kill()
-    assert next_job.wait(timeout=60) == 0
+    assert next_job.wait(timeout=300) == 0
     assert versions(directory / "bin" / "python") == "1"
 
 
@@ -254,6 +254,6 @@ def test_who_waited_for_a_set_up_uses_it(
     engine = wheel(tmp_path, "toy-engine")
     command = [sys.executable, "-c", JOB, directory, engine]
     jobs = [subprocess.Popen(command) for _ in range(2)]
-    assert [job.wait(timeout=60) for job in jobs] == [0, 0]
+    assert [job.wait(timeout=300) for job in jobs] == [0, 0]
     said = capfd.readouterr().err
     assert (said.count("setting up"), said.count("waiting for another job")) == (1, 1)

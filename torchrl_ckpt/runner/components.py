@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from torchrl_ckpt.recipe.schema import Trainer
@@ -36,11 +35,16 @@ def inference(run: RunDirectory, env: Mapping[str, str], listening: int, python:
     """`python` is of the environment that the engine runs in (`environments.py`), and `listening`
     the descriptor of a socket that is bound already, so that a port in use shows before any process
     starts, and a server that is started again has the same address."""
-    component = _component(
-        run, "inference", ["-m", _ENTRY], env, more=[str(listening)], pass_fds=(listening,)
+    return _component(
+        run,
+        "inference",
+        ["-m", _ENTRY],
+        env,
+        more=[str(listening)],
+        pass_fds=(listening,),
+        python=python,
+        restarts=_SERVER_RESTARTS,
     )
-    argv = [str(python), *component.argv[1:]]
-    return replace(component, argv=argv, restarts=_SERVER_RESTARTS)
 
 
 def _component(
@@ -51,11 +55,13 @@ def _component(
     more: list[str] | None = None,
     pass_fds: tuple[int, ...] = (),
     resolved: Path | None = None,
+    python: Path | None = None,
+    restarts: int = 0,
 ) -> Component:
     return Component(
         name=name,
         argv=[
-            sys.executable,
+            str(python or sys.executable),
             *python_arguments,
             name,
             str(resolved or run.resolved),
@@ -64,4 +70,5 @@ def _component(
         log=run.log(name),
         env={**_QUIET_THREADS, **(env or {})},
         pass_fds=pass_fds,
+        restarts=restarts,
     )

@@ -2,22 +2,20 @@
 
 An engine whose library does not get along with the job's packages has an environment beside the
 job's: `.venv-vllm` beside `.venv`. It is made on first use, and is as good as its stamp, a file
-that is written last and says what the environment was made from.
+that is written last and says what the environment was made from. A recipe whose model comes from
+another distribution has another environment, so that two recipes never make the same one in turn.
 """
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +27,9 @@ from torchrl_ckpt import registry
 from torchrl_ckpt.contracts import EngineEnvironment, IsolatedEngine
 from torchrl_ckpt.errors import EnvironmentFailed
 from torchrl_ckpt.recipe.schema import Inference
+from torchrl_ckpt.runner import installing
 
 _STAMP = "made-from.json"
-_LOG = "install.log"
-_LINES_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -45,17 +42,28 @@ class Requirement:
 
     @classmethod
     def like_here(cls, name: str, extra: str = "") -> Requirement:
-        """The same version from the same place as in this environment, with `extra`."""
+        """The same version from the same place as in this environment, with `extra`.
+
+        Raises `EnvironmentFailed` where it is not installed.
+        """
         copies = list(importlib.metadata.distributions(name=name))
+        if not copies:
+            raise EnvironmentFailed(
+                f"the engine's environment needs {name} from where it is installed here, but it is "
+                f"not installed in {sys.prefix}: install it there with pip"
+            )
         # A build leaves metadata in the source tree, which lack the origin and do not count.
         here = next((copy for copy in copies if copy.read_text("direct_url.json")), copies[0])
         in_extra = f'extra == "{extra}"'
         needs = [need for need in here.requires or [] if "extra ==" not in need or in_extra in need]
         entries = [f"{entry.group}: {entry.name} = {entry.value}" for entry in here.entry_points]
         origin = json.loads(here.read_text("direct_url.json") or "null")
-        return cls(
-            _pip_arguments(name, here.version, extra, origin), tuple(sorted(needs + entries))
-        )
+        brings = sorted(needs + entries)
+        if origin is not None and not _is_editable(origin):
+            # The same directory or file may hold something else today under the same version.
+            record = hashlib.sha256((here.read_text("RECORD") or "").encode())
+            brings.append(f"RECORD: {record.hexdigest()}")
+        return cls(_pip_arguments(name, here.version, extra, origin), tuple(brings))
 
 
 def _pip_arguments(name: str, version: str, extra: str, origin: Any) -> tuple[str, ...]:
@@ -64,12 +72,16 @@ def _pip_arguments(name: str, version: str, extra: str, origin: Any) -> tuple[st
     if origin is None:
         return (f"{wanted}=={version}",)
     if "dir_info" in origin:
-        editable = ("--editable",) if origin["dir_info"].get("editable") else ()
+        editable = ("--editable",) if _is_editable(origin) else ()
         directory = unquote(urlsplit(origin["url"]).path)
         return (*editable, f"{directory}[{extra}]" if extra else directory)
     vcs = origin.get("vcs_info")
     url = f"{vcs['vcs']}+{origin['url']}@{vcs['commit_id']}" if vcs else origin["url"]
     return (f"{wanted} @ {url}",)
+
+
+def _is_editable(origin: Any) -> bool:
+    return bool(origin.get("dir_info", {}).get("editable"))
 
 
 def server_python(config: Inference) -> Path:
@@ -87,7 +99,8 @@ def server_python(config: Inference) -> Path:
     extras = dict.fromkeys(("torchrl-ckpt", model.distribution), "")
     extras[engine.found.distribution] = environment.extra
     requirements = [Requirement.like_here(name, extra) for name, extra in extras.items()]
-    return ready(_place(environment), environment, requirements)
+    further = extras.keys() - {"torchrl-ckpt", engine.found.distribution}
+    return ready(place(environment, further), environment, requirements)
 
 
 def enter(python: Path) -> None:
@@ -97,6 +110,21 @@ def enter(python: Path) -> None:
         os.execv(command, [str(command), *sys.argv[1:]])
 
 
+def place(environment: EngineEnvironment, further: Collection[str]) -> Path:
+    """The directory of `environment` with the distributions `further`, which are in its name.
+
+    It is beside the virtual environment of this process; without one, among the user's caches, by
+    the installation of Python that this is.
+    """
+    name = "-".join([environment.name, *sorted(further)])
+    if sys.prefix != sys.base_prefix:
+        own = Path(sys.prefix)
+        return own.with_name(f"{own.name}-{name}")
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    python = hashlib.sha256(sys.prefix.encode()).hexdigest()[:8]
+    return caches / "torchrl-ckpt" / f"env-{name}-{python}"
+
+
 def ready(
     directory: Path, environment: EngineEnvironment, requirements: Sequence[Requirement]
 ) -> Path:
@@ -104,7 +132,6 @@ def ready(
 
     Raises `EnvironmentFailed`.
     """
-    python = directory / "bin" / "python"
     origins = {
         "python": sys.version,
         "directory": str(directory),
@@ -112,92 +139,43 @@ def ready(
         "unwanted": environment.unwanted,
     }
     made_from = json.dumps(origins, indent=2)
+    python = directory / "bin" / "python"
     stamp = directory / _STAMP
-    with _only_one(directory):
-        if not (_read(stamp) == made_from and _has(python, environment.module)):
-            say = Console(stderr=True, highlight=False)
-            say.print(
+    console = Console(stderr=True, highlight=False)
+
+    def is_made() -> bool:
+        return _read(stamp) == made_from and _has(python, environment.module)
+
+    if is_made():
+        return python
+    try:
+        with installing.only_one(directory, console) as lock:
+            if is_made():
+                return python
+            console.print(
                 f"setting up {directory} for the engine's {environment.module} (first use; takes a "
                 "few minutes)",
                 soft_wrap=True,
             )
-            _make(directory, python, requirements, environment.unwanted, say)
+            stamp.unlink(missing_ok=True)  # first, lest it speak for what is half removed
+            arguments = [word for needed in requirements for word in needed.arguments]
+            installing.make(directory, arguments, environment.unwanted, lock=lock, console=console)
             if not _has(python, environment.module):
                 raise EnvironmentFailed(
                     f"{directory}: all was installed, but {environment.module} cannot be found in "
-                    f"it; what pip did is in {directory / _LOG}"
+                    f"it; what pip did is in {directory / installing.LOG}"
                 )
             stamp.write_text(made_from)
-            say.print("  done")
+            console.print("  done")
+    except OSError as error:
+        raise EnvironmentFailed(f"{directory} cannot be set up: {error}") from error
     return python
-
-
-def _make(
-    directory: Path,
-    python: Path,
-    requirements: Sequence[Requirement],
-    unwanted: Sequence[str],
-    say: Console,
-) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
-    _run([sys.executable, "-m", "venv", str(directory)], directory, say)
-    pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
-    arguments = [word for requirement in requirements for word in requirement.arguments]
-    _run([*pip, "install", "--progress-bar", "off", *arguments], directory, say)
-    if unwanted:
-        _run([*pip, "uninstall", "--yes", *unwanted], directory, say)
-
-
-def _run(command: Sequence[str], directory: Path, say: Console) -> None:
-    """Run `command` with its output in the log, and the latest line of it on a terminal."""
-    directory.mkdir(parents=True, exist_ok=True)
-    log = directory / _LOG
-    tail: deque[str] = deque(maxlen=_LINES_SHOWN)
-    with (
-        open(log, "a") as file,
-        say.status("") as status,
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-        ) as process,
-    ):
-        assert process.stdout is not None
-        for line in process.stdout:
-            file.write(line)
-            tail.append(line.rstrip())
-            status.update(line.strip()[: say.width - 4].replace("[", r"\["))
-    if process.returncode != 0:
-        shown = "\n".join(f"  | {line}" for line in tail)
-        raise EnvironmentFailed(
-            f"{directory} cannot be set up: `{' '.join(command)}` failed\n{shown}\n"
-            f"all of its output: {log}"
-        )
-
-
-@contextmanager
-def _only_one(directory: Path) -> Iterator[None]:
-    """Hold the lock of `directory`, which two jobs may want to make at the same time."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    parent = os.open(directory.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(parent, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(parent)
-
-
-def _place(environment: EngineEnvironment) -> Path:
-    """Beside the virtual environment of this process; without one, among the user's caches."""
-    if sys.prefix != sys.base_prefix:
-        own = Path(sys.prefix)
-        return own.with_name(f"{own.name}-{environment.name}")
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "torchrl-ckpt" / f"env-{environment.name}"
 
 
 def _read(stamp: Path) -> str | None:
     try:
         return stamp.read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

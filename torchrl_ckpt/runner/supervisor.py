@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import textwrap
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
 from types import FrameType
 from typing import Any, Protocol
@@ -18,6 +18,10 @@ from torchrl_ckpt.runner.process import Component, Process, descendants, stop
 _POLL_SECONDS = 0.02
 _GATHER_SECONDS = 0.5
 _HASTY_GRACE_SECONDS = 1.0
+# A server that has lived so long has nothing that keeps it from starting: earlier deaths count no
+# more. A run of weeks may lose one now and then.
+_FORGIVING_SECONDS = 3600.0
+
 _LINES_SHOWN = 20
 _LINES_SEARCHED = 200
 
@@ -41,9 +45,9 @@ def supervise(
     """Start `components` and return once all that are named in `finite` have ended with 0.
 
     The others are servers, which are stopped then. One that ends before is started again as often
-    as its component allows, unless it says that the user has made a mistake. Whatever happens, no
-    process is left behind; what has not ended `grace` seconds after SIGTERM is killed. Call it from
-    the main thread.
+    as its component allows, and as often again after an hour of life, unless it says that the user
+    has made a mistake. Whatever happens, no process is left behind; what has not ended `grace`
+    seconds after SIGTERM is killed. Call it from the main thread.
 
     The first SIGTERM or Ctrl-C calls `on_stop_requested` and goes on waiting for the finite ones.
 
@@ -73,7 +77,7 @@ def _watch(
     on_stop_requested: Callable[[], None],
 ) -> None:
     asked = False
-    restarts: Counter[str] = Counter()
+    restarts = _Restarts()
     while not all(process.poll() == 0 for process in processes if process.name in finite):
         _restart_servers(processes, finite, display, restarts)
         if _failed(processes, finite):
@@ -89,23 +93,44 @@ def _watch(
 
 
 def _restart_servers(
-    processes: list[Process], finite: Collection[str], display: Watched, restarts: Counter[str]
+    processes: list[Process], finite: Collection[str], display: Watched, restarts: _Restarts
 ) -> None:
-    """Start the servers again that have ended, in place; `restarts` counts how often by name."""
+    """Start the servers again that have ended, in place."""
     for place, process in enumerate(processes):
         name, allowed = process.name, process.component.restarts
-        if process.poll() is None or name in finite or restarts[name] >= allowed:
+        if process.poll() is None or name in finite or restarts.before(name) >= allowed:
             continue
         if _own_words(process) is not None:
             continue
-        restarts[name] += 1
+        number = restarts.count(name)
         display.message(
-            f"{name} {process.how_it_ended()} and is started again ({restarts[name]} of at most "
-            f"{allowed} times); its log: {process.log}",
+            f"{name} {process.how_it_ended()} and is started again ({number} of at most {allowed} "
+            f"times); its log: {process.log}",
             "warning",
         )
         process.kill_group()
         processes[place] = Process(process.component)
+
+
+class _Restarts:
+    """How often each server was started again since it last lived for long."""
+
+    def __init__(self) -> None:
+        began = time.monotonic()
+        self._counts: Counter[str] = Counter()
+        self._latest: defaultdict[str, float] = defaultdict(lambda: began)
+
+    def before(self, name: str) -> int:
+        """The number so far, as its latest life has left it."""
+        if time.monotonic() - self._latest[name] >= _FORGIVING_SECONDS:
+            self._counts[name] = 0
+        return self._counts[name]
+
+    def count(self, name: str) -> int:
+        """Add one; the number with it."""
+        self._counts[name] += 1
+        self._latest[name] = time.monotonic()
+        return self._counts[name]
 
 
 class _StopRequests:
