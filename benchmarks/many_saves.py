@@ -29,7 +29,7 @@ from torchrl_ckpt.observe import metrics
 from torchrl_ckpt.trainer.world import World
 
 _SETTLED = 20  # The first saves find their memory.
-_REPEATS = 9
+_REPEATS = 5
 
 
 def every_step(run: Path, steps: int, world: World) -> None:

@@ -27,6 +27,7 @@ from torchrl_ckpt.contracts import (
     Sample,
 )
 from torchrl_ckpt.errors import ModelError
+from torchrl_ckpt.served_models import check_sequences
 from torchrl_ckpt_vllm.fitting import Fingerprint
 from torchrl_ckpt_vllm.options import VllmEngineConfig, engine_arguments, set_environment
 from torchrl_ckpt_vllm.requests import completion_logprobs, sampling_params, scoring_params
@@ -154,23 +155,23 @@ class VllmEngine:
         """None: on CPU vLLM packs weights into forms that hide their bytes."""
         return None
 
+    def failure(self) -> str | None:
+        """vLLM's calls do not all return once its process is gone, so the server asks."""
+        if self._llm is None or not self._llm.errored:
+            return None
+        return "vLLM's engine process has ended, for a reason that is in the log before this"
+
     def close(self) -> None:
         if self._llm is not None:
             self._llm.shutdown(timeout=_SHUTDOWN_SECONDS)
 
     def _check(self, sequences: Sequence[Sequence[int]], max_tokens: int) -> None:
-        for sequence in sequences:
-            if not sequence:
-                raise ValueError("a prompt is empty; it must have at least one token")
-            if len(sequence) + max_tokens > self._max_length:
-                raise ValueError(
-                    f"a prompt of {len(sequence)} tokens and {max_tokens} new ones exceed the "
-                    f"maximum length of {self._max_length}"
-                )
-            if not (min(sequence) >= 0 and max(sequence) < self._vocabulary):
-                raise ValueError(
-                    f"a prompt has a token id that is not in 0..{self._vocabulary - 1}"
-                )
+        check_sequences(
+            sequences,
+            max_tokens=max_tokens,
+            max_length=self._max_length,
+            vocabulary=self._vocabulary,
+        )
 
     async def _sample(
         self, request: Generation, prompt: int, sample: int, on_tokens: OnTokens | None

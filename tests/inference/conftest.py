@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import pytest
@@ -99,9 +99,19 @@ def running_server(
             process.wait(timeout=30)
 
 
-def wait_until_up(server: Server) -> None:
+class Starting(Protocol):
+    """What is needed of a server to wait for it."""
+
+    @property
+    def base_url(self) -> str: ...
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]: ...
+
+
+def wait_until_up(server: Starting, seconds: float = 60) -> None:
     """Return once `server` answers, whatever its key."""
-    for _ in range(600):
+    for _ in range(int(seconds * 10)):
         with suppress(httpx.TransportError):
             httpx.get(f"{server.base_url}/health", trust_env=False).raise_for_status()
             return

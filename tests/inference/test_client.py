@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import http.server
+import json
 import threading
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 import torch
 
-from tests.inference.conftest import KEY, Server, running_server, tiny_model
+from tests.inference.conftest import KEY, Server, tiny_model
 from torchrl_ckpt.contracts import Generation, Sampling
 from torchrl_ckpt.errors import DataError, ServerUnreachable, WrongPolicy
-from torchrl_ckpt.exchange.client import InferenceClient
+from torchrl_ckpt.exchange.client import InferenceClient, RequestFailed, ServerBusy, ServerLost
 from torchrl_ckpt.exchange.completions import LoadedWeights
 
 T = TypeVar("T")
@@ -98,34 +99,59 @@ def test_a_refused_key_says_where_the_key_comes_from(key: str | None, server: Se
         ask(server.base_url, lambda client: client.loaded(), key=key)
 
 
-def test_no_server_is_an_error_within_the_timeout() -> None:
-    began = time.monotonic()
-    with pytest.raises(ServerUnreachable, match=r"for 1 s: http://127\.0\.0\.1:9 .*\[inference\]"):
-        ask("http://127.0.0.1:9", lambda client: client.wait_until_up(), timeout=1)
-    assert time.monotonic() - began < 5
+@contextmanager
+def answering(status: int, body: bytes, **headers: str) -> Iterator[str]:
+    """The address of a program that answers everything in the same way."""
 
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.end_headers()
+            self.wfile.write(body)
 
-def test_a_server_that_comes_up_late_is_waited_for(published: Path) -> None:
-    async def wait(client: InferenceClient) -> LoadedWeights:
-        await client.wait_until_up()
-        return await client.loaded()
+        do_POST = do_GET
 
-    with running_server(published) as server:
-        assert ask(server.base_url, wait).version is None
+        def log_message(self, *_: object) -> None: ...
 
-
-class _AnotherProgram(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"<html>Welcome</html>")
-
-    def log_message(self, *_: object) -> None: ...
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as program:
+        threading.Thread(target=program.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{program.server_port}"
+        program.shutdown()
 
 
 def test_another_program_on_the_port_is_told_apart() -> None:
-    with http.server.HTTPServer(("127.0.0.1", 0), _AnotherProgram) as other:
-        threading.Thread(target=other.serve_forever, daemon=True).start()
-        with pytest.raises(ServerUnreachable, match="Has another program the port"):
-            ask(f"http://127.0.0.1:{other.server_port}", lambda client: client.loaded())
-        other.shutdown()
+    with (
+        answering(200, b"<html>Welcome</html>") as url,
+        pytest.raises(ServerUnreachable, match="Has another program the port"),
+    ):
+        ask(url, lambda client: client.loaded())
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (500, None, RequestFailed),
+        (500, "engine_died", RequestFailed),
+        (503, None, RequestFailed),
+        (503, "weights_unknown", WrongPolicy),
+    ],
+)
+def test_a_failure_of_the_server_is_not_taken_for_wrong_weights(
+    status: int, code: str | None, kind: type[Exception]
+) -> None:
+    failure = {"message": "no", "type": "server_error", "code": code}
+    with answering(status, json.dumps({"error": failure}).encode()) as url:
+        with pytest.raises(kind):
+            ask(url, lambda client: client.generate(REQUEST))
+        with pytest.raises(ServerLost):
+            ask(url, lambda client: client.check_health())
+
+
+def test_a_busy_server_is_never_asked_again_at_once() -> None:
+    failure = b'{"error": {"message": "full", "type": "rate_limit_error"}}'
+    with answering(429, failure, Retry_After="0") as url, pytest.raises(ServerBusy) as caught:
+        ask(url, lambda client: client.generate(REQUEST))
+    assert caught.value.retry_after >= 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from tests.inference.conftest import (
     wait_until_up,
 )
 from tests.inference.scripted_engine import ScriptedEngine
+from torchrl_ckpt.errors import ModelError
 from torchrl_ckpt.inference.app import build_app
+from torchrl_ckpt.inference.failures import Forbidden
+from torchrl_ckpt.inference.weights import allowed_directory
 from torchrl_ckpt.recipe.schema import Inference
 
 # What a server on loopback does for everyone. A route that is not named here needs the key, and
@@ -190,6 +194,20 @@ def test_weights_load_only_from_allowed_directories(
 
             # A link that leads to an allowed place is one.
             assert load(f"{allowed}/alias").json()["directory"] == f"{allowed}/step_0"
+
+
+@pytest.mark.parametrize("shard", ["../../x.safetensors", "/etc/x.safetensors", "..", "", "a/b", 3])
+def test_an_index_of_shards_names_files_beside_it(shard: object, tmp_path: Path) -> None:
+    index = tmp_path / "step_1/model.safetensors.index.json"
+    index.parent.mkdir()
+    index.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": shard}}))
+    with pytest.raises(Forbidden, match=r"index\.json names the shard"):
+        allowed_directory(str(index.parent), [tmp_path])
+    index.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
+    assert allowed_directory(str(index.parent), [tmp_path]) == index.parent.resolve()
+    index.write_text("[]")
+    with pytest.raises(ModelError, match="no index of shards"):
+        allowed_directory(str(index.parent), [tmp_path])
 
 
 def test_no_key_is_left_in_the_log(published: Path, tmp_path: Path) -> None:

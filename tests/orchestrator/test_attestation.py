@@ -15,7 +15,7 @@ from torchrl_ckpt.errors import WrongPolicy
 from torchrl_ckpt.exchange.client import SequenceScores
 from torchrl_ckpt.exchange.completions import LoadedWeights
 from torchrl_ckpt.exchange.weights import Canary, Policy
-from torchrl_ckpt.orchestrator.attestation import Attested, attest
+from torchrl_ckpt.orchestrator.attestation import Answered, Attested, attest
 
 WEIGHTS = Path("weights").resolve()
 DIGEST = "hash of float32:abc"
@@ -127,6 +127,38 @@ def test_a_step_smaller_than_the_tolerance_does_not_hide_the_weights_before() ->
     attested(Server([[-0.51, -1.51]], report), previous=previous)
     # A step that changes nothing leaves nothing to tell apart.
     attested(Server([[-0.51, -1.51]], report), previous=policy())
+
+
+OWN = [-0.58, -1.42]  # what the server answered as the policy before, in 16 bits
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "passes"),
+    [
+        # The step is a quarter of the rounding: nearer to this policy than to the one before, and
+        # yet to the bit what the server said before.
+        ([-0.52, -1.48], OWN, False),
+        ([-0.52, -1.48], [-0.581, -1.421], False),
+        ([-0.52, -1.48], [-0.56, -1.44], True),
+        ([-0.50004, -1.49996], OWN, True),  # a step that the rounding of the weights may swallow
+        ([-0.5, -1.5], OWN, True),
+    ],
+)
+def test_a_server_whose_own_answers_have_not_moved_has_not_loaded(
+    before: list[float], now: list[float], passes: bool
+) -> None:
+    own = Answered(policy(before).canary, [OWN])
+    server = Server([now] * 2, {"dtype": "bfloat16"})
+    if passes:
+        attested(server, own=own)
+    else:
+        with pytest.raises(WrongPolicy, match="hardly changed since the policy it served before"):
+            attested(server, own=own)
+
+
+def test_the_trainer_s_own_rounding_is_not_taken_for_a_step() -> None:
+    own = Answered(policy([-0.52, -1.48], "bfloat16").canary, [OWN])
+    attested(Server([OWN], {"dtype": "float32"}), policy(dtype="bfloat16"), own=own)
 
 
 def test_the_recipe_s_tolerance_goes_before_the_dtypes() -> None:

@@ -144,6 +144,23 @@ def test_a_server_that_dies_too_often_ends_the_job_with_the_reason(
     assert len(words.messages) == 2
 
 
+def test_a_server_that_has_lived_long_may_die_as_often_again(
+    run: Callable[..., None],
+    component: Callable[..., Component],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torchrl_ckpt.runner.supervisor._FORGIVING_SECONDS", 0.0)
+    server = component("inference", MORTAL.replace("DEATHS", "3"))
+    waiting = (
+        "import pathlib, sys, time\n"
+        "while 'up at last' not in pathlib.Path(sys.argv[1], 'inference.log').read_text():\n"
+        "    time.sleep(0.02)"
+    )
+    run(replace(server, restarts=1), component("trainer", waiting))
+    assert (tmp_path / "lives").read_text() == "4"
+
+
 def test_a_server_that_names_a_mistake_is_not_started_again(
     run: Callable[..., None], component: Callable[..., Component], words: Words
 ) -> None:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.inference.conftest import AUTHORIZED
+from tests.inference.conftest import AUTHORIZED, wait_until_up
 from tests.vllm.conftest import CANARY, Published, VllmServer
 from torchrl_ckpt.contracts import Generation, Sample, Sampling
 from torchrl_ckpt.errors import DataError, WrongPolicy
@@ -30,9 +30,10 @@ FLOAT32_BOUND = 1e-5
 
 
 def ask(server: VllmServer, question: Callable[[InferenceClient], Awaitable[T]]) -> T:
+    wait_until_up(server, seconds=300)
+
     async def connected() -> T:
         async with server.client() as client:
-            await client.wait_until_up()
             return await question(client)
 
     return asyncio.run(connected())

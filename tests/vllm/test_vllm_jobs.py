@@ -6,14 +6,18 @@ import asyncio
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
+from tests.inference.conftest import wait_until_up
 from tests.jobs.commands import RECIPES, ROOT, metrics, run, running, succeed
 from tests.vllm.conftest import Published, vllm_server
 from torchrl_ckpt.errors import WrongPolicy
@@ -87,16 +91,15 @@ def test_without_the_mend_for_tied_embeddings_the_attestation_catches_it(
 
     async def load(server: Any) -> None:
         async with server.client() as client:
-            await client.wait_until_up()
             await attest(client, tied.policy(1), tied.directory(1), tolerance=None)
 
     tied_model = ("--model.config.tie-word-embeddings", "true")
     allowed = ("--allowed-dirs", f'["{tied.root}"]')
-    with (
-        vllm_server(tmp_path, *tied_model, *allowed, env={"PYTHONPATH": str(tmp_path)}) as server,
-        pytest.raises(WrongPolicy, match="differ from the trainer's"),
-    ):
-        asyncio.run(load(server))
+    env = {"PYTHONPATH": str(tmp_path)}
+    with vllm_server(tmp_path, *tied_model, *allowed, env=env) as server:
+        wait_until_up(server, seconds=300)
+        with pytest.raises(WrongPolicy, match="differ from the trainer's"):
+            asyncio.run(load(server))
 
 
 @contextmanager
@@ -112,17 +115,38 @@ def children_of(process: Any) -> Iterator[list[psutil.Process]]:
 
 
 def test_a_killed_server_leaves_no_process_of_vllms(vllm_python: Path, tmp_path: Path) -> None:
-    async def up(server: Any) -> None:
-        async with server.client() as client:
-            await client.wait_until_up()
-
     with vllm_server(tmp_path) as server:
-        asyncio.run(up(server))
+        wait_until_up(server, seconds=300)
         with children_of(server.process) as children:
             assert any("VLLM" in child.name() for child in children)
             os.kill(server.process.pid, signal.SIGKILL)
             _, alive = psutil.wait_procs(children, timeout=20)
             assert not alive
+
+
+def test_a_server_ends_with_vllms_engine_in_whatever_it_is_doing(
+    vllm_python: Path, tmp_path: Path
+) -> None:
+    with vllm_server(tmp_path) as server:
+        wait_until_up(server, seconds=300)
+        with (
+            children_of(server.process) as children,
+            httpx.Client(base_url=server.base_url, trust_env=False, timeout=60) as http,
+            ThreadPoolExecutor() as threads,
+        ):
+            body = {"prompt": [[5, 6, 7, 3]] * 64, "n": 64, "max_tokens": 100}
+            asked = threads.submit(http.post, "/v1/completions", json=body)
+            time.sleep(0.5)
+            [core] = [child for child in children if "EngineCor" in child.name()]
+            core.kill()
+            assert server.process.wait(timeout=20) == 1
+            _, alive = psutil.wait_procs(children, timeout=20)
+            assert not alive
+            with suppress(httpx.TransportError):
+                assert asked.result().status_code == 500
+    log = server.log.read_text()
+    assert "the engine has died, and so the server ends" in log
+    assert "\nerror: " not in log  # which would keep a job from starting it again
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +26,15 @@ from torchrl_ckpt.exchange.completions import (
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
-_RETRY_SECONDS = 0.1
 _LONGEST_HEALTH_SECONDS = 30.0
+
+# Each is an open file here and there, and a server works on far fewer at a time.
+_MOST_COMPLETIONS = 256
+
+# A server that says `Retry-After: 0` is not to be asked in a loop without a breath.
+_SHORTEST_RETRY_SECONDS = 0.1
+
+_WEIGHTS_UNKNOWN = "weights_unknown"
 
 
 class ServerLost(ServerUnreachable):
@@ -37,6 +43,10 @@ class ServerLost(ServerUnreachable):
 
 class KeyRefused(ServerUnreachable):
     """The key is not the server's."""
+
+
+class RequestFailed(ServerUnreachable):
+    """The server failed on this request (5xx), for a reason of its own. Another may not."""
 
 
 class ServerBusy(ServerUnreachable):
@@ -64,19 +74,21 @@ class SequenceScores:
 
 
 class InferenceClient:
-    """A server at `base_url`; `timeout` (seconds) bounds every wait for it.
+    """A server at `base_url`; `timeout` (seconds) bounds every wait for it but that for samples.
 
-    Whatever is asked may be asked again: the same request to the same weights gives the same
-    samples, and a load repeated is a load. Only `wait_until_up` does so by itself.
+    Samples have no such bound, since a request waits for those before it: whoever asks watches the
+    server's health meanwhile. Whatever is asked may be asked again: the same request to the same
+    weights gives the same samples, and a load repeated is a load.
 
-    Raises `ServerLost` where the connection fails; `KeyRefused`; `ServerBusy`; `ServerUnreachable`
-    for no answer in time or one that makes no sense; `DataError` for a request that the server
-    cannot serve; `WrongPolicy` where it has no good weights.
+    Raises `ServerLost` where the connection fails; `KeyRefused`; `ServerBusy`; `RequestFailed`;
+    `ServerUnreachable` for no answer in time or one that makes no sense; `DataError` for a request
+    that the server cannot serve; `WrongPolicy` where it has no good weights.
     """
 
     def __init__(self, base_url: str, *, key: str | None, timeout: float) -> None:
         self.base_url = base_url.rstrip("/")
         self.timeout = timeout
+        self._places = asyncio.Semaphore(_MOST_COMPLETIONS)
         self._http = httpx.AsyncClient(
             base_url=self.base_url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -99,23 +111,9 @@ class InferenceClient:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def wait_until_up(self) -> None:
-        """Return once the server answers. That takes no key, and its key is there from then on."""
-        deadline = time.monotonic() + self.timeout
-        while True:
-            try:
-                return await self.check_health()
-            except ServerLost as error:
-                if time.monotonic() > deadline:
-                    raise ServerUnreachable(
-                        f"no inference server for {self.timeout:.0f} s: {error}. Start one with "
-                        "`inference @ RECIPE`, give the job an `[inference]` section, or set "
-                        "`orchestrator.client.base_url`"
-                    ) from error
-                await asyncio.sleep(_RETRY_SECONDS)
-
     async def check_health(self) -> None:
-        """Return if the server is up. Raises `ServerLost` where it does not answer soon, too."""
+        """Return if the server is up. Raises `ServerLost` where it does not answer soon, or says
+        that it is not well, too."""
         limit = min(self.timeout, _LONGEST_HEALTH_SECONDS)
         try:
             async with asyncio.timeout(limit):
@@ -124,7 +122,7 @@ class InferenceClient:
             raise ServerLost(
                 f"{self.base_url} did not say within {limit:.0f} s whether it is well"
             ) from error
-        except WrongPolicy as error:
+        except (DataError, RequestFailed, WrongPolicy) as error:
             raise ServerLost(str(error)) from error
 
     async def generate(self, request: Generation) -> Generated:
@@ -144,6 +142,7 @@ class InferenceClient:
                 return_token_ids=True,
             ),
             "completions",
+            timeout=httpx.Timeout(self.timeout, read=None),
         )
         samples = [self._sample(choice) for choice in choices]
         grouped = [
@@ -167,6 +166,7 @@ class InferenceClient:
                 logprobs=1,
             ),
             "log-probabilities",
+            timeout=httpx.Timeout(self.timeout),
         )
         return SequenceScores([_token_logprobs(choice)[1:] for choice in choices], _loads(choices))
 
@@ -187,16 +187,31 @@ class InferenceClient:
         """What the server serves."""
         return await self._ask(LoadedWeights, "GET", "/weights", "what is loaded")
 
-    async def _complete(self, request: CompletionRequest, what: str) -> list[Choice]:
-        return (await self._ask(Completion, "POST", "/v1/completions", what, request)).choices
+    async def _complete(
+        self, request: CompletionRequest, what: str, timeout: httpx.Timeout
+    ) -> list[Choice]:
+        async with self._places:
+            answer = await self._ask(
+                Completion, "POST", "/v1/completions", what, request, timeout=timeout
+            )
+        return answer.choices
 
     async def _ask(
-        self, form: type[Answer], method: str, path: str, what: str, body: BaseModel | None = None
+        self,
+        form: type[Answer],
+        method: str,
+        path: str,
+        what: str,
+        body: BaseModel | None = None,
+        *,
+        timeout: httpx.Timeout | None = None,
     ) -> Answer:
         """The server's answer, if it is a good one. `what` says what was asked for."""
         content = body and body.model_dump(exclude_defaults=True)
         try:
-            answer = await self._http.request(method, path, json=content)
+            answer = await self._http.request(
+                method, path, json=content, timeout=timeout or self.timeout
+            )
         except httpx.TimeoutException as error:
             raise ServerUnreachable(
                 f"{self.base_url} did not answer within {self.timeout:.0f} s; waited for {what}. "
@@ -208,7 +223,7 @@ class InferenceClient:
         try:
             if answer.status_code == httpx.codes.OK:
                 return form.model_validate_json(answer.content)
-            message = ErrorAnswer.model_validate_json(answer.content).error.message
+            failure = ErrorAnswer.model_validate_json(answer.content).error
         except ValidationError as error:
             if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
                 # A proxy before the server, which has no connection to it.
@@ -217,7 +232,8 @@ class InferenceClient:
                 f"{self.base_url} answers to {path}, but not as an inference server of "
                 f"torchrl-ckpt does (status {answer.status_code}). Has another program the port?"
             ) from error
-        raise _refusal(answer, f"{self.base_url} was asked for {what}: {message}")
+        said = f"{self.base_url} was asked for {what}: {failure.message}"
+        raise _refusal(answer, failure.code, said)
 
     def _sample(self, choice: Choice) -> Sample:
         tokens, logprobs = choice.token_ids or [], _token_logprobs(choice)
@@ -229,8 +245,8 @@ class InferenceClient:
         return Sample(tokens, logprobs, choice.finish_reason)
 
 
-def _refusal(answer: httpx.Response, said: str) -> UserError:
-    """What an answer other than 200 means for the user."""
+def _refusal(answer: httpx.Response, code: str | None, said: str) -> UserError:
+    """What an answer other than 200 means for the user; `code` is the server's word for it."""
     status = answer.status_code
     if status == httpx.codes.UNAUTHORIZED:
         return KeyRefused(
@@ -239,12 +255,13 @@ def _refusal(answer: httpx.Response, said: str) -> UserError:
         )
     if status == httpx.codes.TOO_MANY_REQUESTS:
         wait = answer.headers.get("Retry-After", "")
-        return ServerBusy(said, float(wait) if wait.isdecimal() else 1.0)
-    if status == httpx.codes.SERVICE_UNAVAILABLE:
+        seconds = float(wait) if wait.isdecimal() else 1.0
+        return ServerBusy(said, max(seconds, _SHORTEST_RETRY_SECONDS))
+    if code == _WEIGHTS_UNKNOWN:
         return WrongPolicy(said)
     if status < httpx.codes.INTERNAL_SERVER_ERROR:
         return DataError(said)
-    return ServerUnreachable(f"{said}. See the server's log")
+    return RequestFailed(f"{said}. See the server's log")
 
 
 def _loads(choices: Sequence[Choice]) -> frozenset[str | None]:

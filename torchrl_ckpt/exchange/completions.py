@@ -50,6 +50,11 @@ class _Request(BaseModel):
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] = {}
     store: Literal[False] = False
 
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream is to end with the number of tokens."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
     @model_validator(mode="before")
     @classmethod
     def _plain(cls, value: Any) -> Any:

@@ -67,6 +67,7 @@ def build_app(
 
     @app.get("/health")
     async def health() -> Health:
+        policy.check_alive()
         return Health()
 
     return app

@@ -25,7 +25,10 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._max_bytes:
-                raise TooLarge(f"the body exceeds {self._max_bytes} bytes")
+                raise TooLarge(
+                    f"the body exceeds {self._max_bytes} bytes (`inference.max_body_bytes`); make "
+                    "several requests of it"
+                )
             return message
 
         await self._app(scope, counted, send)

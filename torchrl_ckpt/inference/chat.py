@@ -48,7 +48,7 @@ class _Answer:
     def __init__(self, generator: Generator, request: ChatCompletionRequest) -> None:
         self._generator = generator
         self._request = request
-        self._prompt = _prompt(generator, request)
+        self._prompt = generator.encode_chat([_plain(message) for message in request.messages])
         self._about = {
             "id": f"chatcmpl-{secrets.token_hex(12)}",
             "created": int(time.time()),
@@ -78,7 +78,7 @@ class _Answer:
 
         request = self._request
         generated = await self._generator.generate([self._prompt], request, on_piece=on_piece)
-        if request.stream_options is not None and request.stream_options.include_usage:
+        if request.include_usage:
             emit(ChatCompletionChunk(**self._about, choices=[], usage=generated.usage))
 
     def _open(self, emit: Emit) -> None:
@@ -114,19 +114,6 @@ class _Answer:
                 for text, value in zip(texts, piece.logprobs, strict=True)
             ]
         )
-
-
-def _prompt(generator: Generator, request: ChatCompletionRequest) -> list[int]:
-    """The messages as the tokenizer's chat template puts them. Templates raise what they like."""
-    messages = [_plain(message) for message in request.messages]
-    try:
-        return generator.tokenizer.apply_chat_template(
-            messages, tokenize=True, add_generation_prompt=True, return_dict=False
-        )
-    except Exception as error:
-        raise BadRequest(
-            f"the chat template refuses these messages: {error}", "messages"
-        ) from error
 
 
 def _plain(message: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -74,7 +74,7 @@ class _Answer:
         generated = await self._generator.generate(
             self._prompts, request, request.prompt_seeds, on_piece
         )
-        if request.stream_options is not None and request.stream_options.include_usage:
+        if request.include_usage:
             emit(CompletionChunk(**self._about, choices=[], usage=generated.usage))
 
     def _choice(self, piece: Piece) -> dict[str, Any]:

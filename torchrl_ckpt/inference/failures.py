@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from torchrl_ckpt.errors import ModelError
 from torchrl_ckpt.exchange.completions import ErrorAnswer, Failure
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class Refused(HTTPException):
@@ -86,6 +86,14 @@ class WeightsUnknown(Refused):
     code = "weights_unknown"
 
 
+class EngineDied(Refused):
+    """The engine can do nothing any more; the server ends within a second or two."""
+
+    status = 500
+    type = "server_error"
+    code = "engine_died"
+
+
 def answer_failures(app: FastAPI) -> None:
     """Answer every exception of `app`'s routes in OpenAI's form."""
     for kind in (Refused, ModelError, RequestValidationError, Exception):
@@ -115,7 +123,7 @@ def record(where: str, error: BaseException) -> None:
     status, failure = told(error)
     if status >= 500:
         cause = error.__cause__ if isinstance(error, Refused) else error
-        log.error("%s: %s", where, failure.message, exc_info=cause)
+        _log.error("%s: %s", where, failure.message, exc_info=cause)
 
 
 async def _answer(request: Request, error: Exception) -> JSONResponse:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torchrl_ckpt.contracts import DrawnTokens, Generation, Sampling, Tokenizer
 from torchrl_ckpt.exchange.completions import ChatCompletionRequest, CompletionRequest, Usage
@@ -41,7 +42,7 @@ class Generator:
         max_sequences: int,
         on_usage: Callable[[Usage], None],
     ) -> None:
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
         self.model_name = model_name
         self._policy = policy
         self._admission = admission
@@ -90,7 +91,15 @@ class Generator:
             except ValueError as error:
                 raise BadRequest(str(error)) from error
         echoes = [
-            Piece(i, 0, self.text(tokens), tokens, values, [load.span(len(tokens))], "length")
+            Piece(
+                prompt=i,
+                sample=0,
+                text=self.text(tokens),
+                token_ids=tokens,
+                logprobs=values,
+                policy=[load.span(len(tokens))],
+                finish_reason="length",
+            )
             for i, (tokens, values) in enumerate(zip(sequences, scores, strict=True))
         ]
         return Generated(echoes, self._usage(sequences, []))
@@ -98,13 +107,25 @@ class Generator:
     def encode(self, text: str) -> list[int]:
         """The tokens of a prompt. Tokenizers raise what they like. Raises `BadRequest`."""
         try:
-            return self.tokenizer.encode(text)
+            return self._tokenizer.encode(text)
         except Exception as error:
             raise BadRequest(f"the tokenizer refuses this text: {error}", "prompt") from error
 
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The messages as the tokenizer's chat template puts them. Templates raise what they like.
+        Raises `BadRequest`."""
+        try:
+            return self._tokenizer.apply_chat_template(
+                messages, tokenize=True, add_generation_prompt=True, return_dict=False
+            )
+        except Exception as error:
+            raise BadRequest(
+                f"the chat template refuses these messages: {error}", "messages"
+            ) from error
+
     def text(self, token_ids: Sequence[int]) -> str:
         """What a person reads: without end token and the like."""
-        return self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        return self._tokenizer.decode(token_ids, skip_special_tokens=True)
 
     def token_texts(self, token_ids: Sequence[int]) -> list[str]:
         """Each token by itself, special ones too."""
@@ -122,7 +143,7 @@ class Generator:
             temperature=request.temperature,
             top_p=request.top_p,
             top_k=request.top_k,
-            stop_token_ids=tuple({*request.stop_token_ids, self.tokenizer.eos_token_id}),
+            stop_token_ids=tuple({*request.stop_token_ids, self._tokenizer.eos_token_id}),
         )
         return Generation(prompts, seeds, request.n, sampling)
 
@@ -137,9 +158,13 @@ class Generator:
     def _whole(self, groups: Sequence[Sequence[Stamped]]) -> list[Piece]:
         return [
             Piece(
-                *(prompt, number, self.text(one.sample.token_ids)),
-                *(one.sample.token_ids, one.sample.logprobs, one.policy),
-                one.sample.finish_reason,
+                prompt=prompt,
+                sample=number,
+                text=self.text(one.sample.token_ids),
+                token_ids=one.sample.token_ids,
+                logprobs=one.sample.logprobs,
+                policy=one.policy,
+                finish_reason=one.sample.finish_reason,
             )
             for prompt, group in enumerate(groups)
             for number, one in enumerate(group)
@@ -150,7 +175,7 @@ class Generator:
     ) -> list[Piece]:
         """Each completion up to its stop sequence; the engine's work ends with the last one's."""
         growing = {
-            (prompt, number): GrowingCompletion(prompt, number, self.tokenizer, stop)
+            (prompt, number): GrowingCompletion(prompt, number, self._tokenizer, stop)
             for prompt in range(len(generation.prompts))
             for number in range(generation.num_samples)
         }

@@ -61,9 +61,13 @@ class GrowingCompletion:
     def _piece(self, text: str, reason: FinishReason | None) -> Piece:
         self.finished = reason is not None
         piece = Piece(
-            *(self._prompt, self._sample, text),
-            *(self._token_ids, self._logprobs, self._policy),
-            reason,
+            prompt=self._prompt,
+            sample=self._sample,
+            text=text,
+            token_ids=self._token_ids,
+            logprobs=self._logprobs,
+            policy=self._policy,
+            finish_reason=reason,
         )
         self._token_ids, self._logprobs, self._policy = [], [], []
         return piece

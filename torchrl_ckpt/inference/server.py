@@ -20,11 +20,21 @@ from torchrl_ckpt.contracts import Engine, Model
 from torchrl_ckpt.errors import AddressInUse, RecipeError
 from torchrl_ckpt.exchange.keys import is_loopback, published_key
 from torchrl_ckpt.inference.app import build_app
+from torchrl_ckpt.inference.engine_bound import EngineBoundServer
 from torchrl_ckpt.recipe.schema import Inference
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 30
+
+# Longer than any client keeps a connection (httpx 5 s, openai 5 s): the side that closes it must be
+# the one that knows whether a request is on its way.
+_KEEP_ALIVE_SECONDS = 75
+
+
+class EngineGone(Exception):
+    """The engine died under the server. No mistake of the user's: whoever runs the server may
+    start it again."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -68,8 +78,9 @@ def serve(
 
     `key` is the one from the environment; None makes a random one and leaves it for this user's
     other processes while the server runs. `sockets` are bound already (by `bind`, or inherited).
-    Raises `AddressInUse`, and `RecipeError` for a server that the network reaches without a key of
-    its own, and for a `weight_update` that the engine cannot do.
+    Raises `EngineGone` where the engine dies; `AddressInUse`; and `RecipeError` for a server that
+    the network reaches without a key of its own, and for a `weight_update` that the engine cannot
+    do.
     """
     if key is None and not is_loopback(config.host):
         raise RecipeError(
@@ -99,16 +110,20 @@ def serve(
             key=key,
             allowed_dirs=allowed_dirs,
         )
-        server = uvicorn.Server(
+        server = EngineBoundServer(
             uvicorn.Config(
                 app,
                 log_config=None,
                 access_log=False,
                 timeout_graceful_shutdown=_GRACE_SECONDS,
-            )
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            ),
+            engine,
         )
-        log.info("serving %s on http://%s:%d", config.model.type, host, port)
+        _log.info("serving %s on http://%s:%d", config.model.type, host, port)
         server.run(sockets=list(sockets))
+        if server.failure is not None:
+            raise EngineGone(server.failure)
 
 
 @contextlib.contextmanager
@@ -127,7 +142,7 @@ def _stoppable() -> Iterator[None]:
     try:
         yield
     except _Stopped:
-        log.info("stopped")
+        _log.info("stopped")
     finally:
         for number, handler in zip(signals, previous, strict=True):
             signal.signal(number, handler)

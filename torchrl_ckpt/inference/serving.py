@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchrl_ckpt.contracts import DrawnTokens, Engine, Generation, Sample
+from torchrl_ckpt.contracts import DrawnTokens, Engine, Generation, MortalEngine, Sample
 from torchrl_ckpt.errors import ModelError
 from torchrl_ckpt.exchange.completions import LoadedWeights, PolicySpan
-from torchrl_ckpt.inference.failures import WeightsUnknown
+from torchrl_ckpt.inference.failures import EngineDied, WeightsUnknown
 from torchrl_ckpt.inference.interruption import Interrupted, unless
 
 
@@ -68,6 +68,11 @@ class ServedPolicy:
         """The version that is served; None for weights that nobody sent, or that are unknown."""
         return self._load.version
 
+    def check_alive(self) -> None:
+        """Raises `EngineDied` where the engine says that it has."""
+        if isinstance(self.engine, MortalEngine) and (failure := self.engine.failure()):
+            raise EngineDied(f"the engine has died: {failure}")
+
     async def generate(
         self, request: Generation, on_drawn: OnDrawn | None = None
     ) -> list[list[Stamped]]:
@@ -95,7 +100,7 @@ class ServedPolicy:
         """Serve `directory` as `version`.
 
         Raises `ModelError` where the directory does not fit, and then the old policy is still
-        served; `WeightsUnknown` where the load failed in any other way.
+        served; `EngineDied`; `WeightsUnknown` where the load failed in any other way.
         """
         async with self._turn:
             await self._unused.wait()
@@ -106,6 +111,7 @@ class ServedPolicy:
             except BaseException as error:
                 self._lose()
                 if isinstance(error, Exception):
+                    self.check_alive()
                     raise WeightsUnknown(f"loading {directory} failed half-way") from error
                 raise
             # No other task runs between the engine's return and this, so under `keep` the first
@@ -151,7 +157,7 @@ class ServedPolicy:
             samples = await unless(lost, self.engine.generate(request, stamp))
         except Interrupted:
             raise WeightsUnknown(
-                "a load of weights failed half-way: load some, ask again"
+                "a load of weights failed half-way: load weights, then ask again"
             ) from None
         finally:
             self._kept.discard(lost)
@@ -165,8 +171,11 @@ class ServedPolicy:
         return stamped
 
     def _check_whole(self) -> None:
+        self.check_alive()
         if not self._whole:
-            raise WeightsUnknown("the last load of weights failed half-way: load some first")
+            raise WeightsUnknown(
+                "the last load of weights failed half-way: load weights, then ask again"
+            )
 
     def _lose(self) -> None:
         self._load, self._whole = Load(), False

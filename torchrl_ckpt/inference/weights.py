@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hmac
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Header
 
+from torchrl_ckpt.errors import ModelError
 from torchrl_ckpt.exchange.completions import LoadedWeights, LoadRequest
 from torchrl_ckpt.inference.failures import Forbidden, NotFound, WrongKey
 from torchrl_ckpt.inference.metrics import ServerMetrics
@@ -51,7 +53,8 @@ def allowed_directory(directory: str, allowed_dirs: Sequence[Path]) -> Path:
     """`directory` without links.
 
     Raises `Forbidden` where it is written with `..`, or lies, itself or a file in it, elsewhere
-    than below `allowed_dirs`; `NotFound` where it is none.
+    than below `allowed_dirs`, or names a shard elsewhere; `NotFound` where it is none; `ModelError`
+    where its index of shards cannot be read.
     """
     roots = [root.resolve() for root in allowed_dirs]
 
@@ -77,4 +80,22 @@ def allowed_directory(directory: str, allowed_dirs: Sequence[Path]) -> Path:
         )
     if not is_directory:
         raise NotFound(f"{path} is no directory", "directory")
+    for index in path.resolve().glob("*.index.json"):
+        _check_shards(index)
     return path.resolve()
+
+
+def _check_shards(index: Path) -> None:
+    """Raises `Forbidden` where an index of shards names anything but files beside it: whoever reads
+    it would follow `../` out of the allowed directories."""
+    try:
+        shards = set(json.loads(index.read_text())["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{index} is no index of shards: {error!r}") from error
+    for shard in shards:
+        if not isinstance(shard, str) or shard != Path(shard).name or shard in ("", ".."):
+            raise Forbidden(
+                f"{index} names the shard {shard!r}; shards are files beside it, named without a "
+                "path",
+                "directory",
+            )

@@ -24,7 +24,22 @@ _TOLERANCES = {"bfloat16": 0.2, "float16": 0.2}
 # How much nearer to the policy before must be what stands for it.
 _NEARER = 0.5
 
+# How much less than the trainer's the server's own answers may have moved, and from which mean
+# movement of the trainer's on (nats) that tells anything; see docs/serving.md.
+_STUCK = 0.25
+_LEAST_STEP_FLOAT32 = 1e-5
+_LEAST_STEP_16_BITS = 1e-4
+_LEAST_STEP_MIXED = 0.05
+
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A policy's canary and what a server answered to it."""
+
+    canary: Canary
+    answers: list[list[float]]
 
 
 @dataclass(frozen=True)
@@ -37,6 +52,7 @@ class Attested:
     load: str
     mean_difference: float
     max_difference: float
+    answered: Answered
 
 
 async def attest(
@@ -46,23 +62,25 @@ async def attest(
     *,
     tolerance: float | None,
     previous: Policy | None = None,
+    own: Answered | None = None,
 ) -> Attested:
     """Return once the server demonstrably serves `policy`.
 
     It must name version, directory and load, tell the digest that the trainer wrote (where theirs
     are of one kind), and answer the canary with the trainer's log-probabilities to within
-    `tolerance` (None: by the dtypes) and no nearer to the `previous` policy's, all by that load.
-    Raises `WrongPolicy` after a second try.
+    `tolerance` (None: by the dtypes), no nearer to the `previous` policy's, and otherwise than its
+    `own` latest ones where the trainer's have changed; all by that load. Raises `WrongPolicy` after
+    a second try.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return await _attempt(client, policy, directory, tolerance, previous)
+            return await _attempt(client, policy, directory, tolerance, previous, own)
         except WrongPolicy as error:
             fault = error
             _log.warning("load %d of the policy of step %d: %s", attempt, policy.version, fault)
     raise WrongPolicy(
-        f"{client.base_url} does not serve the policy of step {policy.version}, asked twice: "
-        f"{fault}. No rollout was generated with it"
+        f"{client.base_url} does not serve the policy of step {policy.version}, asked "
+        f"{_ATTEMPTS} times: {fault}. No rollout was generated with it"
     ) from fault
 
 
@@ -72,6 +90,7 @@ async def _attempt(
     directory: Path,
     tolerance: float | None,
     previous: Policy | None,
+    own: Answered | None,
 ) -> Attested:
     loaded = await client.load_weights(directory, policy.version)
     load = _check_report(loaded, policy, directory)
@@ -86,7 +105,10 @@ async def _attempt(
     differences = _check_canary(policy.canary, scores.logprobs, tolerance)
     if previous is not None:
         _check_not_previous(previous.canary, policy.canary, scores.logprobs, differences)
-    return Attested(load, statistics.fmean(differences), max(differences))
+    answered = Answered(policy.canary, scores.logprobs)
+    if own is not None:
+        _check_not_stuck(own, answered, loaded.dtype)
+    return Attested(load, statistics.fmean(differences), max(differences), answered)
 
 
 def _check_report(loaded: LoadedWeights, policy: Policy, directory: Path) -> str:
@@ -149,6 +171,33 @@ def _check_not_previous(
             f"{to_previous:.2e} nats from that one's, {to_policy:.2e} from this one's. The weights "
             "were not replaced"
         )
+
+
+def _check_not_stuck(own: Answered, now: Answered, dtype: str | None) -> None:
+    """Catch weights that were not replaced where the step drowns in the rounding of a coarse dtype.
+
+    The rounding of equal weights is equal, so the server's own answers do not move then, however
+    far they are from the trainer's. Those of an engine that is right move at least as far as the
+    trainer's, save for steps so small that they do not get through the rounding of the weights.
+    """
+    if own.canary.sequences != now.canary.sequences:
+        return
+    wanted = statistics.fmean(_differences(now.canary.logprobs, own.canary.logprobs))
+    moved = statistics.fmean(_differences(now.answers, own.answers))
+    if wanted >= _least_step(now.canary.dtype, dtype) and moved < _STUCK * wanted:
+        raise WrongPolicy(
+            "its log-probabilities of the canary have hardly changed since the policy it served "
+            f"before: on average by {moved:.2e} nats, the trainer's by {wanted:.2e}. The weights "
+            "were not replaced"
+        )
+
+
+def _least_step(trainer: str, engine: str | None) -> float:
+    """The mean movement of the trainer's canary that is certainly no rounding of its own, and gets
+    through that of the engine."""
+    if trainer in _TOLERANCES and trainer != engine:
+        return _LEAST_STEP_MIXED
+    return _LEAST_STEP_16_BITS if engine in _TOLERANCES else _LEAST_STEP_FLOAT32
 
 
 def _differences(one: list[list[float]], other: list[list[float]]) -> list[float]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torchrl_ckpt.contracts import Generation
 from torchrl_ckpt.errors import ServerUnreachable, WrongPolicy
-from torchrl_ckpt.exchange.client import ServerBusy, ServerLost
+from torchrl_ckpt.exchange.client import KeyRefused, RequestFailed, ServerBusy, ServerLost
 from torchrl_ckpt.exchange.weights import Policy
 from torchrl_ckpt.observe.progress import ProgressLog
 from torchrl_ckpt.orchestrator.attestation import Attested
@@ -33,8 +33,10 @@ _STRANGE_LOADS = 2
 class Pool:
     """The servers that `config` names. They are watched while something is wanted of them.
 
-    Raises `ServerUnreachable` where none is there, or none answers, for `config.timeout` seconds;
-    `WrongPolicy` as soon as any of them serves other weights than it was told to.
+    One that cannot be used, for whatever reason, is left to itself and tried again. Raises
+    `ServerUnreachable` where none is there, or none answers, for `config.timeout` seconds;
+    `WrongPolicy` as soon as any of them serves other weights than it was told to; `KeyRefused` as
+    soon as one refuses the key, which nobody but the user can mend.
     """
 
     def __init__(self, config: Client, progress: ProgressLog) -> None:
@@ -50,13 +52,17 @@ class Pool:
     async def serve(self, policy: Policy, directory: Path) -> Attested:
         """Return once every server that is there demonstrably serves `policy`, and at least one is.
 
-        Of their attestations it returns the one that was furthest off.
+        One that loads slowly is waited for, as long as it says that it is well and not longer than
+        `config.timeout`. Of their attestations it returns the one that was furthest off.
         """
         self._previous, self._policy, self._directory = self._policy, policy, directory
         for server in self._servers:
             server.attested, server.num_strange_loads = None, 0
         async with self._watch():
-            while not (self._attested() and all(s.attested or s.is_lost for s in self._servers)):
+            while not self._attested() or any(map(_is_to_come, self._servers)):
+                if self._attested() and self._is_overdue():
+                    self._give_up_on_the_slow()
+                    break
                 await self._wait_for_news()
         return max(self._attested(), key=lambda attested: attested.max_difference)
 
@@ -72,7 +78,11 @@ class Pool:
 
         async with self._watch() as group:
             answers = [group.create_task(ask(request)) for request in requests]
-            await asyncio.wait(answers)
+            left = set(answers)
+            while left:
+                # A request has no limit of its own: it may wait for all those before it.
+                _, left = await asyncio.wait(left, timeout=_CHECK_SECONDS)
+                self._check_progress()
         return [answer.result() for answer in answers]
 
     async def aclose(self) -> None:
@@ -87,9 +97,14 @@ class Pool:
             try:
                 completed = await server.generate(request)
             except ServerBusy as busy:
-                server.busy_until = time.monotonic() + busy.retry_after
-                server.said = str(busy)
-            except (ServerLost, WrongPolicy) as error:
+                server.defer(busy, busy.retry_after)
+            except RequestFailed as error:
+                tries += 1
+                # Others first, if there are any. If the server has died, its health will say so.
+                server.defer(error, _CHECK_SECONDS)
+            except KeyRefused:
+                raise
+            except (ServerUnreachable, WrongPolicy) as error:
                 tries += 1
                 # Unless another request has noticed before, and the server is another by now.
                 if server.attested is attested:
@@ -135,7 +150,12 @@ class Pool:
                     missed = self._is_missed(server)
                     await server.attest(self._policy, self._directory, self._previous)
                     self._take_up(server, missed)
-            except ServerLost as error:
+            except ServerBusy as busy:
+                server.defer(busy, busy.retry_after)
+                await asyncio.sleep(busy.retry_after)
+            except KeyRefused:
+                raise
+            except ServerUnreachable as error:
                 if server.attested is attested:
                     self._withdraw(server, error)
             await self._pause()
@@ -146,22 +166,24 @@ class Pool:
             self._progress.message(f"the inference server {server.base_url} is back, and checked")
         self._tell()
 
-    def _withdraw(self, server: PooledServer, error: ServerLost | WrongPolicy) -> None:
+    def _withdraw(self, server: PooledServer, error: ServerUnreachable | WrongPolicy) -> None:
         if isinstance(error, WrongPolicy):
             server.attested = None
             server.num_strange_loads += 1
             if server.num_strange_loads == _STRANGE_LOADS:
                 raise error
-            self._progress.message(f"{error} It is sent the policy once more", "warning")
+            self._progress.message(
+                f"{server.base_url} is sent the policy once more: {error}", "warning"
+            )
         elif server.is_lost:
-            server.said = str(error)
+            server.lose(str(error))
             return
         else:
             server.lose(str(error))
-            if self._is_missed(server):
+            if self._is_missed(server) or not isinstance(error, ServerLost):
                 self._progress.message(
-                    f"the inference server {server.base_url} is not there: {error}. Its requests "
-                    "go elsewhere, or wait until it is back",
+                    f"the inference server {server.base_url} {_trouble(error)}: {error}. Its "
+                    "requests go elsewhere, or wait until it is back",
                     "warning",
                 )
         self._tell()
@@ -185,11 +207,47 @@ class Pool:
                 await self._news.wait()
 
     async def _wait_for_news(self) -> None:
-        if time.monotonic() > self._latest_success + self._timeout:
+        self._check_progress()
+        await self._pause()
+
+    def _give_up_on_the_slow(self) -> None:
+        for server in filter(_is_to_come, self._servers):
+            server.is_given_up = True
+            self._withdraw(
+                server,
+                ServerUnreachable(
+                    f"it is well, but did not serve the policy within {self._timeout:.0f} s "
+                    f"(`orchestrator.client.timeout`); last it said: {server.said}"
+                ),
+            )
+
+    def _is_overdue(self) -> bool:
+        return time.monotonic() > self._latest_success + self._timeout
+
+    def _check_progress(self) -> None:
+        if self._is_overdue():
+            if self._attested():
+                raise ServerUnreachable(
+                    f"no inference server has answered anything for {self._timeout:.0f} s "
+                    "(`orchestrator.client.timeout`), though they say that they are well. See "
+                    "their logs, raise the timeout, or ask for less at a time "
+                    "(`orchestrator.client.prompts_per_request`)"
+                )
             said = "".join(f"\n  {server.base_url}: {server.said}" for server in self._servers)
             raise ServerUnreachable(
                 f"no inference server for {self._timeout:.0f} s (`orchestrator.client.timeout`). "
                 "Start one with `inference @ RECIPE`, give the job an `[inference]` section, or "
-                f"set `orchestrator.client.base_url`. What came of the latest attempt:{said}"
+                "set `orchestrator.client.base_url` or `base_urls`. What came of the latest "
+                f"attempt:{said}"
             )
-        await self._pause()
+
+
+def _is_to_come(server: PooledServer) -> bool:
+    """Whether it has yet to be attested, and there is reason to expect that."""
+    if server.attested is not None or server.is_given_up:
+        return False
+    return server.is_up or not server.is_lost
+
+
+def _trouble(error: ServerUnreachable) -> str:
+    return "is not there" if isinstance(error, ServerLost) else "cannot be used"

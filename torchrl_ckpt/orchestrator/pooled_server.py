@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torchrl_ckpt.contracts import Generation, Sample
-from torchrl_ckpt.errors import WrongPolicy
+from torchrl_ckpt.errors import ServerUnreachable, WrongPolicy
 from torchrl_ckpt.exchange.client import Generated, InferenceClient, KeyRefused, ServerLost
 from torchrl_ckpt.exchange.keys import find_key
 from torchrl_ckpt.exchange.weights import Policy
-from torchrl_ckpt.orchestrator.attestation import Attested, attest
+from torchrl_ckpt.orchestrator.attestation import Answered, Attested, attest
 from torchrl_ckpt.recipe.schema import Client
+
+_CHECK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -27,13 +32,19 @@ class PooledServer:
     """The server at `base_url`.
 
     `attested` is the load of the current policy, None while the server is not to be used.
-    `is_lost` says that it was tried in vain, and `said` what came of that.
+    `is_lost` says that it was tried in vain and not attested since, `is_up` that it has said since
+    then that it is well, `is_given_up` that it was waited for in vain although it was up, and
+    `said` what came of the latest trouble. Until `busy_until`, of `time.monotonic`, it is not to be
+    asked. `num_strange_loads` counts the times that it answered with weights of somebody else's
+    under the current policy.
     """
 
     def __init__(self, base_url: str, config: Client) -> None:
         self.base_url = base_url
         self.attested: Attested | None = None
         self.is_lost = False
+        self.is_up = False
+        self.is_given_up = False
         self.was_used = False
         self.said = "nothing yet"
         self.busy_until = 0.0
@@ -42,6 +53,7 @@ class PooledServer:
         self._key: str | None = None
         self._client = InferenceClient(base_url, key=None, timeout=config.timeout)
         self._work: set[asyncio.Task[Generated]] = set()
+        self._latest: Answered | None = None
 
     @property
     def num_in_flight(self) -> int:
@@ -49,23 +61,30 @@ class PooledServer:
 
     async def attest(self, policy: Policy, directory: Path, previous: Policy | None) -> None:
         """Have it serve `policy` and make sure that it does. Raises as `attest` does."""
-        await self._client.check_health()
+        await self.check()
         await self._find_key()
-        tolerance = self._config.canary_tolerance
+        work = attest(
+            self._client,
+            policy,
+            directory,
+            tolerance=self._config.canary_tolerance,
+            previous=previous,
+            own=self._latest,
+        )
         try:
-            attested = await attest(
-                self._client, policy, directory, tolerance=tolerance, previous=previous
-            )
+            attested = await self._while_well(work)
         except KeyRefused as error:
             if await self._find_key():
                 # A server that has started in the meantime has made a new one.
                 raise ServerLost(str(error)) from error
             raise
         self.attested, self.is_lost, self.was_used = attested, False, True
+        self.is_given_up, self._latest = False, attested.answered
 
     async def check(self) -> None:
         """Raises `ServerLost` if it is no longer well."""
         await self._client.check_health()
+        self.is_up = True
 
     async def generate(self, request: Generation) -> Completed:
         """Completions by the attested load.
@@ -94,14 +113,32 @@ class PooledServer:
             "job using it?"
         )
 
+    def defer(self, error: ServerUnreachable, seconds: float) -> None:
+        """Ask nothing of it for so long; what it has been asked goes on."""
+        self.busy_until, self.said = time.monotonic() + seconds, str(error)
+
     def lose(self, said: str) -> None:
         """Use it no more until it is attested again, and end what it was asked for."""
-        self.attested, self.is_lost, self.said = None, True, said
+        self.attested, self.is_lost, self.is_up, self.said = None, True, False, said
         for work in self._work:
             work.cancel()
 
     async def close(self) -> None:
         await self._client.close()
+
+    async def _while_well(self, work: Coroutine[Any, Any, Attested]) -> Attested:
+        """`work`'s result; raises `ServerLost` as soon as the server does not say that it is well.
+
+        A load may take minutes, and a server that hangs in one is not to be given as many.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            while not (await asyncio.wait({task}, timeout=_CHECK_SECONDS))[0]:
+                await self.check()
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
 
     async def _find_key(self) -> bool:
         """Whether the key is another one than before."""

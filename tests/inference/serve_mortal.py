@@ -1,0 +1,38 @@
+"""Serves an engine that dies on demand:  python -m tests.inference.serve_mortal SOCKET FILE
+
+It dies when FILE appears. Its loads never return, as calls of an engine in another process may not.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+from tests.inference.conftest import KEY, tiny_model
+from tests.inference.scripted_engine import ScriptedEngine
+from torchrl_ckpt.inference.server import serve
+from torchrl_ckpt.observe import logs
+from torchrl_ckpt.recipe.schema import Inference
+
+
+class MortalScriptedEngine(ScriptedEngine):
+    grave = Path(sys.argv[2])
+
+    def failure(self) -> str | None:
+        return "killed by a test" if self.grave.exists() else None
+
+
+if __name__ == "__main__":
+    logs.configure(None)
+    engine = MortalScriptedEngine([4])
+    engine.stepwise = True
+    allowed = engine.grave.parent
+    serve(
+        Inference(output_dir=allowed, model={"type": "transformers"}),
+        model=tiny_model(),
+        engine=engine,
+        key=KEY,
+        allowed_dirs=[allowed],
+        sockets=[socket.socket(fileno=int(sys.argv[1]))],
+    )
