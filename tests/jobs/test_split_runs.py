@@ -23,7 +23,13 @@ def assert_same_end(whole: Path, split: Path, step: int) -> None:
     }
 
 
-@pytest.mark.parametrize("how", [(), ("--ckpt.save-async",)], ids=["dcp", "async_dcp"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param((), id="dcp"),
+        pytest.param(("--ckpt.save-async",), id="async_dcp", marks=pytest.mark.slow),
+    ],
+)
 def test_sft_20_and_20_steps_equal_40(how: tuple[str, ...], sft_run: Path, tmp_path: Path) -> None:
     sft = ("sft", "@", RECIPES / "sft_reverse.toml", *how)
     succeed(*sft, "--max-steps", 20, "--ckpt", cwd=tmp_path)

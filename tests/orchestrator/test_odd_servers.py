@@ -19,6 +19,8 @@ from torchrl_ckpt.contracts import Generation, Sampling
 from torchrl_ckpt.errors import ServerUnreachable
 from torchrl_ckpt.exchange.client import KeyRefused
 
+pytestmark = pytest.mark.slow
+
 REQUESTS = [Generation([[5, 6, place, 3]], [place], 2, Sampling(4)) for place in range(6)]
 
 Oddity = Callable[[str, str, bytes], int | None]
