@@ -62,6 +62,16 @@ def test_a_model_to_keep_is_no_policy(weights: WeightDirectory) -> None:
     assert weights.read(40, attempt=1) is None
 
 
+def test_what_a_killed_run_left_of_a_replacement_is_not_in_the_way(
+    weights: WeightDirectory,
+) -> None:
+    weights.write(40, export)
+    (weights.root / ".step_40.replaced.tmp").mkdir()
+    export(weights.root / ".step_40.replaced.tmp")
+    weights.write(40, export)
+    assert [path.name for path in weights.root.iterdir()] == ["step_40"]
+
+
 def test_a_new_start_forgets_policies_and_keeps_finished_models(weights: WeightDirectory) -> None:
     publish(weights, policy(1), export)
     publish(weights, policy(2, last=True), export)

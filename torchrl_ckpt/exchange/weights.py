@@ -76,6 +76,7 @@ class WeightDirectory:
             (temporary / ABOUT).write_text(json.dumps(asdict(policy)))
         # Nobody may read a directory that is going: it moves out of sight first.
         replaced = self.root / f".step_{version}.replaced.tmp"
+        shutil.rmtree(replaced, ignore_errors=True)  # of a run that was killed at the end of this
         if self.path(version).exists():
             os.rename(self.path(version), replaced)
         os.rename(temporary, self.path(version))

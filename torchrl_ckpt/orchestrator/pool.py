@@ -226,7 +226,7 @@ class Pool:
 
     def _check_progress(self) -> None:
         if self._is_overdue():
-            if self._attested():
+            if any(s.attested and s.well_at > self._latest_success for s in self._servers):
                 raise ServerUnreachable(
                     f"no inference server has answered anything for {self._timeout:.0f} s "
                     "(`orchestrator.client.timeout`), though they say that they are well. See "

@@ -34,9 +34,9 @@ class PooledServer:
     `attested` is the load of the current policy, None while the server is not to be used.
     `is_lost` says that it was tried in vain and not attested since, `is_up` that it has said since
     then that it is well, `is_given_up` that it was waited for in vain although it was up, and
-    `said` what came of the latest trouble. Until `busy_until`, of `time.monotonic`, it is not to be
-    asked. `num_strange_loads` counts the times that it answered with weights of somebody else's
-    under the current policy.
+    `said` what came of the latest trouble. Of `time.monotonic` are `well_at`, when it last said
+    that it is well, and `busy_until`, before which it is not to be asked. `num_strange_loads`
+    counts the times that it answered with weights of somebody else's under the current policy.
     """
 
     def __init__(self, base_url: str, config: Client) -> None:
@@ -47,6 +47,7 @@ class PooledServer:
         self.is_given_up = False
         self.was_used = False
         self.said = "nothing yet"
+        self.well_at = 0.0
         self.busy_until = 0.0
         self.num_strange_loads = 0
         self._config = config
@@ -80,11 +81,12 @@ class PooledServer:
             raise
         self.attested, self.is_lost, self.was_used = attested, False, True
         self.is_given_up, self._latest = False, attested.answered
+        self.said = "it served the policy, and has not been heard of since"
 
     async def check(self) -> None:
         """Raises `ServerLost` if it is no longer well."""
         await self._client.check_health()
-        self.is_up = True
+        self.is_up, self.well_at = True, time.monotonic()
 
     async def generate(self, request: Generation) -> Completed:
         """Completions by the attested load.
