@@ -23,10 +23,6 @@ from torchrl_ckpt.errors import CheckpointDamaged
 _BUFFER = 1024 * 1024
 
 
-def _unheard(_: int) -> None:
-    """For saves that nobody watches."""
-
-
 class _WatchedStream(DigestingStream):
     """Says how far it is."""
 
@@ -78,7 +74,9 @@ class RecordingFileSystem(FileSystem):
 class RecordingWriter(FileSystemWriter):
     """Writes one rank's tensors; `finish_records` says what was written once all is durable."""
 
-    def __init__(self, directory: Path, *, thread_count: int, advance: Advance = _unheard) -> None:
+    def __init__(
+        self, directory: Path, *, thread_count: int, advance: Advance = lambda _: None
+    ) -> None:
         super().__init__(directory, sync_files=True, thread_count=thread_count, overwrite=False)
         self.fs = self._recording = RecordingFileSystem(advance)
 

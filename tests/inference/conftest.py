@@ -48,6 +48,14 @@ def tiny_model(**options: object) -> TransformersModel:
     )
 
 
+@torch.no_grad()
+def logprobs_of(module: torch.nn.Module, sequence: list[int]) -> list[float]:
+    """Of every token but the first, in nats, as a trainer writes them into a canary."""
+    tokens = torch.tensor([sequence])
+    logits = module(tokens, torch.arange(len(sequence))[None])
+    return logits.log_softmax(-1)[0, :-1].gather(-1, tokens[0, 1:, None])[:, 0].tolist()
+
+
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with two policies, `step_0` and `step_1`, of random weights."""

@@ -38,7 +38,7 @@ def client(server: Server) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.base_url}/v1", api_key="any", max_retries=0)
 
 
-def test_models(client: openai.OpenAI) -> None:
+def test_the_model_is_listed_and_another_is_not_found(client: openai.OpenAI) -> None:
     [model] = client.models.list().data
     assert client.models.retrieve(model.id) == model
     with pytest.raises(openai.NotFoundError, match="no model 'gpt/9' here, only 'transformers'"):
@@ -114,7 +114,7 @@ def test_the_extensions_reach_their_reader(client: openai.OpenAI) -> None:
     assert sum(span["num_tokens"] for span in choice.policy) == len(choice.token_ids)
 
 
-def test_the_async_client(server: Server) -> None:
+def test_the_async_client_is_answered_whole_and_streamed_at_once(server: Server) -> None:
     async def scenario() -> tuple[str, str]:
         async with openai.AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key="any") as client:
             request: Any = {"model": "transformers", "messages": MESSAGES, "seed": 2}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -108,6 +109,13 @@ def start(argv: tuple[object, ...], cwd: Path, env: Mapping[str, str] | None, to
         stderr=subprocess.PIPE if to is subprocess.PIPE else to,
         text=True,
     )
+
+
+def free_port() -> int:
+    """A port of loopback that nobody has at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def _is_ours(process: psutil.Process, cwd: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.jobs.commands import Finished, metrics
+from tests.jobs.commands import RECIPES, Finished, metrics, succeed
 from torchrl_ckpt.checkpoint.layout import Layout
 
 
@@ -37,6 +37,20 @@ def test_the_rollouts_of_step_n_are_by_the_policy_of_two_steps_before(
 def test_engine_and_trainer_agree_on_what_the_policy_says(main_job: tuple[Path, Finished]) -> None:
     # Step 1 is on-policy: the weights that are trained are those that generated.
     assert metrics(main_job[0])["trainer", 1]["logprob_difference"] < 1e-5
+
+
+def test_on_policy_rollouts_have_the_trainer_s_logprobs_at_every_step(
+    sft_run: Path, workplace: Path
+) -> None:
+    run = workplace / "outputs/on_policy"
+    flags = ("--orchestrator.async-level", 0, "--max-steps", 3, "--no-orchestrator.evaluation")
+    succeed("rl", "@", RECIPES / "rl_reverse.toml", *flags, "--output-dir", run, cwd=workplace)
+    rows = metrics(run)
+    for step in (1, 2, 3):
+        assert rows["trainer", step]["logprob_difference"] < 1e-5
+        assert rows["orchestrator", step]["policy_version"] == step - 1
+        assert 0 <= rows["orchestrator", step]["canary/mean_difference"] < 1e-5
+        assert rows["orchestrator", step]["canary/max_difference"] < 1e-4
 
 
 def test_keep_leaves_exactly_the_newest_three(main_job: tuple[Path, Finished]) -> None:

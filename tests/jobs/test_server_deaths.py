@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.jobs.commands import RECIPES, digests, metrics, running, start, succeed
+from tests.jobs.commands import RECIPES, digests, free_port, metrics, running, start, succeed
 from tests.jobs.test_stopping import wait_for_step
 
 STEPS = 8
@@ -29,18 +28,6 @@ WITHOUT_SERVER = (
     *("--orchestrator", "@", RECIPES / "reverse/orch.toml", *FLAGS),
 )
 INFERENCE = ("inference", "@", RECIPES / "reverse/infer.toml", "--port")
-
-
-@pytest.fixture
-def free_port() -> Callable[[], int]:
-    """A port that nobody has at the moment."""
-
-    def find() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return probe.getsockname()[1]
-
-    return find
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +85,7 @@ def test_the_job_s_own_server_is_started_again(undisturbed: Path, workplace: Pat
 
 @pytest.mark.slow
 def test_a_server_by_hand_may_be_killed_and_started_again(
-    undisturbed: Path, workplace: Path, free_port: Callable[[], int]
+    undisturbed: Path, workplace: Path
 ) -> None:
     run, port = workplace / "outputs/by_hand", free_port()
     url = ("--orchestrator.client.base-url", f"http://127.0.0.1:{port}")
@@ -118,9 +105,7 @@ def test_a_server_by_hand_may_be_killed_and_started_again(
 
 
 @pytest.mark.slow
-def test_one_of_two_servers_dies_and_comes_back(
-    undisturbed: Path, workplace: Path, free_port: Callable[[], int]
-) -> None:
+def test_one_of_two_servers_dies_and_comes_back(undisturbed: Path, workplace: Path) -> None:
     run, ports = workplace / "outputs/pool", (free_port(), free_port())
     urls = ("--orchestrator.client.base-urls", *(f"http://127.0.0.1:{port}" for port in ports))
     with (
@@ -137,15 +122,3 @@ def test_one_of_two_servers_dies_and_comes_back(
             assert f"the inference server http://127.0.0.1:{ports[1]} is not there" in said
         kill_hard(third[0])
     assert_same(run, undisturbed)
-
-
-def test_on_policy_rollouts_have_the_trainer_s_logprobs(sft_run: Path, workplace: Path) -> None:
-    run = workplace / "outputs/on_policy"
-    flags = ("--orchestrator.async-level", 0, "--max-steps", 3, "--no-orchestrator.evaluation")
-    succeed("rl", "@", RECIPES / "rl_reverse.toml", *flags, "--output-dir", run, cwd=workplace)
-    rows = metrics(run)
-    for step in (1, 2, 3):
-        assert rows["trainer", step]["logprob_difference"] < 1e-5
-        assert rows["orchestrator", step]["policy_version"] == step - 1
-        assert 0 <= rows["orchestrator", step]["canary/mean_difference"] < 1e-5
-        assert rows["orchestrator", step]["canary/max_difference"] < 1e-4

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.inference.conftest import API_KEY, KEY, ROOT, tiny_model
+from tests.inference.conftest import API_KEY, KEY, ROOT, logprobs_of, tiny_model
 from torchrl_ckpt.exchange.weights import Canary, Policy, WeightDirectory
 from torchrl_ckpt.inference.server import bind
 
@@ -108,12 +108,9 @@ def publish(run: Path, version: int) -> Policy:
     plugin = tiny_model()
     torch.manual_seed(version + 100)
     module = plugin.build(pretrained=False).eval()
-    tokens = torch.tensor(SEQUENCES)
-    with torch.no_grad():
-        logits = module(tokens, torch.arange(tokens.shape[1]).expand_as(tokens))
-    logprobs = logits[:, :-1].log_softmax(-1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
     state = module.state_dict()
-    canary = Canary(SEQUENCES, logprobs.tolist(), "float32")
+    logprobs = [logprobs_of(module, sequence) for sequence in SEQUENCES]
+    canary = Canary(SEQUENCES, logprobs, "float32")
     policy = Policy(version, 1, False, canary, plugin.digest(state))
     WeightDirectory(run / "weights").write(
         version, lambda directory: plugin.export(state, directory), policy

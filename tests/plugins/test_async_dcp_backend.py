@@ -23,14 +23,6 @@ _MILLION = 1024 * 1024
 
 
 @pytest.fixture(scope="module")
-def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dist.ProcessGroup]:
-    store = dist.FileStore(str(tmp_path_factory.mktemp("store") / "store"), 1)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield dist.new_group(backend="gloo")
-    dist.destroy_process_group()
-
-
-@pytest.fixture(scope="module")
 def backend(group: dist.ProcessGroup) -> Iterator[AsyncDcpBackend]:
     backend = AsyncDcpBackend(AsyncDcpConfig())
     backend.prepare(state(0), group)

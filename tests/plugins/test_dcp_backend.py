@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,6 @@ from torchrl_ckpt_dcp.writer import RecordingFileSystem, RecordingWriter
 from torchrl_ckpt.contracts import ReadableBackend, TensorDescription
 from torchrl_ckpt.durable import digest_file
 from torchrl_ckpt.errors import CheckpointDamaged, CheckpointMismatch, UserError
-
-
-@pytest.fixture(scope="module")
-def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dist.ProcessGroup]:
-    store = dist.FileStore(str(tmp_path_factory.mktemp("store") / "store"), 1)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield dist.new_group(backend="gloo")
-    dist.destroy_process_group()
 
 
 def state() -> dict[str, torch.Tensor]:

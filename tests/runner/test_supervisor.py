@@ -24,7 +24,6 @@ time.sleep(0.3)
 pathlib.Path(sys.argv[1], "saved").touch()
 """
 
-
 # Dies DEATHS times, then stays up.
 MORTAL = """
 import os, pathlib, signal, sys, time
@@ -35,6 +34,13 @@ if number < DEATHS:
     os.kill(os.getpid(), signal.SIGKILL)
 print("up at last", flush=True)
 time.sleep(60)
+"""
+
+# A trainer that ends when such a server stays up.
+UNTIL_UP = """
+import pathlib, sys, time
+while "up at last" not in pathlib.Path(sys.argv[1], "inference.log").read_text():
+    time.sleep(0.02)
 """
 
 
@@ -121,12 +127,7 @@ def test_a_server_without_state_is_started_again_and_that_is_told(
     run: Callable[..., None], component: Callable[..., Component], words: Words, tmp_path: Path
 ) -> None:
     server = component("inference", MORTAL.replace("DEATHS", "2"))
-    waiting = (
-        "import pathlib, sys, time\n"
-        "while 'up at last' not in pathlib.Path(sys.argv[1], 'inference.log').read_text():\n"
-        "    time.sleep(0.02)"
-    )
-    run(replace(server, restarts=2), component("trainer", waiting))
+    run(replace(server, restarts=2), component("trainer", UNTIL_UP))
     assert (tmp_path / "lives").read_text() == "3"
     assert [message.split(";")[0] for message in words.messages] == [
         "inference was killed by SIGKILL, as happens when memory runs out and is started again "
@@ -152,12 +153,7 @@ def test_a_server_that_has_lived_long_may_die_as_often_again(
 ) -> None:
     monkeypatch.setattr("torchrl_ckpt.runner.supervisor._FORGIVING_SECONDS", 0.0)
     server = component("inference", MORTAL.replace("DEATHS", "3"))
-    waiting = (
-        "import pathlib, sys, time\n"
-        "while 'up at last' not in pathlib.Path(sys.argv[1], 'inference.log').read_text():\n"
-        "    time.sleep(0.02)"
-    )
-    run(replace(server, restarts=1), component("trainer", waiting))
+    run(replace(server, restarts=1), component("trainer", UNTIL_UP))
     assert (tmp_path / "lives").read_text() == "4"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.inference.conftest import API_KEY, KEY, tiny_model
-from tests.jobs.commands import RECIPES, running
+from tests.inference.conftest import API_KEY, KEY, logprobs_of, tiny_model
+from tests.jobs.commands import RECIPES, free_port, running
 from torchrl_ckpt.errors import EnvironmentFailed
 from torchrl_ckpt.exchange.client import InferenceClient
 from torchrl_ckpt.exchange.weights import Canary, Policy
@@ -48,12 +47,8 @@ class Published:
         expected = [self.logprobs(version, sequence) for sequence in CANARY]
         return Policy(version, 1, False, Canary(CANARY, expected, "float32"), None)
 
-    @torch.no_grad()
     def logprobs(self, version: int, sequence: list[int]) -> list[float]:
-        """Of every token but the first, as transformers computes them."""
-        tokens = torch.tensor([sequence])
-        logits = self.modules[version](tokens, torch.arange(len(sequence))[None])
-        return logits.log_softmax(-1)[0, :-1].gather(-1, tokens[0, 1:, None])[:, 0].tolist()
+        return logprobs_of(self.modules[version], sequence)
 
 
 def publish(root: Path, *, tied: bool) -> Published:
@@ -86,9 +81,7 @@ def vllm_server(
     cwd: Path, *options: object, env: Mapping[str, str] | None = None
 ) -> Iterator[VllmServer]:
     """`inference @ recipes/reverse/infer.toml --engine.type vllm`, started by hand."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = ("inference", "@", RECIPES / "reverse/infer.toml", "--engine.type", "vllm")
     with running(
         *(*command, "--port", port, *options), cwd=cwd, env={API_KEY: KEY, **(env or {})}

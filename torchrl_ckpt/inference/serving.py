@@ -56,7 +56,7 @@ class ServedPolicy:
         self.engine = engine
         self.keep = keep
         self._load = Load()
-        self._whole = True
+        self._weights_known = True
         self._turn = asyncio.Lock()  # taken in the order of arrival
         self._num_users = 0
         self._unused = asyncio.Event()
@@ -116,7 +116,7 @@ class ServedPolicy:
                 raise
             # No other task runs between the engine's return and this, so under `keep` the first
             # tokens of the new weights find the new load.
-            self._load, self._whole = Load(version, uuid.uuid4().hex, directory), True
+            self._load, self._weights_known = Load(version, uuid.uuid4().hex, directory), True
             return await self._describe()
 
     async def loaded(self) -> LoadedWeights:
@@ -128,7 +128,7 @@ class ServedPolicy:
     async def _unchanging(self) -> AsyncIterator[Load]:
         """What is served, which stays the same in the block."""
         async with self._turn:
-            self._check_whole()
+            self._check_weights_known()
             self._num_users += 1
             self._unused.clear()
         try:
@@ -141,7 +141,7 @@ class ServedPolicy:
     async def _generate_over_loads(
         self, request: Generation, on_drawn: OnDrawn | None
     ) -> list[list[Stamped]]:
-        self._check_whole()
+        self._check_weights_known()
         spans: defaultdict[tuple[int, int], list[PolicySpan]] = defaultdict(list)
         lost = asyncio.get_running_loop().create_future()
 
@@ -170,15 +170,15 @@ class ServedPolicy:
                 raise RuntimeError("the engine has not told of every token that it has drawn")
         return stamped
 
-    def _check_whole(self) -> None:
+    def _check_weights_known(self) -> None:
         self.check_alive()
-        if not self._whole:
+        if not self._weights_known:
             raise WeightsUnknown(
                 "the last load of weights failed half-way: load weights, then ask again"
             )
 
     def _lose(self) -> None:
-        self._load, self._whole = Load(), False
+        self._load, self._weights_known = Load(), False
         for lost in self._kept:
             if not lost.done():
                 lost.set_result(None)

@@ -120,25 +120,27 @@ class TrainerCheckpoints:
         began = time.perf_counter()
         directory = self._layout.partial(step) / COMPONENT
         tensors, plain = state.snapshot()
-        save: Save | None = None
-        with failure_of_this_rank() as outcome:
-            save = self._backend.save(tensors, directory / TENSORS, self._world.checkpoint_group)
+        rng = rng_state()
         about = {
             **self._about,
             "progress": asdict(state.progress),
             "world_size": self._world.size,
             "versions": _versions(),
         }
-        part = _Part(step, began, directory, save, outcome, plain, rng_state(), about)
+        if self._world.leads and self._backend.in_background:
+            with suppress(OSError):  # Then the call to it fails, and with it the save.
+                self._committer.start()  # Does nothing where it is alive.
+        # The last thing, since what comes after a backend has begun to copy is slowed by that.
+        save: Save | None = None
+        with failure_of_this_rank() as outcome:
+            save = self._backend.save(tensors, directory / TENSORS, self._world.checkpoint_group)
+        part = _Part(step, began, directory, save, outcome, plain, rng, about)
         if not self._backend.in_background:
             metrics = self._write_and_commit(part)
             self._report(step, metrics, self._request_seconds + time.perf_counter() - began)
             return
         if save is not None and self._stage_at_once:
             save.wait_staged()
-        if self._world.leads:
-            with suppress(OSError):  # Then the call to it fails, and with it the save.
-                self._committer.start()  # Does nothing where it is alive.
         work = in_background(f"checkpoint step_{step}", lambda: self._write_and_commit(part))
         stall = self._request_seconds + time.perf_counter() - began
         self._under_way = _UnderWay(step, save, work, stall)
