@@ -54,8 +54,8 @@ def source(world: World, batch_size: int = 4, num_workers: int = 0) -> SftSource
     return SftSource(Words(), batch_size=batch_size, num_workers=num_workers, seed=5, world=world)
 
 
-def state(world: World, **optim: float) -> TrainingState:
-    model = torch.nn.Linear(64, 64)
+def state(world: World, model: torch.nn.Module | None = None, **optim: float) -> TrainingState:
+    model = model or torch.nn.Linear(64, 64)
     optimizer = build_optimizer(model, Optimizer(**optim))
     scheduler = build_scheduler(optimizer, Scheduler(warmup_steps=4), max_steps=9)
     return TrainingState(model, optimizer, scheduler, source(world), Progress())
@@ -87,6 +87,41 @@ def restore(state: TrainingState, save: tuple[dict[str, torch.Tensor], str, str]
         tensor.copy_(save[0][name])
     state.restore(tensors, json.loads(save[1]))
     set_rng_state(json.loads(save[2]))
+
+
+class LateParameter(torch.nn.Linear):
+    """Has a parameter that takes part from a step on that the test chooses."""
+
+    def __init__(self) -> None:
+        super().__init__(64, 64)
+        self.late = torch.nn.Parameter(torch.ones(64))
+        self.takes_part = False
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        outputs = super().forward(inputs)
+        return outputs * self.late if self.takes_part else outputs
+
+
+def test_a_parameter_without_gradients_is_saved_too_and_goes_on_to_the_bit(world: World) -> None:
+    def run(*, prepared: bool, resumed: bool) -> dict[str, torch.Tensor]:
+        seed_everything(1, 0)
+        model = LateParameter()
+        now = state(world, model)
+        form = now.form() if prepared else {}
+        train(now, 3)
+        if resumed:
+            assert form.keys() == now.tensors().keys()
+            save = saved(now)
+            model = LateParameter()
+            now = state(world, model)
+            restore(now, save)
+        model.takes_part = True
+        train(now, 2)
+        return now.tensors()
+
+    expected = run(prepared=False, resumed=False)
+    for found in (run(prepared=True, resumed=False), run(prepared=True, resumed=True)):
+        assert {name for name in expected if not torch.equal(expected[name], found[name])} == set()
 
 
 @pytest.mark.parametrize("done", [0, 1, 5])

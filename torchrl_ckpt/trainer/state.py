@@ -68,15 +68,18 @@ class TrainingState:
         }
 
     def form(self) -> dict[str, torch.Tensor]:
-        """Tensors as `tensors` names and shapes them; the values mean nothing.
+        """Tensors as `tensors` names and shapes them from now on; the values mean nothing.
 
-        An optimiser has no state before its first step. torch's own functions make it by a step
-        that changes nothing, which would count: it is forgotten again.
+        An optimiser has no state before its first step, and never any of a parameter that gets no
+        gradient, while a resume expects both. torch's own functions make it by a step that changes
+        nothing, which would count: it is set to zero again, as AdamW begins.
         """
         is_fresh = not self._optimizer.state
         tensors = self.tensors()
         if is_fresh:
-            self._optimizer.state.clear()
+            for moments in self._optimizer.state.values():
+                for moment in moments.values():
+                    moment.zero_()
         return tensors
 
     @property
