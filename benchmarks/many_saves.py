@@ -82,7 +82,7 @@ def committed_steps(run: Path, count: int, world: World) -> None:
 def timings(run: Path, count: int, world: World) -> dict[str, float]:
     """Seconds of one save, of one `ckpt ls` and of one choice among `count` steps."""
     job = Rehearsal(run, world)
-    checkpoints = job.checkpoints(SaveOptions("async_dcp", keep=count))
+    checkpoints = job.checkpoints(SaveOptions("async_dcp", keep=None))
     checkpoints.prepare(job.trainer)
     step = job.layout.newest() or 0
     job.train_to(step + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,11 @@ STATE = "state.json"
 MODEL = "model."
 OPTIM = "optim."
 
-_STEP = re.compile(r"step_(\d+)")
-_PARTIAL = re.compile(r"\.step_(\d+)\.partial")
-_DELETING = re.compile(r"\.step_(\d+)\.deleting")
-_REPLACED = re.compile(r"\.step_(\d+)\.replaced")
+_NUMBER = r"(0|[1-9]\d*)"
+_STEP = re.compile(rf"step_{_NUMBER}")
+_PARTIAL = re.compile(rf"\.step_{_NUMBER}\.partial")
+_DELETING = re.compile(rf"\.step_{_NUMBER}\.deleting")
+_REPLACED = re.compile(rf"\.step_{_NUMBER}\.replaced")
 
 
 @dataclass(frozen=True)
@@ -53,28 +55,27 @@ class Layout:
 
     def steps(self) -> list[int]:
         """The committed steps, oldest first."""
-        return [step for step, path in self.named().items() if (path / MANIFEST).is_file()]
+        return [step for step in self._numbers(_STEP) if self._is_committed(step)]
 
     def newest(self) -> int | None:
         """The last committed step."""
-        named = reversed(self.named().items())
-        return next((step for step, path in named if (path / MANIFEST).is_file()), None)
+        return next(filter(self._is_committed, reversed(self._numbers(_STEP))), None)
 
     def named(self) -> dict[int, Path]:
         """Every directory called `step_N`, by step, even one that has lost its manifest."""
-        return self._matching(_STEP)
+        return {step: self.step(step) for step in self._numbers(_STEP)}
 
     def partials(self) -> dict[int, Path]:
         """Checkpoints being written, by step."""
-        return self._matching(_PARTIAL)
+        return {step: self.partial(step) for step in self._numbers(_PARTIAL)}
 
     def deletions(self) -> dict[int, Path]:
         """Checkpoints being deleted, by step."""
-        return self._matching(_DELETING)
+        return {step: self.deleting(step) for step in self._numbers(_DELETING)}
 
     def replacements(self) -> dict[int, Path]:
         """Checkpoints whose place was being taken, by step."""
-        return self._matching(_REPLACED)
+        return {step: self.replaced(step) for step in self._numbers(_REPLACED)}
 
     def outdated(self) -> dict[int, Path]:
         """Those of the `replacements` whose place has been taken."""
@@ -89,8 +90,11 @@ class Layout:
         found = (self.partials(), self.deletions(), self.replacements())
         return [path for paths in found for path in paths.values()]
 
-    def _matching(self, name: re.Pattern[str]) -> dict[int, Path]:
+    def _is_committed(self, step: int) -> bool:
+        # Not by `Path`: of thousands of steps, each is asked at every prune.
+        return os.path.isfile(f"{self.root}/step_{step}/{MANIFEST}")
+
+    def _numbers(self, name: re.Pattern[str]) -> list[int]:
         # The directory is not there before the first save.
-        entries = self.root.iterdir() if self.root.is_dir() else ()
-        found = ((name.fullmatch(entry.name), entry) for entry in entries)
-        return dict(sorted((int(match[1]), entry) for match, entry in found if match))
+        entries = os.listdir(self.root) if self.root.is_dir() else ()
+        return sorted(int(match[1]) for match in map(name.fullmatch, entries) if match)

@@ -19,7 +19,8 @@ def prune(layout: Layout, rules: Retention) -> list[int]:
 
     A failed deletion is warned of and tried again the next time.
     """
-    verdicts = judge(layout.steps(), rules)
+    # Where all are kept there may be thousands, and nothing to ask of any.
+    verdicts = [] if rules.keep is None else judge(layout.steps(), rules)
     return remove(layout, [verdict.step for verdict in verdicts if not verdict.kept])
 
 
