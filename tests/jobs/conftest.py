@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,20 @@ def main_job(workplace: Path, sft_run: Path) -> tuple[Path, Finished]:
         cwd=workplace,
     )
     return workplace / "outputs/rl_reverse", finished
+
+
+@pytest.fixture(scope="session")
+def rl_run(workplace: Path, sft_run: Path) -> Callable[[int], tuple[tuple[object, ...], Path]]:
+    """By async level: a smaller main job, as a command, and its 20 steps in one go."""
+
+    @cache
+    def at(async_level: int) -> tuple[tuple[object, ...], Path]:
+        rl = (
+            *("rl", "@", RECIPES / "rl_reverse.toml", "--ckpt"),
+            *("--orchestrator.async-level", async_level, "--orchestrator.prompts-per-step", 32),
+        )
+        whole = workplace / f"async_{async_level}_whole"
+        succeed(*rl, "--max-steps", 20, "--output-dir", whole, cwd=workplace)
+        return rl, whole
+
+    return at

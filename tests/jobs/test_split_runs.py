@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,13 +53,9 @@ def test_rl_10_and_10_steps_equal_20_with_a_server_that_stays_up(
 
 
 @pytest.mark.parametrize("async_level", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_rl_10_and_10_steps_equal_20(async_level: int, sft_run: Path, workplace: Path) -> None:
-    rl = (
-        *("rl", "@", RECIPES / "rl_reverse.toml", "--ckpt"),
-        *("--orchestrator.async-level", async_level, "--orchestrator.prompts-per-step", 32),
-    )
-    whole, split = (workplace / f"async_{async_level}_{name}" for name in ("whole", "split"))
-    succeed(*rl, "--max-steps", 20, "--output-dir", whole, cwd=workplace)
+def test_rl_10_and_10_steps_equal_20(async_level: int, rl_run: Callable, workplace: Path) -> None:
+    rl, whole = rl_run(async_level)
+    split = workplace / f"async_{async_level}_split"
     succeed(*rl, "--max-steps", 10, "--output-dir", split, cwd=workplace)
     # Either backend reads what the other wrote, and both write the same bytes.
     resume = ("--max-steps", 20, "--ckpt.resume-step", 10, "--ckpt.save-async")
