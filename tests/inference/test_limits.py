@@ -94,7 +94,7 @@ def test_a_full_queue_turns_away_and_a_client_that_goes_makes_room(
     num_tokens, num_gone = metric(http, "completion_tokens_total"), metric(http, gone)
     running = begin(small, **LONG, stream=stream)
     wait_for(http, "requests_in_flight", 1)
-    if stream:
+    if stream:  # it has begun, so it counts as a 200
         assert running.recv(12) == b"HTTP/1.1 200"
     queued = begin(small, **LONG, stream=stream)
     wait_for(http, "requests_queued", 1)

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import pytest
 
-from tests.inference.conftest import KEY
+from tests.inference.conftest import KEY, wait_until_up
 from tests.orchestrator.conftest import Server
 from torchrl_ckpt.contracts import Generation, Sampling
 from torchrl_ckpt.errors import ServerUnreachable
@@ -42,6 +42,7 @@ def servers(pair: Sequence[Server]) -> Sequence[Server]:
         server.lie("")
         if server.process.poll() is not None:
             server.start()
+        wait_until_up(server)
     return pair
 
 
@@ -213,3 +214,22 @@ def test_none_left_ends_with_what_each_said_last(servers: Sequence[Server], work
     assert message.startswith("no inference server for 2 s (`orchestrator.client.timeout`)")
     for server in servers:
         assert f"\n  {server.base_url}: " in message
+
+
+def test_a_server_that_has_not_answered_is_not_said_to_be_well(
+    servers: Sequence[Server], work: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silence(client: InferenceClient) -> None:
+        await asyncio.sleep(60)
+
+    async def scenario(work: Work) -> None:
+        await work.serve()
+        servers[0].kill()
+        monkeypatch.setattr(InferenceClient, "check_health", silence)
+        await work.complete()
+
+    with pytest.raises(ServerUnreachable, match=r"^no inference server for 2 s") as caught:
+        work(servers[:1], scenario, timeout=2)
+    assert f"{servers[0].base_url}: it served the policy, and has not been heard of" in str(
+        caught.value
+    )
