@@ -26,10 +26,11 @@ import torch
 
 from tests.faults.harness.rehearsal import one_rank
 from torchrl_ckpt import registry
-from torchrl_ckpt.contracts import Engine, Model
-from torchrl_ckpt.exchange.weights import Policy, WeightDirectory
-from torchrl_ckpt.trainer.publishing import Publisher
-from torchrl_ckpt.trainer.world import World
+from torchrl_ckpt.plugin_api.engines import Engine
+from torchrl_ckpt.plugin_api.models import Model
+from torchrl_ckpt.run.weight_store import Policy, WeightStore
+from torchrl_ckpt.trainer.distributed import World
+from torchrl_ckpt.trainer.publisher import Publisher
 
 _RECIPES = Path(__file__).parents[1] / "recipes" / "reverse"
 _TRAINERS = (torch.float32, torch.bfloat16)
@@ -76,7 +77,7 @@ def publish(plugin: Model, dtype: torch.dtype, root: Path, world: World) -> Iter
             for parameter in module.parameters():
                 parameter.add_(torch.randn_like(parameter).sign() * step)
         plugin.parallelize(module, world.mesh, param_dtype=dtype)
-        weights = WeightDirectory(root / str(dtype) / str(seed))
+        weights = WeightStore(root / str(dtype) / str(seed))
         publisher = Publisher(plugin, module, weights, attempt=1, world=world)
         publisher.publish(version, last=False)
         policy = weights.read(version, attempt=1)

@@ -36,11 +36,11 @@ import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 
 from benchmarks.contestants import CONTESTANTS
-from torchrl_ckpt.recipe.schema import Optimizer, Scheduler
+from torchrl_ckpt.config.trainer import OptimizerConfig, SchedulerConfig
+from torchrl_ckpt.trainer.distributed import World, join_world
 from torchrl_ckpt.trainer.optimizer import build_optimizer, build_scheduler
 from torchrl_ckpt.trainer.source import TrainBatch
 from torchrl_ckpt.trainer.state import Progress, TrainingState
-from torchrl_ckpt.trainer.world import World, join_world
 
 _WIDTH = 2048
 _ROWS = 16
@@ -86,8 +86,8 @@ class _Trainee:
         model = torch.nn.Sequential(*(torch.nn.Linear(_WIDTH, _WIDTH) for _ in range(layers)))
         fully_shard(model, mesh=world.mesh)
         self._model = model
-        self._optimizer = build_optimizer(model, Optimizer(lr=1e-4))
-        scheduler = build_scheduler(self._optimizer, Scheduler(), 1_000_000)
+        self._optimizer = build_optimizer(model, OptimizerConfig(lr=1e-4))
+        scheduler = build_scheduler(self._optimizer, SchedulerConfig(), 1_000_000)
         self._input = torch.randn(_ROWS, _WIDTH, device=world.device)
         self.state = TrainingState(model, self._optimizer, scheduler, _NoData(), Progress())
 

@@ -19,11 +19,12 @@ from torch.distributed.tensor import DTensor
 from torchrl_ckpt import registry
 from torchrl_ckpt.checkpoint.layout import TENSORS, Layout
 from torchrl_ckpt.checkpoint.verify import verify
-from torchrl_ckpt.observe.progress import ProgressLog
-from torchrl_ckpt.recipe.schema import Checkpointing, PluginTable
-from torchrl_ckpt.trainer.checkpoints import COMPONENT, TrainerCheckpoints
+from torchrl_ckpt.config.ckpt import CheckpointConfig
+from torchrl_ckpt.config.section import PluginTable
+from torchrl_ckpt.run.progress import ProgressLog
+from torchrl_ckpt.trainer.checkpointer import COMPONENT, Checkpointer
+from torchrl_ckpt.trainer.distributed import World
 from torchrl_ckpt.trainer.state import TrainingState
-from torchrl_ckpt.trainer.world import World
 
 
 class Pending(Protocol):
@@ -218,8 +219,8 @@ class Ours:
         self._layout = Layout(directory)
         self._world = world
         self._backend = registry.create("checkpoint_backends", backend, {"threads": threads})
-        self._checkpoints = TrainerCheckpoints(
-            Checkpointing(backend=PluginTable(type=backend), on_failure="stop"),
+        self._checkpoints = Checkpointer(
+            CheckpointConfig(backend=PluginTable(type=backend), on_failure="stop"),
             self._layout,
             self._backend,
             world,
@@ -252,7 +253,7 @@ class Ours:
 
 
 class _OurSave:
-    def __init__(self, checkpoints: TrainerCheckpoints) -> None:
+    def __init__(self, checkpoints: Checkpointer) -> None:
         self._checkpoints = checkpoints
         self.durable_at: float | None = None
         if checkpoints.under_way is None:

@@ -25,8 +25,8 @@ from torchrl_ckpt.checkpoint.layout import MANIFEST, Layout
 from torchrl_ckpt.checkpoint.manifest import write_manifest
 from torchrl_ckpt.checkpoint.resume import choose
 from torchrl_ckpt.checkpoint.verify import verify
-from torchrl_ckpt.observe import metrics
-from torchrl_ckpt.trainer.world import World
+from torchrl_ckpt.run import metrics
+from torchrl_ckpt.trainer.distributed import World
 
 _SETTLED = 20  # The first saves find their memory.
 _REPEATS = 5

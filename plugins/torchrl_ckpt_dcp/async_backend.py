@@ -21,9 +21,9 @@ from pydantic import Field
 from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.storage import WriteResult
 
-from torchrl_ckpt.companion import Companion
-from torchrl_ckpt.contracts import Advance, Save, Written
-from torchrl_ckpt.errors import CheckpointFailed
+from torchrl_ckpt.plugin_api.checkpoint_backends import Advance, Save, Written
+from torchrl_ckpt.plugin_api.errors import CheckpointFailed
+from torchrl_ckpt.plugin_api.worker_process import WorkerProcess
 from torchrl_ckpt_dcp import background_writer
 from torchrl_ckpt_dcp.backend import DcpBackend, DcpConfig
 from torchrl_ckpt_dcp.background_writer import WrittenPieces
@@ -46,7 +46,7 @@ class _Prepared:
 
     planned: PlannedSave
     area: StagingArea
-    writer: Companion
+    writer: WorkerProcess
     ready: Future[None]
 
 
@@ -72,7 +72,7 @@ class AsyncDcpBackend(DcpBackend):
         pieces = planned.pieces(state)
         area = StagingArea.create(lay_out(pieces))
         set_up = (planned, area.places, area.fd, self.config.threads)
-        writer = Companion(
+        writer = WorkerProcess(
             "checkpoint writer",
             (background_writer.set_up, set_up),
             pass_fds=(area.fd,),

@@ -16,8 +16,8 @@ from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from torchrl_ckpt.contracts import Advance, Save, TensorDescription, Written
-from torchrl_ckpt.errors import CheckpointFailed, CheckpointMismatch, UserError
+from torchrl_ckpt.plugin_api.checkpoint_backends import Advance, Save, TensorDescription, Written
+from torchrl_ckpt.plugin_api.errors import CheckpointFailed, CheckpointMismatch, UserError
 from torchrl_ckpt_dcp.planning import flat_planner
 from torchrl_ckpt_dcp.reader import TensorReader, read_metadata
 from torchrl_ckpt_dcp.writer import RecordingWriter

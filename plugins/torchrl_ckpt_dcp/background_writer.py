@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.planner import WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
 
-from torchrl_ckpt.contracts import FileRecord
+from torchrl_ckpt.plugin_api.checkpoint_backends import FileRecord
 from torchrl_ckpt_dcp.planning import PlannedSave
 from torchrl_ckpt_dcp.staging import Place, StagingArea
 from torchrl_ckpt_dcp.writer import RecordingWriter

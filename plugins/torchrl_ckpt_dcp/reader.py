@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
 from torch.futures import Future
 
-from torchrl_ckpt.errors import CheckpointDamaged
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged
 
 _METADATA_CLASSES = {
     "torch.distributed.checkpoint.metadata": {

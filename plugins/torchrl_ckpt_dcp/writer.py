@@ -16,9 +16,14 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from torchrl_ckpt.contracts import Advance, FileRecord
-from torchrl_ckpt.durable import DigestingStream, Writable, fsync_directory, make_directory
-from torchrl_ckpt.errors import CheckpointDamaged
+from torchrl_ckpt.plugin_api.checkpoint_backends import Advance, FileRecord
+from torchrl_ckpt.plugin_api.durable_files import (
+    DigestingStream,
+    Writable,
+    fsync_directory,
+    make_directory,
+)
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged
 
 _BUFFER = 1024 * 1024
 

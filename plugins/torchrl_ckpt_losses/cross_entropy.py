@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from torchrl_ckpt.contracts import LossInputs, LossOutput
+from torchrl_ckpt.plugin_api.losses import LossInputs, LossOutput
 from torchrl_ckpt_losses.token_logprobs import masked_sum, token_logprobs
 
 

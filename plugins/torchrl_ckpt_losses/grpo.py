@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from torchrl_ckpt.contracts import LossInputs, LossOutput
+from torchrl_ckpt.plugin_api.losses import LossInputs, LossOutput
 from torchrl_ckpt_losses.token_logprobs import masked_sum, token_logprobs
 
 

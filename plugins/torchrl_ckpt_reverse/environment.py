@@ -9,8 +9,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from torchrl_ckpt.contracts import Problem, Score, Split
-from torchrl_ckpt.errors import DataError
+from torchrl_ckpt.plugin_api.environments import Problem, Score, Split
+from torchrl_ckpt.plugin_api.errors import DataError
 from torchrl_ckpt_reverse.subsequence import longest_common_subsequence
 
 _HELD_OUT = 10

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING
 
-from torchrl_ckpt.contracts import DrawnTokens, OnTokens
+from torchrl_ckpt.plugin_api.engines import DrawnTokens, OnTokens
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from torchrl_ckpt.contracts import Sample, Sampling
+from torchrl_ckpt.plugin_api.engines import Sample, Sampling
 from torchrl_ckpt_transformers.noise import uniforms
 from torchrl_ckpt_transformers.sampling import draw
 

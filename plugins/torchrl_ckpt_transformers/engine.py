@@ -16,9 +16,14 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from torchrl_ckpt.contracts import Generation, Model, OnTokens, Sample
-from torchrl_ckpt.errors import ModelError
-from torchrl_ckpt.served_models import check_same_model, check_sequences, hyper_parameters
+from torchrl_ckpt.plugin_api.engine_checks import (
+    check_same_model,
+    check_sequences,
+    hyper_parameters,
+)
+from torchrl_ckpt.plugin_api.engines import GenerationRequest, OnTokens, Sample
+from torchrl_ckpt.plugin_api.errors import ModelError
+from torchrl_ckpt.plugin_api.models import Model
 from torchrl_ckpt_transformers.call import Call
 from torchrl_ckpt_transformers.model import TransformersModel
 from torchrl_ckpt_transformers.pretrained import load_causal_lm
@@ -73,7 +78,7 @@ class TransformersEngine:
         self._thread.submit(self._start, model, max_length, threads).result()
 
     async def generate(
-        self, request: Generation, on_tokens: OnTokens | None = None
+        self, request: GenerationRequest, on_tokens: OnTokens | None = None
     ) -> list[list[Sample]]:
         """Raises `ValueError` for prompts that the model cannot take.
 
@@ -132,7 +137,7 @@ class TransformersEngine:
             vocabulary=self._model.get_input_embeddings().num_embeddings,
         )
 
-    def _generate(self, request: Generation, call: Call) -> list[list[Sample]]:
+    def _generate(self, request: GenerationRequest, call: Call) -> list[list[Sample]]:
         from torchrl_ckpt_transformers.decoding import decode
 
         num_samples = request.num_samples

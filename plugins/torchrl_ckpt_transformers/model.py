@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from torchrl_ckpt.contracts import PathOrName
-from torchrl_ckpt.errors import ModelError
+from torchrl_ckpt.plugin_api.errors import ModelError
+from torchrl_ckpt.plugin_api.plugin import PathOrName
 from torchrl_ckpt_transformers.pretrained import explained, load_causal_lm, unusable
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchrl_ckpt.errors import ModelError
+from torchrl_ckpt.plugin_api.errors import ModelError
 
 if TYPE_CHECKING:
     import torch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from torchrl_ckpt.contracts import Sampling
+from torchrl_ckpt.plugin_api.engines import Sampling
 
 
 def draw(

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 
-from torchrl_ckpt.lifeline import die_with_parent
+from torchrl_ckpt.plugin_api.parent_death import die_with_parent
 
 
 def die_with_server() -> None:

@@ -18,16 +18,16 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from torchrl_ckpt.contracts import (
+from torchrl_ckpt.plugin_api.engine_checks import check_sequences
+from torchrl_ckpt.plugin_api.engines import (
     DrawnTokens,
     EngineEnvironment,
-    Generation,
-    Model,
+    GenerationRequest,
     OnTokens,
     Sample,
 )
-from torchrl_ckpt.errors import ModelError
-from torchrl_ckpt.served_models import check_sequences
+from torchrl_ckpt.plugin_api.errors import ModelError
+from torchrl_ckpt.plugin_api.models import Model
 from torchrl_ckpt_vllm.fitting import Fingerprint
 from torchrl_ckpt_vllm.options import VllmEngineConfig, engine_arguments, set_environment
 from torchrl_ckpt_vllm.requests import completion_logprobs, sampling_params, scoring_params
@@ -116,7 +116,7 @@ class VllmEngine:
         self._vocabulary = described.get_vocab_size()
 
     async def generate(
-        self, request: Generation, on_tokens: OnTokens | None = None
+        self, request: GenerationRequest, on_tokens: OnTokens | None = None
     ) -> list[list[Sample]]:
         """Raises `ValueError` for prompts that the model cannot take. Cancelled, it aborts its
         requests in vLLM."""
@@ -174,7 +174,7 @@ class VllmEngine:
         )
 
     async def _sample(
-        self, request: Generation, prompt: int, sample: int, on_tokens: OnTokens | None
+        self, request: GenerationRequest, prompt: int, sample: int, on_tokens: OnTokens | None
     ) -> Sample:
         token_ids: list[int] = []
         logprobs: list[float] = []

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchrl_ckpt.errors import ModelError
-from torchrl_ckpt.served_models import check_same_model, hyper_parameters
+from torchrl_ckpt.plugin_api.engine_checks import check_same_model, hyper_parameters
+from torchrl_ckpt.plugin_api.errors import ModelError
 
 Shape = tuple[int, ...]
 

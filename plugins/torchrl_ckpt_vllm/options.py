@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from torchrl_ckpt.errors import RecipeError
+from torchrl_ckpt.plugin_api.errors import RecipeError
 
 _DECIDED = {
     "model": "`inference.model` says which model",

@@ -6,7 +6,7 @@ import hashlib
 import struct
 from typing import TYPE_CHECKING
 
-from torchrl_ckpt.contracts import Sampling
+from torchrl_ckpt.plugin_api.engines import Sampling
 
 if TYPE_CHECKING:
     from vllm import SamplingParams

@@ -10,7 +10,7 @@ import pytest
 from torchrl_ckpt.checkpoint.commit import commit, request, wait_for_parts
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.part import finish_part, open_part
-from torchrl_ckpt.durable import record_json, recorded_file
+from torchrl_ckpt.plugin_api.durable_files import record_json, recorded_file
 
 PARTS = ("trainer", "orchestrator")
 

@@ -14,10 +14,9 @@ from torchrl_ckpt.checkpoint.commit import commit, recover, request, wait_for_pa
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.manifest import read_manifest
 from torchrl_ckpt.checkpoint.part import requests_for
-from torchrl_ckpt.checkpoint.policy import Retention
-from torchrl_ckpt.checkpoint.retention import prune
+from torchrl_ckpt.checkpoint.retention import Retention, prune
 from torchrl_ckpt.checkpoint.verify import verify
-from torchrl_ckpt.errors import CheckpointDamaged, WaitTimeout
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, WaitTimeout
 
 Save = Callable[[int], Path]
 

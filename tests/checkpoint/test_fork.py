@@ -11,7 +11,7 @@ import pytest
 from torchrl_ckpt.checkpoint.fork import fork
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.verify import verify
-from torchrl_ckpt.errors import CheckpointDamaged, CheckpointFailed, RunDirectoryInUse
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointFailed, RunDirectoryInUse
 
 Save = Callable[[int], Path]
 

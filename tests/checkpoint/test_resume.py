@@ -11,7 +11,7 @@ import pytest
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.resume import choose, refuse_to_overwrite, set_aside_after
 from torchrl_ckpt.checkpoint.verify import verify
-from torchrl_ckpt.errors import CheckpointDamaged, CheckpointNotFound, RunDirectoryInUse
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointNotFound, RunDirectoryInUse
 
 Save = Callable[[int], Path]
 

@@ -12,8 +12,7 @@ import pytest
 
 from torchrl_ckpt.checkpoint import retention
 from torchrl_ckpt.checkpoint.layout import Layout
-from torchrl_ckpt.checkpoint.policy import Best, Retention, is_due, judge
-from torchrl_ckpt.checkpoint.retention import prune
+from torchrl_ckpt.checkpoint.retention import Best, Retention, is_due, judge, prune
 
 Save = Callable[[int], Path]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from torchrl_ckpt.checkpoint.verify import verify
-from torchrl_ckpt.errors import CheckpointDamaged
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged
 
 Save = Callable[[int], Path]
 

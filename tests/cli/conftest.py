@@ -18,9 +18,9 @@ from torchrl_ckpt.checkpoint.layout import MODEL, OPTIM, STATE, TENSORS, TRAINER
 from torchrl_ckpt.checkpoint.part import finish_part, open_part
 from torchrl_ckpt.cli.exit import exit_code_of
 from torchrl_ckpt.cli.main import _main
-from torchrl_ckpt.contracts import FileRecord
-from torchrl_ckpt.durable import record_json, write_json
-from torchrl_ckpt.observe.metrics import MetricsLog
+from torchrl_ckpt.plugin_api.checkpoint_backends import FileRecord
+from torchrl_ckpt.plugin_api.durable_files import record_json, write_json
+from torchrl_ckpt.run.metrics import MetricsLog
 
 TOKENIZER = Path(__file__).parents[2] / "recipes/reverse/tokenizer"
 

@@ -9,8 +9,8 @@ import pytest
 
 from torchrl_ckpt.checkpoint import retention
 from torchrl_ckpt.checkpoint.layout import Layout
-from torchrl_ckpt.durable import read_json, write_json
-from torchrl_ckpt.runner.attempt import only_one
+from torchrl_ckpt.launcher.start import only_one
+from torchrl_ckpt.plugin_api.durable_files import read_json, write_json
 
 
 def steps(run: Path) -> list[int]:

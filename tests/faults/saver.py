@@ -28,8 +28,8 @@ import torch
 from tests.faults.harness.forked import fork_companions
 from tests.faults.harness.rehearsal import Rehearsal, SaveOptions, one_rank, started_again
 from torchrl_ckpt import registry
-from torchrl_ckpt.errors import CompanionDied, UserError
-from torchrl_ckpt.observe import logs
+from torchrl_ckpt.plugin_api.errors import UserError, WorkerProcessDied
+from torchrl_ckpt.run import logs
 
 
 def save(run: Path, options: SaveOptions, steps: list[int], wait: Callable[[], None]) -> None:
@@ -102,7 +102,7 @@ def _be_child(task: dict[str, Any], go: int, ready: int, result: int) -> None:
 
     fork_companions()
     if task["together"]:
-        patch.object(CompanionDied, "__init__", _die_as_well).start()
+        patch.object(WorkerProcessDied, "__init__", _die_as_well).start()
     code = 0
     try:
         options = SaveOptions(**task["options"])

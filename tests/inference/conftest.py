@@ -18,7 +18,7 @@ import pytest
 import torch
 from torchrl_ckpt_transformers.model import TransformersModel, TransformersModelConfig
 
-from torchrl_ckpt.inference.server import bind
+from torchrl_ckpt.serving_api.listener import bind
 
 ROOT = Path(__file__).parents[2]
 SERVE = "tests.inference.serve_tiny"

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from torchrl_ckpt.contracts import DrawnTokens, Generation, Model, OnTokens, Sample
+from torchrl_ckpt.plugin_api.engines import DrawnTokens, GenerationRequest, OnTokens, Sample
+from torchrl_ckpt.plugin_api.models import Model
 
 
 class ScriptedEngine:
@@ -41,7 +42,7 @@ class ScriptedEngine:
     def start(self, model: Model, *, max_length: int | None, threads: int) -> None: ...
 
     async def generate(
-        self, request: Generation, on_tokens: OnTokens | None = None
+        self, request: GenerationRequest, on_tokens: OnTokens | None = None
     ) -> list[list[Sample]]:
         self.events.append("generating")
         try:
@@ -53,7 +54,7 @@ class ScriptedEngine:
         sample = Sample(self.script, [-0.5] * len(self.script), "length")
         return [[sample] * request.num_samples for _ in request.prompts]
 
-    async def _draw(self, request: Generation, on_tokens: OnTokens | None) -> None:
+    async def _draw(self, request: GenerationRequest, on_tokens: OnTokens | None) -> None:
         for token in self.script:
             if self.stepwise:
                 await self._steps.acquire()

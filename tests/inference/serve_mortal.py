@@ -11,9 +11,9 @@ from pathlib import Path
 
 from tests.inference.conftest import KEY, tiny_model
 from tests.inference.scripted_engine import ScriptedEngine
+from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.inference.server import serve
-from torchrl_ckpt.observe import logs
-from torchrl_ckpt.recipe.schema import Inference
+from torchrl_ckpt.run import logs
 
 
 class MortalScriptedEngine(ScriptedEngine):
@@ -29,7 +29,7 @@ if __name__ == "__main__":
     engine.stepwise = True
     allowed = engine.grave.parent
     serve(
-        Inference(output_dir=allowed, model={"type": "transformers"}),
+        InferenceConfig(output_dir=allowed, model={"type": "transformers"}),
         model=tiny_model(),
         engine=engine,
         key=KEY,

@@ -14,16 +14,16 @@ from pathlib import Path
 from torchrl_ckpt_transformers.engine import TransformersEngine, TransformersEngineConfig
 
 from tests.inference.conftest import API_KEY, tiny_model
+from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.inference.server import serve
-from torchrl_ckpt.observe import logs
-from torchrl_ckpt.recipe.schema import Inference
+from torchrl_ckpt.run import logs
 
 if __name__ == "__main__":
     descriptor, allowed = int(sys.argv[1]), Path(sys.argv[2])
     options = {"output_dir": allowed, "model": {"type": "transformers"}, "threads": 1}
     logs.configure(None)
     serve(
-        Inference.model_validate(options | json.loads(sys.argv[3])),
+        InferenceConfig.model_validate(options | json.loads(sys.argv[3])),
         model=tiny_model(),
         engine=TransformersEngine(TransformersEngineConfig(device="cpu")),
         key=os.environ.get(API_KEY),

@@ -16,8 +16,8 @@ from torchrl_ckpt_transformers.digest import digest_tensors
 from torchrl_ckpt_transformers.engine import TransformersEngine, TransformersEngineConfig
 
 from tests.inference.conftest import tiny_model
-from torchrl_ckpt.contracts import DrawnTokens, Generation, Sample, Sampling
-from torchrl_ckpt.errors import ModelError
+from torchrl_ckpt.plugin_api.engines import DrawnTokens, GenerationRequest, Sample, Sampling
+from torchrl_ckpt.plugin_api.errors import ModelError
 
 PROMPTS = [[5, 6, 7, 3], [9, 3], [20, 21, 22, 23, 24, 25, 26, 3], [8, 8, 3], [11, 3], [4, 5, 6, 3]]
 SEEDS = [11, 2**64 - 1, 13, 14, 15, 16]
@@ -39,7 +39,7 @@ def engine() -> Iterator[TransformersEngine]:
 
 
 def generate(engine: TransformersEngine, order: list[int], num_samples: int = 4) -> list[Any]:
-    request = Generation(
+    request = GenerationRequest(
         [PROMPTS[i] for i in order], [SEEDS[i] for i in order], num_samples, SAMPLING
     )
     return asyncio.run(engine.generate(request))
@@ -98,7 +98,7 @@ def test_tokens_are_told_as_they_are_drawn_and_before_the_samples(
     engine: TransformersEngine,
 ) -> None:
     small = started(max_batch=5)  # several batches, whose prompts overlap
-    request = Generation(PROMPTS, SEEDS, 4, SAMPLING)
+    request = GenerationRequest(PROMPTS, SEEDS, 4, SAMPLING)
     told: dict[tuple[int, int], list[tuple[int, float]]] = {}
 
     def on_tokens(drawn: DrawnTokens) -> None:
@@ -128,7 +128,7 @@ def test_a_call_that_is_cancelled_ends_within_a_step(engine: TransformersEngine)
     async def scenario() -> None:
         nonlocal cancelled
         begun = asyncio.Event()
-        request = Generation(PROMPTS, SEEDS, 4, Sampling(max_tokens=100))
+        request = GenerationRequest(PROMPTS, SEEDS, 4, Sampling(max_tokens=100))
 
         def on_tokens(drawn: DrawnTokens) -> None:
             assert not cancelled, "told after the end"
@@ -229,7 +229,7 @@ def test_a_prompt_that_the_model_cannot_take_is_a_value_error(
     prompt: list[int], message: str, engine: TransformersEngine
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        asyncio.run(engine.generate(Generation([prompt], [0], 1, SAMPLING)))
+        asyncio.run(engine.generate(GenerationRequest([prompt], [0], 1, SAMPLING)))
 
 
 def test_a_longer_maximum_than_the_models_is_refused() -> None:

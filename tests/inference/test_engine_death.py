@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 from tests.inference.conftest import AUTHORIZED, ROOT, Server, wait_until_up
-from torchrl_ckpt.inference.server import bind
+from torchrl_ckpt.serving_api.listener import bind
 
 
 def test_the_server_ends_with_its_engine_even_in_a_load_that_never_returns(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torchrl_ckpt_transformers.model import TransformersModel, TransformersModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.inference.conftest import TINY, TOKENIZER, tiny_model
-from torchrl_ckpt.errors import ModelError
+from torchrl_ckpt.plugin_api.errors import ModelError
 
 DOCUMENTS = [[5, 6, 7, 3, 7, 6, 5, 1], [9], [8, 9, 3, 9, 8, 1], [10, 11, 12, 13, 3]]
 ROWS = [[0, 1, 2], [3, 0], [2, 1, 1]]

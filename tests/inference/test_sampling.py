@@ -8,7 +8,7 @@ import torch
 from torchrl_ckpt_transformers.noise import uniforms
 from torchrl_ckpt_transformers.sampling import draw
 
-from torchrl_ckpt.contracts import Sampling
+from torchrl_ckpt.plugin_api.engines import Sampling
 
 LOGITS = torch.tensor([2.0, -1.0, 0.5, 1.0, -3.0])
 

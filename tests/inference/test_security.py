@@ -20,11 +20,11 @@ from tests.inference.conftest import (
     wait_until_up,
 )
 from tests.inference.scripted_engine import ScriptedEngine
-from torchrl_ckpt.errors import ModelError
+from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.inference.app import build_app
-from torchrl_ckpt.inference.failures import Forbidden
-from torchrl_ckpt.inference.weights import allowed_directory
-from torchrl_ckpt.recipe.schema import Inference
+from torchrl_ckpt.inference.http_errors import Forbidden
+from torchrl_ckpt.inference.routes.weights import allowed_directory
+from torchrl_ckpt.plugin_api.errors import ModelError
 
 # What a server on loopback does for everyone. A route that is not named here needs the key, and
 # what is named here changes nothing.
@@ -54,7 +54,7 @@ NO_KEYS: list[dict[str, Any]] = [
 
 def _routes(host: str) -> set[tuple[str, str]]:
     """Every method and path that the application answers."""
-    config = Inference(host=host, output_dir=Path("/"), model={"type": "transformers"})
+    config = InferenceConfig(host=host, output_dir=Path("/"), model={"type": "transformers"})
     app = build_app(
         config,
         engine=ScriptedEngine([]),

@@ -21,11 +21,12 @@ from tests.inference.conftest import (
     tiny_model,
     wait_until_up,
 )
-from torchrl_ckpt.contracts import Model
-from torchrl_ckpt.errors import AddressInUse, RecipeError
-from torchrl_ckpt.exchange.keys import find_key
-from torchrl_ckpt.inference.server import bind, serve
-from torchrl_ckpt.recipe.schema import Inference
+from torchrl_ckpt.config.inference import InferenceConfig
+from torchrl_ckpt.inference.server import serve
+from torchrl_ckpt.plugin_api.errors import AddressInUse, RecipeError
+from torchrl_ckpt.plugin_api.models import Model
+from torchrl_ckpt.serving_api.keys import find_key
+from torchrl_ckpt.serving_api.listener import bind
 
 
 def complete(http: httpx.Client, **request: Any) -> dict[str, Any]:
@@ -221,7 +222,7 @@ class _InterruptedEngine(TransformersEngine):
 
 def test_a_server_that_is_stopped_before_it_is_up_leaves_nothing(published: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
-    config = Inference(port=0, output_dir=published, model={"type": "transformers"})
+    config = InferenceConfig(port=0, output_dir=published, model={"type": "transformers"})
     engine = _InterruptedEngine(TransformersEngineConfig())
     serve(config, model=tiny_model(), engine=engine, key=KEY, allowed_dirs=[published])
     assert signal.getsignal(signal.SIGINT) == before
@@ -230,7 +231,7 @@ def test_a_server_that_is_stopped_before_it_is_up_leaves_nothing(published: Path
 
 
 def test_the_network_is_served_only_with_a_key_of_ones_own(published: Path) -> None:
-    config = Inference(host="0.0.0.0", output_dir=published, model={"type": "transformers"})
+    config = InferenceConfig(host="0.0.0.0", output_dir=published, model={"type": "transformers"})
     engine = TransformersEngine(TransformersEngineConfig())
     with pytest.raises(RecipeError, match=r"0\.0\.0\.0.*TORCHRL_CKPT_API_KEY"):
         serve(config, model=tiny_model(), engine=engine, key=None, allowed_dirs=[published])

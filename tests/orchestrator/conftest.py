@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from tests.inference.conftest import API_KEY, KEY, ROOT, logprobs_of, tiny_model
-from torchrl_ckpt.exchange.weights import Canary, Policy, WeightDirectory
-from torchrl_ckpt.inference.server import bind
+from torchrl_ckpt.run.weight_store import Canary, Policy, WeightStore
+from torchrl_ckpt.serving_api.listener import bind
 
 SEQUENCES = [[5, 6, 7, 3, 7, 6, 5, 1], [9, 3, 9, 1, 4, 4, 8, 2]]
 
@@ -112,7 +112,7 @@ def publish(run: Path, version: int) -> Policy:
     logprobs = [logprobs_of(module, sequence) for sequence in SEQUENCES]
     canary = Canary(SEQUENCES, logprobs, "float32")
     policy = Policy(version, 1, False, canary, plugin.digest(state))
-    WeightDirectory(run / "weights").write(
+    WeightStore(run / "weights").write(
         version, lambda directory: plugin.export(state, directory), policy
     )
     return policy

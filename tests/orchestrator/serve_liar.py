@@ -20,9 +20,9 @@ from torchrl_ckpt_transformers.engine import TransformersEngine, TransformersEng
 
 import torchrl_ckpt.inference.server
 from tests.inference.conftest import API_KEY, tiny_model
+from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.inference.app import build_app
 from torchrl_ckpt.inference.server import serve
-from torchrl_ckpt.recipe.schema import Inference
 
 LIES = ("old weights", "half of the weights", "half, with an honest digest", "a load that raises")
 """What the engine can do instead of loading weights. "another job" sends the server other weights
@@ -91,7 +91,7 @@ if __name__ == "__main__":
 
     torchrl_ckpt.inference.server.build_app = build
     serve(
-        Inference(output_dir=allowed, model={"type": "transformers"}, threads=1),
+        InferenceConfig(output_dir=allowed, model={"type": "transformers"}, threads=1),
         model=tiny_model(),
         engine=LyingEngine(TransformersEngineConfig(device="cpu")),
         key=key,

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from torchrl_ckpt.errors import WrongPolicy
-from torchrl_ckpt.exchange.client import SequenceScores
-from torchrl_ckpt.exchange.completions import LoadedWeights
-from torchrl_ckpt.exchange.weights import Canary, Policy
 from torchrl_ckpt.orchestrator.attestation import Answered, Attested, attest
+from torchrl_ckpt.plugin_api.errors import WrongPolicy
+from torchrl_ckpt.run.weight_store import Canary, Policy
+from torchrl_ckpt.serving_api.client import SequenceScores
+from torchrl_ckpt.serving_api.protocol import LoadedWeights
 
 WEIGHTS = Path("weights").resolve()
 DIGEST = "hash of float32:abc"

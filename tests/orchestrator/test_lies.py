@@ -8,9 +8,9 @@ import pytest
 
 from tests.inference.conftest import TOKENIZER, tiny_model
 from tests.orchestrator.conftest import Server
-from torchrl_ckpt.errors import UserError, WaitTimeout, WrongPolicy
-from torchrl_ckpt.orchestrator.process import orchestrate
-from torchrl_ckpt.recipe.schema import Orchestrator
+from torchrl_ckpt.config.orchestrator import OrchestratorConfig
+from torchrl_ckpt.orchestrator.main import orchestrate
+from torchrl_ckpt.plugin_api.errors import UserError, WaitTimeout, WrongPolicy
 
 WORDS = TOKENIZER.parent / "words.txt"
 
@@ -18,7 +18,7 @@ WORDS = TOKENIZER.parent / "words.txt"
 def refusal(run_directory: Path, server: Server) -> UserError:
     """How an orchestrator that starts now ends. There is no trainer, so it ends in some way."""
     model = tiny_model().config.model_dump(exclude_defaults=True)
-    config = Orchestrator(
+    config = OrchestratorConfig(
         output_dir=run_directory,
         attempt=1,
         model={"type": "transformers", **model},

@@ -15,13 +15,13 @@ import pytest
 
 from tests.orchestrator.conftest import Server
 from tests.orchestrator.test_pool import Work
-from torchrl_ckpt.contracts import Generation, Sampling
-from torchrl_ckpt.errors import ServerUnreachable
-from torchrl_ckpt.exchange.client import KeyRefused
+from torchrl_ckpt.plugin_api.engines import GenerationRequest, Sampling
+from torchrl_ckpt.plugin_api.errors import ServerUnreachable
+from torchrl_ckpt.serving_api.client import KeyRefused
 
 pytestmark = pytest.mark.slow
 
-REQUESTS = [Generation([[5, 6, place, 3]], [place], 2, Sampling(4)) for place in range(6)]
+REQUESTS = [GenerationRequest([[5, 6, place, 3]], [place], 2, Sampling(4)) for place in range(6)]
 
 Oddity = Callable[[str, str, bytes], int | None]
 """What happens first to a request (method, path, body): None lets it through to the server behind;
@@ -155,7 +155,7 @@ def test_a_refused_key_ends_the_run(odd: Odd, honest: Server, root: Path, tmp_pa
 def test_a_server_that_hangs_in_a_load_is_noticed_by_its_health(
     odd: Odd, honest: Server, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torchrl_ckpt.exchange.client._LONGEST_HEALTH_SECONDS", 1.0)
+    monkeypatch.setattr("torchrl_ckpt.serving_api.client._LONGEST_HEALTH_SECONDS", 1.0)
     hanging = threading.Event()
 
     def hang(method: str, path: str, body: bytes) -> None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from torchrl_ckpt.recipe.schema import Client
+from torchrl_ckpt.config.orchestrator import ClientConfig
 
 ONE, OTHER = "http://127.0.0.1:8001", "http://127.0.0.1:8002"
 
 
 def test_the_servers_are_those_that_are_named_in_either_form() -> None:
-    assert Client().servers == ["http://127.0.0.1:8000"]
-    assert Client(base_url=ONE).servers == [ONE]
-    assert Client(base_urls=[ONE, OTHER]).servers == [ONE, OTHER]
+    assert ClientConfig().servers == ["http://127.0.0.1:8000"]
+    assert ClientConfig(base_url=ONE).servers == [ONE]
+    assert ClientConfig(base_urls=[ONE, OTHER]).servers == [ONE, OTHER]
 
 
 def test_both_forms_or_one_server_twice_are_an_error() -> None:
     with pytest.raises(ValidationError, match="either `base_url` or `base_urls`"):
-        Client(base_url=ONE, base_urls=[OTHER])
+        ClientConfig(base_url=ONE, base_urls=[OTHER])
     with pytest.raises(ValidationError, match="names a server twice"):
-        Client(base_urls=[ONE, ONE])
+        ClientConfig(base_urls=[ONE, ONE])

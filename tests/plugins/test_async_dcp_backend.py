@@ -16,8 +16,8 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torchrl_ckpt_dcp.async_backend import AsyncDcpBackend, AsyncDcpConfig
 from torchrl_ckpt_dcp.backend import DcpBackend, DcpConfig
 
-from torchrl_ckpt.durable import digest_file
-from torchrl_ckpt.errors import CheckpointFailed, CompanionDied, UserError
+from torchrl_ckpt.plugin_api.durable_files import digest_file
+from torchrl_ckpt.plugin_api.errors import CheckpointFailed, UserError, WorkerProcessDied
 
 _MILLION = 1024 * 1024
 
@@ -201,7 +201,7 @@ def _save_shards(rank: int, directory: Path) -> None:
         writer_of(backend).kill()
     try:
         save.wait_written()
-    except CompanionDied:
+    except WorkerProcessDied:
         raise AssertionError("the other rank must be named") from None
     except CheckpointFailed as error:
         assert str(error).startswith("rank 1: the checkpoint writer was killed")  # noqa: PT017

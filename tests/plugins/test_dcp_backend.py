@@ -13,9 +13,9 @@ import torch.distributed.checkpoint as dcp
 from torchrl_ckpt_dcp.backend import DcpBackend, DcpConfig
 from torchrl_ckpt_dcp.writer import RecordingFileSystem, RecordingWriter
 
-from torchrl_ckpt.contracts import ReadableBackend, TensorDescription
-from torchrl_ckpt.durable import digest_file
-from torchrl_ckpt.errors import CheckpointDamaged, CheckpointMismatch, UserError
+from torchrl_ckpt.plugin_api.checkpoint_backends import ReadableBackend, TensorDescription
+from torchrl_ckpt.plugin_api.durable_files import digest_file
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointMismatch, UserError
 
 
 def state() -> dict[str, torch.Tensor]:

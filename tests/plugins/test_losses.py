@@ -9,7 +9,7 @@ import torch
 from torchrl_ckpt_losses.cross_entropy import CrossEntropy
 from torchrl_ckpt_losses.grpo import Grpo, GrpoConfig
 
-from torchrl_ckpt.contracts import LossInputs
+from torchrl_ckpt.plugin_api.losses import LossInputs
 
 
 def inputs(**changes: object) -> LossInputs:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from torchrl_ckpt_reverse.environment import ReverseText, ReverseTextConfig
 
-from torchrl_ckpt.errors import DataError
+from torchrl_ckpt.plugin_api.errors import DataError
 
 WORDS = Path(__file__).parents[2] / "recipes/reverse/words.txt"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from recipe_files import Recipes
+
+from tests.recipe.recipe_files import Recipes
 
 
 @pytest.fixture

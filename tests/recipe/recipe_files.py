@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy_plugins import plugin_config
 
-from torchrl_ckpt.errors import RecipeError
+from tests.recipe.toy_plugins import plugin_config
+from torchrl_ckpt.config.section import Section
+from torchrl_ckpt.plugin_api.errors import RecipeError
 from torchrl_ckpt.recipe import Composition, compose, show_config, validate
-from torchrl_ckpt.recipe.schema import Section
 
 
 class Recipes:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from recipe_files import Recipes
-from toy_schemas import Machine, Values
+
+from tests.recipe.recipe_files import Recipes
+from tests.recipe.toy_schemas import Machine, Values
 
 ALIKE = [
     ("--limits.max-height 4", "--limits.max_height=4"),

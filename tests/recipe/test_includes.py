@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from recipe_files import Recipes
-from toy_schemas import Machine, Values
+
+from tests.recipe.recipe_files import Recipes
+from tests.recipe.toy_schemas import Machine, Values
 
 
 def test_a_file_beats_what_it_includes(recipes: Recipes) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import tomli
 
-from torchrl_ckpt.recipe.lines import key_lines
+from torchrl_ckpt.recipe.toml_lines import key_lines
 
 # In each document the value of a key that is not inside an array is the line it is written on;
 # a string that ends in the line's number will do, and of an array the first element counts.

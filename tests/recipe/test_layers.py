@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recipe_files import Recipes
-from toy_schemas import Machine, Values
-
+from tests.recipe.recipe_files import Recipes
+from tests.recipe.toy_schemas import Machine, Values
 from torchrl_ckpt.recipe import compose
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from recipe_files import Recipes
-from toy_schemas import Machine, Values
+
+from tests.recipe.recipe_files import Recipes
+from tests.recipe.toy_schemas import Machine, Values
 
 
 def test_a_section_is_off_until_something_switches_it_on(recipes: Recipes) -> None:
@@ -50,11 +51,11 @@ def test_one_section_can_differ_from_the_root(recipes: Recipes) -> None:
 
 
 def test_a_section_that_is_on_by_default_can_be_switched_off(recipes: Recipes) -> None:
-    from torchrl_ckpt.recipe.schema import Orchestrator
+    from torchrl_ckpt.config.orchestrator import OrchestratorConfig
 
     argv = "--model toy --environment words --environment.size 4 --output-dir x"
-    assert recipes.resolve(Orchestrator, argv).evaluation is not None
-    assert recipes.resolve(Orchestrator, f"{argv} --no-evaluation").evaluation is None
+    assert recipes.resolve(OrchestratorConfig, argv).evaluation is not None
+    assert recipes.resolve(OrchestratorConfig, f"{argv} --no-evaluation").evaluation is None
 
 
 def test_a_plugin_can_be_switched_off(recipes: Recipes) -> None:

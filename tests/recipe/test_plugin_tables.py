@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from recipe_files import Recipes
-from toy_schemas import Machine, Values
 
-from torchrl_ckpt.errors import PluginNotFound
-from torchrl_ckpt.recipe import named_plugins, to_json
-from torchrl_ckpt.recipe.schema import Inference, RlRecipe
+from tests.recipe.recipe_files import Recipes
+from tests.recipe.toy_schemas import Machine, Values
+from torchrl_ckpt.config.inference import InferenceConfig
+from torchrl_ckpt.config.rl_recipe import RlRecipe
+from torchrl_ckpt.config.settings import named_plugins, to_json
+from torchrl_ckpt.plugin_api.errors import PluginNotFound
 
 
 def test_defaults_are_filled_in(recipes: Recipes) -> None:
@@ -66,7 +67,7 @@ def test_a_config_that_takes_more_gets_more(recipes: Recipes) -> None:
 
 def test_options_go_by_their_alias_and_may_follow_from_others(recipes: Recipes) -> None:
     argv = "--model toy --output-dir x --engine.max-length 4 --engine.dtype float32"
-    assert recipes.resolve(Inference, argv).engine.options == {
+    assert recipes.resolve(InferenceConfig, argv).engine.options == {
         "dtype": "float32",
         "max_length": 4,
         "cache_dtype": "float32",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from toy_schemas import Machine
 
+from tests.recipe.toy_schemas import Machine
+from torchrl_ckpt.config.describe import flag
+from torchrl_ckpt.config.inference import InferenceConfig
+from torchrl_ckpt.config.option_spec import all_keys
+from torchrl_ckpt.config.orchestrator import OrchestratorConfig
+from torchrl_ckpt.config.rl_recipe import RlRecipe
+from torchrl_ckpt.config.sft_recipe import SftRecipe
+from torchrl_ckpt.config.trainer import RlTrainerConfig
 from torchrl_ckpt.recipe import help_text
-from torchrl_ckpt.recipe.problems import flag
-from torchrl_ckpt.recipe.schema import Inference, Orchestrator, RlRecipe, RlTrainer, SftRecipe
-from torchrl_ckpt.recipe.shape import all_keys
 
-SCHEMAS = [SftRecipe, RlRecipe, RlTrainer, Orchestrator, Inference]
+SCHEMAS = [SftRecipe, RlRecipe, RlTrainerConfig, OrchestratorConfig, InferenceConfig]
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)

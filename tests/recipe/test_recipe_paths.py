@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from recipe_files import Recipes
-from toy_schemas import Values
 
-from torchrl_ckpt.recipe.schema import Inference
+from tests.recipe.recipe_files import Recipes
+from tests.recipe.toy_schemas import Values
+from torchrl_ckpt.config.inference import InferenceConfig
 
 
 def test_in_a_file_it_is_relative_to_that_file(recipes: Recipes) -> None:
@@ -24,7 +24,7 @@ def test_on_the_command_line_it_is_relative_to_the_working_directory(recipes: Re
 
 
 def test_as_a_default_of_the_command_too(recipes: Recipes) -> None:
-    inference = recipes.resolve(Inference, "--model toy", output_dir="outputs/x")
+    inference = recipes.resolve(InferenceConfig, "--model toy", output_dir="outputs/x")
     assert inference.output_dir == recipes.directory / "outputs/x"
 
 

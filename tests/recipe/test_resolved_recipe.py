@@ -6,12 +6,13 @@ import json
 import random
 
 import pytest
-from recipe_files import Recipes
-from toy_schemas import Machine, Values
 
-from torchrl_ckpt.errors import RecipeError
-from torchrl_ckpt.recipe import from_json, to_json
-from torchrl_ckpt.recipe.schema import RlRecipe, SftRecipe
+from tests.recipe.recipe_files import Recipes
+from tests.recipe.toy_schemas import Machine, Values
+from torchrl_ckpt.config.rl_recipe import RlRecipe
+from torchrl_ckpt.config.settings import from_json, to_json
+from torchrl_ckpt.config.sft_recipe import SftRecipe
+from torchrl_ckpt.plugin_api.errors import RecipeError
 
 RL = (
     "--model toy --model.files a --output-dir x --ckpt.resume-step latest --trainer.warm-start b"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from recipe_files import Recipes
-from toy_schemas import Machine
-
-from torchrl_ckpt.recipe.schema import RlRecipe
+from tests.recipe.recipe_files import Recipes
+from tests.recipe.toy_schemas import Machine
+from torchrl_ckpt.config.rl_recipe import RlRecipe
 
 RL = """
 model = "toy"

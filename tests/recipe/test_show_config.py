@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tomli
-from recipe_files import Recipes
-from toy_schemas import Machine, Values
+
+from tests.recipe.recipe_files import Recipes
+from tests.recipe.toy_schemas import Machine, Values
 
 
 def test_every_value_has_its_origin(recipes: Recipes) -> None:

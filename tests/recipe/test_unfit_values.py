@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from recipe_files import Recipes
-from toy_schemas import Values
 
-from torchrl_ckpt.recipe.schema import RlRecipe, SftRecipe
+from tests.recipe.recipe_files import Recipes
+from tests.recipe.toy_schemas import Values
+from torchrl_ckpt.config.rl_recipe import RlRecipe
+from torchrl_ckpt.config.sft_recipe import SftRecipe
 
 STEP = "a whole number, at least 1, or `latest`, or off"
 HEIGHT = "a whole number, at least 1, or off"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from recipe_files import Recipes
-from toy_schemas import Machine, Values
 
-from torchrl_ckpt.recipe.schema import RlRecipe
+from tests.recipe.recipe_files import Recipes
+from tests.recipe.toy_schemas import Machine, Values
+from torchrl_ckpt.config.rl_recipe import RlRecipe
 
 
 def test_they_are_told_at_once_from_files_flags_and_plugin_tables(recipes: Recipes) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from torchrl_ckpt.contracts import Kind, PathOrName
-from torchrl_ckpt.errors import PluginNotFound
+from torchrl_ckpt.plugin_api.errors import PluginNotFound
+from torchrl_ckpt.plugin_api.plugin import Kind, PathOrName
 
 
 class ModelConfig(BaseModel):

@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from torchrl_ckpt.recipe.schema import (
-    Checkpointing,
+from torchrl_ckpt.config.ckpt import CheckpointConfig
+from torchrl_ckpt.config.section import (
     EnvironmentTable,
     LossTable,
     ModelTable,
@@ -39,7 +39,7 @@ class Part(Section):
     steps: int = 1
     model: ModelTable | None = None
     limits: Limits = Limits(speed=2.0)
-    ckpt: Checkpointing | None = None
+    ckpt: CheckpointConfig | None = None
     loss: LossTable = PluginTable(type="grpo")
 
 
@@ -58,7 +58,7 @@ class Machine(Section):
 
     steps: int | None = None
     model: ModelTable | None = None
-    ckpt: Checkpointing | None = None
+    ckpt: CheckpointConfig | None = None
     part: Part = Part()
     spare: Spare | None = None
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from torchrl_ckpt.errors import PluginConflict, PluginNotFound
+from torchrl_ckpt.plugin_api.errors import PluginConflict, PluginNotFound
 from torchrl_ckpt.registry import find, find_all
 
 ACME = "[torchrl_ckpt.losses]\nacme = acme_losses:Acme\n"

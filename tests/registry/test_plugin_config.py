@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from torchrl_ckpt.errors import DataError, PluginBroken, RecipeError
+from torchrl_ckpt.plugin_api.errors import DataError, PluginBroken, RecipeError
 from torchrl_ckpt.registry import Option, config_class, create, load
 
 IMPORTS = """
@@ -12,7 +12,7 @@ import pydantic.dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
-from torchrl_ckpt.errors import DataError
+from torchrl_ckpt.plugin_api.errors import DataError
 """
 
 CONFIGS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from torchrl_ckpt.errors import PluginBroken
+from torchrl_ckpt.plugin_api.errors import PluginBroken
 from torchrl_ckpt.registry import config_class, load
 
 ACME = "[torchrl_ckpt.losses]\nacme = acme_losses:GoodLoss\n"
@@ -88,7 +88,7 @@ def test_what_is_not_a_plugin_is_told_why(install, source: str, cause: str) -> N
 
 def test_the_empty_methods_of_an_inherited_contract_do_not_count(install) -> None:
     source = """
-        from torchrl_ckpt.contracts import Environment
+        from torchrl_ckpt.plugin_api.environments import Environment
 
         class GoodLoss(Environment):
             plugin_api = 1

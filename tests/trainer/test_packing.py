@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from torchrl_ckpt.errors import DataError
+from torchrl_ckpt.plugin_api.errors import DataError
 from torchrl_ckpt.trainer.packing import TrainSample, micro_batch, pack
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from torchrl_ckpt.contracts import Tokenizer
-from torchrl_ckpt.errors import DataError
+from torchrl_ckpt.plugin_api.errors import DataError
+from torchrl_ckpt.plugin_api.models import Tokenizer
 from torchrl_ckpt.trainer.packing import TrainSample
 from torchrl_ckpt.trainer.sft_samples import FileSamples
 

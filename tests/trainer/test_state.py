@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from torchrl_ckpt.recipe.schema import Optimizer, Scheduler
-from torchrl_ckpt.shuffle import ShuffledStream
+from torchrl_ckpt.config.trainer import OptimizerConfig, SchedulerConfig
+from torchrl_ckpt.shuffled_stream import ShuffledStream
+from torchrl_ckpt.trainer.distributed import World, join_world, seed_everything
 from torchrl_ckpt.trainer.optimizer import build_optimizer, build_scheduler
 from torchrl_ckpt.trainer.packing import TrainSample
-from torchrl_ckpt.trainer.rng import rng_state, set_rng_state
-from torchrl_ckpt.trainer.sft_data import SftSource
-from torchrl_ckpt.trainer.state import Progress, TrainingState
-from torchrl_ckpt.trainer.world import World, join_world, seed_everything
+from torchrl_ckpt.trainer.sft_source import SftSource
+from torchrl_ckpt.trainer.state import Progress, TrainingState, rng_state, set_rng_state
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +55,8 @@ def source(world: World, batch_size: int = 4, num_workers: int = 0) -> SftSource
 
 def state(world: World, model: torch.nn.Module | None = None, **optim: float) -> TrainingState:
     model = model or torch.nn.Linear(64, 64)
-    optimizer = build_optimizer(model, Optimizer(**optim))
-    scheduler = build_scheduler(optimizer, Scheduler(warmup_steps=4), max_steps=9)
+    optimizer = build_optimizer(model, OptimizerConfig(**optim))
+    scheduler = build_scheduler(optimizer, SchedulerConfig(warmup_steps=4), max_steps=9)
     return TrainingState(model, optimizer, scheduler, source(world), Progress())
 
 

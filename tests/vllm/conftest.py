@@ -13,11 +13,11 @@ import torch
 
 from tests.inference.conftest import API_KEY, KEY, logprobs_of, tiny_model
 from tests.jobs.commands import RECIPES, free_port, running
-from torchrl_ckpt.errors import EnvironmentFailed
-from torchrl_ckpt.exchange.client import InferenceClient
-from torchrl_ckpt.exchange.weights import Canary, Policy
-from torchrl_ckpt.recipe.schema import Inference
-from torchrl_ckpt.runner.environments import server_python
+from torchrl_ckpt.config.inference import InferenceConfig
+from torchrl_ckpt.launcher.engine_env.engine_venv import server_python
+from torchrl_ckpt.plugin_api.errors import EngineEnvironmentFailed
+from torchrl_ckpt.run.weight_store import Canary, Policy
+from torchrl_ckpt.serving_api.client import InferenceClient
 
 CANARY = [[5, 6, 7, 3, 7, 6, 5, 1], list(range(2, 28)), [9, 3]]
 
@@ -27,8 +27,8 @@ def vllm_python() -> Path:
     """The interpreter of vLLM's environment, which is made now if this is the first use."""
     recipe: dict[str, Any] = {"model": {"type": "transformers"}, "engine": {"type": "vllm"}}
     try:
-        return server_python(Inference.model_validate({**recipe, "output_dir": "unused"}))
-    except EnvironmentFailed as error:
+        return server_python(InferenceConfig.model_validate({**recipe, "output_dir": "unused"}))
+    except EngineEnvironmentFailed as error:
         pytest.skip(f"vLLM cannot be installed here: {error}")
 
 

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from tests.inference.conftest import AUTHORIZED, wait_until_up
 from tests.vllm.conftest import CANARY, Published, VllmServer
-from torchrl_ckpt.contracts import Generation, Sample, Sampling
-from torchrl_ckpt.errors import DataError, WrongPolicy
-from torchrl_ckpt.exchange.client import InferenceClient
 from torchrl_ckpt.orchestrator.attestation import attest
+from torchrl_ckpt.plugin_api.engines import GenerationRequest, Sample, Sampling
+from torchrl_ckpt.plugin_api.errors import DataError, WrongPolicy
+from torchrl_ckpt.serving_api.client import InferenceClient
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ def ask(server: VllmServer, question: Callable[[InferenceClient], Awaitable[T]])
 
 def generate(server: VllmServer, order: list[int], **sampling: Any) -> list[list[Sample]]:
     how = Sampling(**{**vars(SAMPLING), **sampling})
-    request = Generation([PROMPTS[i] for i in order], [SEEDS[i] for i in order], 4, how)
+    request = GenerationRequest([PROMPTS[i] for i in order], [SEEDS[i] for i in order], 4, how)
     return ask(server, lambda client: client.generate(request)).samples
 
 
@@ -102,7 +102,7 @@ def test_a_completion_ends_with_its_stop_token_or_at_its_length(server: VllmServ
 def test_more_prompt_tokens_than_one_step_takes_are_served(server: VllmServer) -> None:
     # vLLM reads 2,048 of them at a time, and on CPU cannot divide a seeded prompt.
     prompts = [[2 + (i + j) % 26 for j in range(100)] for i in range(64)]
-    request = Generation(prompts, list(range(64)), 1, Sampling(max_tokens=4))
+    request = GenerationRequest(prompts, list(range(64)), 1, Sampling(max_tokens=4))
     samples = ask(server, lambda client: client.generate(request)).samples
     assert all(sample.token_ids for [sample] in samples)
 
@@ -114,7 +114,7 @@ def test_more_prompt_tokens_than_one_step_takes_are_served(server: VllmServer) -
 def test_a_prompt_that_the_model_cannot_take_is_refused(
     server: VllmServer, prompt: list[int], max_tokens: int, said: str
 ) -> None:
-    request = Generation([prompt], [1], 1, Sampling(max_tokens=max_tokens))
+    request = GenerationRequest([prompt], [1], 1, Sampling(max_tokens=max_tokens))
     with pytest.raises(DataError, match=said):
         ask(server, lambda client: client.generate(request))
 

@@ -20,8 +20,8 @@ import pytest
 from tests.inference.conftest import wait_until_up
 from tests.jobs.commands import RECIPES, ROOT, metrics, run, running, succeed
 from tests.vllm.conftest import Published, vllm_server
-from torchrl_ckpt.errors import WrongPolicy
 from torchrl_ckpt.orchestrator.attestation import attest
+from torchrl_ckpt.plugin_api.errors import WrongPolicy
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ from torchrl_ckpt_vllm.options import VllmEngineConfig, engine_arguments
 from torchrl_ckpt_vllm.requests import sample_seed, sampling_params
 
 from tests.jobs.commands import RECIPES, run, succeed
-from torchrl_ckpt.contracts import Sampling
-from torchrl_ckpt.errors import RecipeError
+from torchrl_ckpt.plugin_api.engines import Sampling
+from torchrl_ckpt.plugin_api.errors import RecipeError
 
 KNOWN = {*VllmEngineConfig.model_fields, "max_num_batched_tokens", "max_model_len"}
 

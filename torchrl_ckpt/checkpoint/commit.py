@@ -14,9 +14,15 @@ from pathlib import Path
 from torchrl_ckpt.checkpoint.layout import PART, REQUEST, Layout
 from torchrl_ckpt.checkpoint.manifest import write_manifest
 from torchrl_ckpt.checkpoint.part import check_sizes, read_part
-from torchrl_ckpt.contracts import FileRecord, Json
-from torchrl_ckpt.durable import digest_file, fsync_directory, fsync_file, make_directory
-from torchrl_ckpt.errors import WaitTimeout
+from torchrl_ckpt.plugin_api.checkpoint_backends import FileRecord
+from torchrl_ckpt.plugin_api.durable_files import (
+    digest_file,
+    fsync_directory,
+    fsync_file,
+    make_directory,
+)
+from torchrl_ckpt.plugin_api.errors import CheckpointFailed, WaitTimeout
+from torchrl_ckpt.plugin_api.plugin import Json
 
 _POLL_SECONDS = 0.02
 
@@ -125,3 +131,23 @@ def recover(layout: Layout) -> None:
             shutil.rmtree(path)
         except OSError as error:
             _log.warning("could not remove %s, left by an earlier run: %s", path, error)
+
+
+_OVERHEAD = 1.05  # Of the formats around the tensors.
+_RESERVE = 4 * 1024 * 1024  # For what else the run writes: state, logs, metrics.
+
+
+def check_space(directory: Path, planned_bytes: int) -> None:
+    """Raise `CheckpointFailed` where `planned_bytes` of tensors do not fit beside what is there."""
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    needed = int(planned_bytes * _OVERHEAD) + _RESERVE
+    if free < needed:
+        raise CheckpointFailed(
+            f"{directory} has {_mebibytes(free)} free, and the checkpoint needs "
+            f"{_mebibytes(needed)}; make room, or keep fewer checkpoints (`ckpt.keep`)"
+        )
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"

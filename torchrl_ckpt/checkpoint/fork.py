@@ -8,9 +8,14 @@ from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import MANIFEST, Layout
 from torchrl_ckpt.checkpoint.manifest import read_manifest
-from torchrl_ckpt.contracts import FileRecord
-from torchrl_ckpt.durable import digest_file, fsync_directory, make_directory, recorded_file
-from torchrl_ckpt.errors import CheckpointDamaged, CheckpointFailed, RunDirectoryInUse
+from torchrl_ckpt.plugin_api.checkpoint_backends import FileRecord
+from torchrl_ckpt.plugin_api.durable_files import (
+    digest_file,
+    fsync_directory,
+    make_directory,
+    recorded_file,
+)
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointFailed, RunDirectoryInUse
 
 _CHUNK = 16 * 1024 * 1024
 

@@ -11,9 +11,10 @@ from typing import Any
 import xxhash
 
 from torchrl_ckpt.checkpoint.layout import MANIFEST
-from torchrl_ckpt.contracts import FileRecord, Json
-from torchrl_ckpt.durable import record_json
-from torchrl_ckpt.errors import CheckpointDamaged
+from torchrl_ckpt.plugin_api.checkpoint_backends import FileRecord
+from torchrl_ckpt.plugin_api.durable_files import record_json
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged
+from torchrl_ckpt.plugin_api.plugin import Json
 
 FORMAT = 1
 

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import PART, REFUSAL, REQUEST, Layout
-from torchrl_ckpt.contracts import FileRecord
-from torchrl_ckpt.durable import read_json, record_json, write_json
-from torchrl_ckpt.errors import CheckpointDamaged, CheckpointFailed
+from torchrl_ckpt.plugin_api.checkpoint_backends import FileRecord
+from torchrl_ckpt.plugin_api.durable_files import read_json, record_json, write_json
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointFailed
 
 
 def open_part(partial: Path, component: str) -> Path:

@@ -9,8 +9,8 @@ from typing import Literal
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.manifest import Manifest
 from torchrl_ckpt.checkpoint.verify import verify
-from torchrl_ckpt.durable import fsync_directory, make_directory, write_json
-from torchrl_ckpt.errors import CheckpointDamaged, CheckpointNotFound, RunDirectoryInUse
+from torchrl_ckpt.plugin_api.durable_files import fsync_directory, make_directory, write_json
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointNotFound, RunDirectoryInUse
 
 _log = logging.getLogger(__name__)
 

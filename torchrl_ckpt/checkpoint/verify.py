@@ -7,9 +7,9 @@ from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import MANIFEST
 from torchrl_ckpt.checkpoint.manifest import Manifest, read_manifest
-from torchrl_ckpt.contracts import Advance
-from torchrl_ckpt.durable import digest_file
-from torchrl_ckpt.errors import CheckpointDamaged
+from torchrl_ckpt.plugin_api.checkpoint_backends import Advance
+from torchrl_ckpt.plugin_api.durable_files import digest_file
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged
 
 
 def verify(directory: Path, *, advance: Advance = lambda _: None) -> Manifest:

@@ -12,10 +12,13 @@ import sys
 from pathlib import Path
 
 from torchrl_ckpt.cli.exit import exit_code_of
-from torchrl_ckpt.lifeline import die_with_parent
-from torchrl_ckpt.observe import logs
-from torchrl_ckpt.recipe.schema import Inference, Orchestrator, RlTrainer, SftRecipe
-from torchrl_ckpt.runner.resolved import read_about, read_section
+from torchrl_ckpt.config.inference import InferenceConfig
+from torchrl_ckpt.config.orchestrator import OrchestratorConfig
+from torchrl_ckpt.config.sft_recipe import SftRecipe
+from torchrl_ckpt.config.trainer import RlTrainerConfig
+from torchrl_ckpt.plugin_api.parent_death import die_with_parent
+from torchrl_ckpt.run import logs
+from torchrl_ckpt.run.resolved import read_about, read_section
 
 
 def main(argv: list[str]) -> None:
@@ -25,16 +28,16 @@ def main(argv: list[str]) -> None:
     logs.configure(int(rank) if rank is not None else None)
     config = read_section(resolved, component)
     match config:
-        case RlTrainer() | SftRecipe():
-            from torchrl_ckpt.trainer.process import train
+        case RlTrainerConfig() | SftRecipe():
+            from torchrl_ckpt.trainer.main import train
 
             train(config, read_about(resolved))
-        case Orchestrator():
-            from torchrl_ckpt.orchestrator.process import orchestrate
+        case OrchestratorConfig():
+            from torchrl_ckpt.orchestrator.main import orchestrate
 
             orchestrate(config)
-        case Inference():
-            from torchrl_ckpt.inference.process import serve_recipe
+        case InferenceConfig():
+            from torchrl_ckpt.inference.main import serve_recipe
 
             with socket.socket(fileno=int(argv[2])) as listener:
                 serve_recipe(config, listener, in_job=True)

@@ -7,7 +7,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 
-from torchrl_ckpt.errors import UserError
+from torchrl_ckpt.plugin_api.errors import UserError
 
 
 def exit_code_of(action: Callable[[], int | None]) -> int:

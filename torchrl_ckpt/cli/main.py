@@ -9,8 +9,8 @@ from pathlib import Path
 
 from torchrl_ckpt.cli import ckpt, plugins
 from torchrl_ckpt.cli.exit import exit_code_of
-from torchrl_ckpt.cli.recipe_command import recipe_command
-from torchrl_ckpt.errors import RecipeError
+from torchrl_ckpt.cli.run import recipe_command
+from torchrl_ckpt.plugin_api.errors import RecipeError
 
 _DESCRIPTION = "Reinforcement learning of language models whose checkpoints can be trusted."
 
@@ -47,7 +47,7 @@ def _main(argv: Sequence[str]) -> int | None:
 
 
 def _run(argv: Sequence[str]) -> int | None:
-    from torchrl_ckpt.runner.loading import detect_command
+    from torchrl_ckpt.launcher.recipe_loader import detect_command
 
     if not argv or argv[0] in ("-h", "--help"):
         print(_RUN_HELP, end="")

@@ -15,8 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from torchrl_ckpt import registry
-from torchrl_ckpt.contracts import KINDS
-from torchrl_ckpt.errors import PluginBroken
+from torchrl_ckpt.plugin_api.errors import PluginBroken
+from torchrl_ckpt.plugin_api.plugin import KINDS
 from torchrl_ckpt.registry import FoundPlugin, Installed, LoadedPlugin
 
 Subparsers = Any  # argparse's own class for them is private

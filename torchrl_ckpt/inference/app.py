@@ -7,24 +7,24 @@ from pathlib import Path
 
 from fastapi import Depends, FastAPI
 
-from torchrl_ckpt.contracts import Engine, Tokenizer
-from torchrl_ckpt.exchange.completions import Health
-from torchrl_ckpt.exchange.keys import is_loopback
-from torchrl_ckpt.inference.admission import Admission
-from torchrl_ckpt.inference.body_limit import BodyLimit
-from torchrl_ckpt.inference.chat import chat_routes
-from torchrl_ckpt.inference.completions import completion_routes
-from torchrl_ckpt.inference.failures import answer_failures
-from torchrl_ckpt.inference.generating import Generator
+from torchrl_ckpt.config.inference import InferenceConfig
+from torchrl_ckpt.inference.completion_service import CompletionService
+from torchrl_ckpt.inference.http_errors import answer_failures
+from torchrl_ckpt.inference.limits import Admission, BodyLimit
 from torchrl_ckpt.inference.metrics import CountRequests, ServerMetrics, metric_routes
-from torchrl_ckpt.inference.models import model_routes
-from torchrl_ckpt.inference.serving import ServedPolicy
-from torchrl_ckpt.inference.weights import requires_key, weight_routes
-from torchrl_ckpt.recipe.schema import Inference
+from torchrl_ckpt.inference.routes.chat import chat_routes
+from torchrl_ckpt.inference.routes.completions import completion_routes
+from torchrl_ckpt.inference.routes.models import model_routes
+from torchrl_ckpt.inference.routes.weights import requires_key, weight_routes
+from torchrl_ckpt.inference.served_policy import ServedPolicy
+from torchrl_ckpt.plugin_api.engines import Engine
+from torchrl_ckpt.plugin_api.models import Tokenizer
+from torchrl_ckpt.serving_api.keys import is_loopback
+from torchrl_ckpt.serving_api.protocol import Health
 
 
 def build_app(
-    config: Inference,
+    config: InferenceConfig,
     *,
     engine: Engine,
     tokenizer: Tokenizer,
@@ -38,7 +38,7 @@ def build_app(
     policy = ServedPolicy(engine, keep=config.weight_update == "keep")
     admission = Admission(max_running=config.max_running, max_queued=config.max_queued)
     metrics = ServerMetrics(admission, policy)
-    generator = Generator(
+    generator = CompletionService(
         policy,
         tokenizer,
         admission,

@@ -10,10 +10,10 @@ from fastapi import APIRouter, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, exposition
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from torchrl_ckpt.errors import ModelError
-from torchrl_ckpt.exchange.completions import Usage
-from torchrl_ckpt.inference.admission import Admission
-from torchrl_ckpt.inference.serving import ServedPolicy
+from torchrl_ckpt.inference.limits import Admission
+from torchrl_ckpt.inference.served_policy import ServedPolicy
+from torchrl_ckpt.plugin_api.errors import ModelError
+from torchrl_ckpt.serving_api.protocol import Usage
 
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import secrets
 import signal
@@ -12,16 +11,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-import psutil
 import torch
 import uvicorn
 
-from torchrl_ckpt.contracts import Engine, Model
-from torchrl_ckpt.errors import AddressInUse, RecipeError
-from torchrl_ckpt.exchange.keys import is_loopback, published_key
+from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.inference.app import build_app
-from torchrl_ckpt.inference.engine_bound import EngineBoundServer
-from torchrl_ckpt.recipe.schema import Inference
+from torchrl_ckpt.plugin_api.engines import Engine, MortalEngine
+from torchrl_ckpt.plugin_api.errors import RecipeError
+from torchrl_ckpt.plugin_api.models import Model
+from torchrl_ckpt.serving_api.keys import is_loopback, published_key
+from torchrl_ckpt.serving_api.listener import bind
 
 _log = logging.getLogger(__name__)
 
@@ -37,36 +36,8 @@ class EngineGone(Exception):
     start it again."""
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A socket at the address, which no one else can have now; port 0 is any free one.
-
-    Raises `AddressInUse`, naming who has it where that can be seen.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM
-        )[0]
-    except socket.gaierror as error:
-        raise AddressInUse(f"inference.host = {host!r}: {error.strerror}") from error
-    bound = socket.socket(family, kind, protocol)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        bound.bind(address)
-        # From here on the port is ours: two sockets may be bound to one, but not listen on it.
-        bound.listen()
-    except OSError as error:
-        bound.close()
-        if error.errno == errno.EADDRINUSE:
-            raise AddressInUse(
-                f"{host}:{port} is taken{_holder(port)}. End that, or choose another port: "
-                "`--inference.port 0` takes any free one"
-            ) from error
-        raise AddressInUse(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    return bound
-
-
 def serve(
-    config: Inference,
+    config: InferenceConfig,
     *,
     model: Model,
     engine: Engine,
@@ -152,11 +123,31 @@ class _Stopped(BaseException):
     """Someone asked the server to stop."""
 
 
-def _holder(port: int) -> str:
-    """Who listens on `port`, as far as the system tells."""
-    with contextlib.suppress(psutil.Error):
-        for connection in psutil.net_connections("tcp"):
-            if connection.laddr and connection.laddr.port == port and connection.pid:
-                command = " ".join(psutil.Process(connection.pid).cmdline())[:120]
-                return f" by process {connection.pid} ({command})"
-    return ""
+# What is under way waits for a dead engine; only its answers "500" still have to go out.
+_GRACE_SECONDS = 1
+
+_TICKS_PER_SECOND = 10  # uvicorn's
+
+_log = logging.getLogger(__name__)
+
+
+class EngineBoundServer(uvicorn.Server):
+    """Serves until it is stopped, or until `engine` has died: `failure` says so then.
+
+    A server whose engine is dead would look healthy for ever, and the process is what a job's
+    runner can see and start again.
+    """
+
+    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+        super().__init__(config)
+        self.failure: str | None = None
+        self._engine = engine
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS_PER_SECOND == 0 and isinstance(self._engine, MortalEngine):
+            self.failure = self._engine.failure()
+            if self.failure is not None:
+                _log.error("the engine has died, and so the server ends: %s", self.failure)
+                self.config.timeout_graceful_shutdown = _GRACE_SECONDS
+                return True
+        return await super().on_tick(counter)

@@ -12,9 +12,10 @@ import torch
 from torchrl_ckpt.checkpoint.layout import PART, REQUEST, TENSORS, TRAINER
 from torchrl_ckpt.checkpoint.manifest import Manifest
 from torchrl_ckpt.checkpoint.verify import verify
-from torchrl_ckpt.contracts import Advance, FileRecord, Json, TensorDescription
-from torchrl_ckpt.durable import read_json
 from torchrl_ckpt.inspection.tensors import StoredTensors
+from torchrl_ckpt.plugin_api.checkpoint_backends import Advance, FileRecord, TensorDescription
+from torchrl_ckpt.plugin_api.durable_files import read_json
+from torchrl_ckpt.plugin_api.plugin import Json
 
 ABSENT = "absent"
 """Stands for a value that one of the two does not have."""

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import MODEL
 from torchrl_ckpt.checkpoint.verify import verify
-from torchrl_ckpt.contracts import Advance
-from torchrl_ckpt.durable import fsync_directory
-from torchrl_ckpt.errors import ExportRefused
 from torchrl_ckpt.inspection.plugins import model
 from torchrl_ckpt.inspection.tensors import StoredTensors
+from torchrl_ckpt.plugin_api.checkpoint_backends import Advance
+from torchrl_ckpt.plugin_api.durable_files import fsync_directory
+from torchrl_ckpt.plugin_api.errors import ExportRefused
 
 
 def export(checkpoint: Path, target: Path, *, advance: Advance = lambda _: None) -> int:

@@ -6,8 +6,10 @@ from typing import Any
 
 from torchrl_ckpt import registry
 from torchrl_ckpt.checkpoint.manifest import Manifest
-from torchrl_ckpt.contracts import CheckpointBackend, Json, Kind, Model
-from torchrl_ckpt.recipe.schema import PluginTable
+from torchrl_ckpt.config.section import PluginTable
+from torchrl_ckpt.plugin_api.checkpoint_backends import CheckpointBackend
+from torchrl_ckpt.plugin_api.models import Model
+from torchrl_ckpt.plugin_api.plugin import Json, Kind
 
 
 def checkpoint_backend(manifest: Manifest) -> CheckpointBackend:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from torchrl_ckpt.checkpoint.layout import TENSORS, TRAINER
 from torchrl_ckpt.checkpoint.manifest import Manifest
-from torchrl_ckpt.contracts import ReadableBackend, TensorDescription
-from torchrl_ckpt.errors import NotOffered
 from torchrl_ckpt.inspection.plugins import checkpoint_backend
+from torchrl_ckpt.plugin_api.checkpoint_backends import ReadableBackend, TensorDescription
+from torchrl_ckpt.plugin_api.errors import NotOffered
 
 if TYPE_CHECKING:
     import torch

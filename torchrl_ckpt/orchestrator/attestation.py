@@ -10,10 +10,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchrl_ckpt.errors import WrongPolicy
-from torchrl_ckpt.exchange.client import InferenceClient
-from torchrl_ckpt.exchange.completions import LoadedWeights
-from torchrl_ckpt.exchange.weights import Canary, Policy
+from torchrl_ckpt.plugin_api.errors import WrongPolicy
+from torchrl_ckpt.run.weight_store import Canary, Policy
+from torchrl_ckpt.serving_api.client import InferenceClient
+from torchrl_ckpt.serving_api.protocol import LoadedWeights
 
 _ATTEMPTS = 2
 

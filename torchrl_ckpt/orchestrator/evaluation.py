@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from torchrl_ckpt.contracts import Environment
-from torchrl_ckpt.errors import RecipeError
-from torchrl_ckpt.observe.progress import ProgressLog
-from torchrl_ckpt.orchestrator.generation import Generator
+from torchrl_ckpt.config.orchestrator import EvaluationConfig, SamplingConfig
+from torchrl_ckpt.orchestrator.rollout_generator import RolloutGenerator
 from torchrl_ckpt.orchestrator.scoring import summary
-from torchrl_ckpt.recipe.schema import Evaluation, SamplingOptions
+from torchrl_ckpt.plugin_api.environments import Environment
+from torchrl_ckpt.plugin_api.errors import RecipeError
+from torchrl_ckpt.run.progress import ProgressLog
 
 
 class Evaluator:
@@ -15,10 +15,10 @@ class Evaluator:
 
     def __init__(
         self,
-        config: Evaluation,
+        config: EvaluationConfig,
         environment: Environment,
-        generator: Generator,
-        sampling: SamplingOptions,
+        generator: RolloutGenerator,
+        sampling: SamplingConfig,
         progress: ProgressLog,
         *,
         seed: int,

@@ -10,21 +10,21 @@ import logging
 import time
 
 from torchrl_ckpt.checkpoint.layout import Layout
-from torchrl_ckpt.contracts import Environment, Problem
-from torchrl_ckpt.exchange.rollouts import Rollout, RolloutBatch, RolloutDirectory
-from torchrl_ckpt.exchange.waiting import wait_for
-from torchrl_ckpt.exchange.weights import Policy, WeightDirectory
-from torchrl_ckpt.observe.metrics import MetricsLog, values_by_step
-from torchrl_ckpt.observe.progress import ProgressLog
+from torchrl_ckpt.config.orchestrator import OrchestratorConfig
 from torchrl_ckpt.orchestrator.advantages import group_advantages
 from torchrl_ckpt.orchestrator.attestation import Attested
 from torchrl_ckpt.orchestrator.evaluation import Evaluator
-from torchrl_ckpt.orchestrator.generation import Generator
-from torchrl_ckpt.orchestrator.pool import Pool
+from torchrl_ckpt.orchestrator.rollout_generator import RolloutGenerator
 from torchrl_ckpt.orchestrator.scoring import Scored, summary
+from torchrl_ckpt.orchestrator.server_pool import ServerPool
 from torchrl_ckpt.orchestrator.state import COMPONENT, OrchestratorState
-from torchrl_ckpt.recipe.schema import Orchestrator
-from torchrl_ckpt.run_directory import RunDirectory
+from torchrl_ckpt.plugin_api.environments import Environment, Problem
+from torchrl_ckpt.run.directory import RunDirectory
+from torchrl_ckpt.run.metrics import MetricsLog, values_by_step
+from torchrl_ckpt.run.polling import wait_for
+from torchrl_ckpt.run.progress import ProgressLog
+from torchrl_ckpt.run.rollout_store import Rollout, RolloutBatch, RolloutStore
+from torchrl_ckpt.run.weight_store import Policy, WeightStore
 
 _log = logging.getLogger(__name__)
 
@@ -34,11 +34,11 @@ class Loop:
 
     def __init__(
         self,
-        config: Orchestrator,
+        config: OrchestratorConfig,
         environment: Environment,
         state: OrchestratorState,
-        pool: Pool,
-        generator: Generator,
+        pool: ServerPool,
+        generator: RolloutGenerator,
         evaluator: Evaluator | None,
         *,
         progress: ProgressLog,
@@ -53,8 +53,8 @@ class Loop:
         self._served: tuple[int, Attested] | None = None
         self._resumed_from = resumed_from
         self._run = run = RunDirectory(config.output_dir, config.attempt)
-        self._weights = WeightDirectory(run.weights)
-        self._rollouts = RolloutDirectory(run.rollouts)
+        self._weights = WeightStore(run.weights)
+        self._rollouts = RolloutStore(run.rollouts)
         self._layout = Layout(run.root / config.ckpt.directory) if config.ckpt else None
         self._metrics = MetricsLog(run.metrics)
         self._progress = progress

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchrl_ckpt.contracts import Generation, Sample
-from torchrl_ckpt.errors import ServerUnreachable, WrongPolicy
-from torchrl_ckpt.exchange.client import Generated, InferenceClient, KeyRefused, ServerLost
-from torchrl_ckpt.exchange.keys import find_key
-from torchrl_ckpt.exchange.weights import Policy
+from torchrl_ckpt.config.orchestrator import ClientConfig
 from torchrl_ckpt.orchestrator.attestation import Answered, Attested, attest
-from torchrl_ckpt.recipe.schema import Client
+from torchrl_ckpt.plugin_api.engines import GenerationRequest, Sample
+from torchrl_ckpt.plugin_api.errors import ServerUnreachable, WrongPolicy
+from torchrl_ckpt.run.weight_store import Policy
+from torchrl_ckpt.serving_api.client import Generated, InferenceClient, KeyRefused, ServerLost
+from torchrl_ckpt.serving_api.keys import find_key
 
 _CHECK_SECONDS = 1.0
 
@@ -39,7 +39,7 @@ class PooledServer:
     counts the times that it answered with weights of somebody else's under the current policy.
     """
 
-    def __init__(self, base_url: str, config: Client) -> None:
+    def __init__(self, base_url: str, config: ClientConfig) -> None:
         self.base_url = base_url
         self.attested: Attested | None = None
         self.is_lost = False
@@ -88,7 +88,7 @@ class PooledServer:
         await self._client.check_health()
         self.is_up, self.well_at = True, time.monotonic()
 
-    async def generate(self, request: Generation) -> Completed:
+    async def generate(self, request: GenerationRequest) -> Completed:
         """Completions by the attested load.
 
         Raises `ServerLost` where it dies before or was restarted, `WrongPolicy` where other weights

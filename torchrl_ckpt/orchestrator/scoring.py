@@ -6,7 +6,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torchrl_ckpt.contracts import Environment, Problem, Sample, Score, Tokenizer
+from torchrl_ckpt.plugin_api.engines import Sample
+from torchrl_ckpt.plugin_api.environments import Environment, Problem, Score
+from torchrl_ckpt.plugin_api.models import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,12 @@ from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import STATE, Layout
 from torchrl_ckpt.checkpoint.part import finish_part, open_part, refuse_part, requests_for
-from torchrl_ckpt.contracts import FileRecord, Json
-from torchrl_ckpt.durable import read_json, record_json, recorded_file
-from torchrl_ckpt.errors import CheckpointMismatch
-from torchrl_ckpt.exchange.rollouts import (
-    ABOUT,
-    TENSORS,
-    RolloutBatch,
-    RolloutDirectory,
-    read_batch,
-)
-from torchrl_ckpt.shuffle import ShuffledStream
+from torchrl_ckpt.plugin_api.checkpoint_backends import FileRecord
+from torchrl_ckpt.plugin_api.durable_files import read_json, record_json, recorded_file
+from torchrl_ckpt.plugin_api.errors import CheckpointMismatch
+from torchrl_ckpt.plugin_api.plugin import Json
+from torchrl_ckpt.run.rollout_store import ABOUT, TENSORS, RolloutBatch, RolloutStore, read_batch
+from torchrl_ckpt.shuffled_stream import ShuffledStream
 
 COMPONENT = "orchestrator"
 
@@ -45,7 +40,7 @@ class OrchestratorState:
         self.problems = problems
         self._async_level = async_level
 
-    def answer_requests(self, layout: Layout, rollouts: RolloutDirectory) -> None:
+    def answer_requests(self, layout: Layout, rollouts: RolloutStore) -> None:
         """Write the part of the checkpoint whose moment this is, if one was asked for.
 
         Called when a policy has appeared and before anything is generated with it. A checkpoint of
@@ -85,7 +80,7 @@ class OrchestratorState:
         ]
 
     def _write_part(
-        self, directory: Path, step: int, carried: Iterable[int], rollouts: RolloutDirectory
+        self, directory: Path, step: int, carried: Iterable[int], rollouts: RolloutStore
     ) -> None:
         records = [record_json(directory, STATE, self._plain(step, carried))]
         for number in carried:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import shlex
 from collections import deque
@@ -9,15 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
-from torchrl_ckpt.errors import RecipeError
-from torchrl_ckpt.recipe.files import INCLUDE, Include
-from torchrl_ckpt.recipe.normal_form import node_of
-from torchrl_ckpt.recipe.origin import Origin
-from torchrl_ckpt.recipe.readings import literal, readings
-from torchrl_ckpt.recipe.shape import Shape
-from torchrl_ckpt.recipe.tree import Key, Leaf, Node, Table, merge, nest
-from torchrl_ckpt.recipe.words import describe
+import tomli
+
+from torchrl_ckpt.config.describe import describe
+from torchrl_ckpt.config.option_spec import Key, OptionSpec
+from torchrl_ckpt.plugin_api.errors import RecipeError
+from torchrl_ckpt.recipe.normalize import node_of
+from torchrl_ckpt.recipe.toml_files import INCLUDE, Include
+from torchrl_ckpt.recipe.tree import Leaf, Node, Origin, Table, merge, nest
 
 
 @dataclass
@@ -29,7 +31,7 @@ class CommandLine:
     section_files: list[Include] = field(default_factory=list)
 
 
-def read_command_line(argv: Sequence[str], root: Shape) -> CommandLine:
+def read_command_line(argv: Sequence[str], root: OptionSpec) -> CommandLine:
     """Take `argv` apart. Flags that `root` does not know stay in, to be reported with all else.
 
     Raises `RecipeError` for words that are no flag and belong to none.
@@ -57,7 +59,7 @@ class _Flag:
 
     name: str
     key: Key
-    shape: Shape | None
+    shape: OptionSpec | None
     negative: bool = False
 
     @property
@@ -71,7 +73,9 @@ class _Flag:
         return shape is not None and (shape.core is bool or bool(shape.section and shape.optional))
 
 
-def _read_flag(word: str, words: deque[str], root: Shape, base: Path, line: CommandLine) -> None:
+def _read_flag(
+    word: str, words: deque[str], root: OptionSpec, base: Path, line: CommandLine
+) -> None:
     name, given, value = word.partition("=")
     flag = _identify(name, root, bare=not given and not (words and _is_value(words[0])))
     if flag.negative and given:
@@ -87,7 +91,7 @@ def _read_flag(word: str, words: deque[str], root: Shape, base: Path, line: Comm
     line.flags = merge(line.flags, nest(flag.key, node, origin), by_type=False)
 
 
-def _identify(name: str, root: Shape, *, bare: bool) -> _Flag:
+def _identify(name: str, root: OptionSpec, *, bare: bool) -> _Flag:
     """`--no-x` is the key `no_x` if there is one, else `x` switched off."""
     key = tuple(name.removeprefix("--").replace("-", "_").split("."))
     if not all(key):
@@ -145,3 +149,29 @@ def _node(flag: _Flag, values: list[str], origin: Origin) -> Node:
     if isinstance(first, dict):
         return node_of(first, flag.shape, origin)
     return Leaf(first, origin, tuple(others))
+
+
+def readings(words: Sequence[str]) -> list[Any]:
+    """The likeliest first: a TOML value, the text itself, a list."""
+    literals = [literal(word) for word in words]
+    lists: list[Any] = [literals, list(words)]
+    return lists if len(words) > 1 else [literals[0], words[0], *lists]
+
+
+def literal(word: str) -> Any:
+    """The word as a TOML value, or as the text that it is."""
+    try:
+        document = tomli.loads(f"value = {word}")
+    except tomli.TOMLDecodeError:
+        return word
+    value = document.pop("value")
+    is_date = isinstance(value, datetime.date | datetime.time)
+    return word if document or is_date else value
+
+
+def fitting(leaf: Leaf, shape: OptionSpec) -> Any:
+    """The first reading that fits. `false` is off where the type itself knows no `false`."""
+    value = leaf.value
+    if leaf.readings and not shape.accepts(value):
+        value = next(filter(shape.accepts, leaf.readings), value)
+    return None if value is False and shape.optional and not shape.accepts(False) else value

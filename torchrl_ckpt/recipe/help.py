@@ -8,12 +8,10 @@ from textwrap import fill
 from types import MappingProxyType
 from typing import Any
 
-from torchrl_ckpt.recipe.problems import dotted, flag
-from torchrl_ckpt.recipe.schema import PluginTable, Section
-from torchrl_ckpt.recipe.shape import REQUIRED, Shape, all_keys, fields
-from torchrl_ckpt.recipe.shared import sections_sharing, shared_keys
-from torchrl_ckpt.recipe.tree import Key
-from torchrl_ckpt.recipe.words import describe, listed, toml
+from torchrl_ckpt.config.describe import describe, dotted, flag, listed, toml
+from torchrl_ckpt.config.option_spec import REQUIRED, Key, OptionSpec, all_keys, fields
+from torchrl_ckpt.config.section import PluginTable, Section
+from torchrl_ckpt.recipe.compose import sections_sharing, shared_keys
 
 _WIDTH = 88
 
@@ -53,13 +51,13 @@ def help_text(
     """
     summary = summary or " ".join((inspect.getdoc(schema) or "").split())
     usage = _USAGE.format(prog=prog, summary=fill(summary, _WIDTH))
-    return "\n".join([usage, *_Keys(Shape(schema), defaults).explain((), schema)])
+    return "\n".join([usage, *_Keys(OptionSpec(schema), defaults).explain((), schema)])
 
 
 class _Keys:
     """The help on the keys of `root`."""
 
-    def __init__(self, root: Shape, defaults: Mapping[str, Any]) -> None:
+    def __init__(self, root: OptionSpec, defaults: Mapping[str, Any]) -> None:
         self._root = root
         self._defaults = defaults
         self._explained: dict[type, Key] = {}
@@ -79,7 +77,7 @@ class _Keys:
                 else:
                     yield from self.explain(path, shape.section)
 
-    def _heading(self, key: Key, shape: Shape) -> str:
+    def _heading(self, key: Key, shape: OptionSpec) -> str:
         name = dotted(key)
         text = shape.documentation
         if shape.optional:
@@ -89,7 +87,7 @@ class _Keys:
         rule = "-" * (_WIDTH - len(name) - 3)
         return f"[{name}] {rule}\n{_paragraph(text + self._reach(key), '')}"
 
-    def _key(self, key: Key, shape: Shape) -> str:
+    def _key(self, key: Key, shape: OptionSpec) -> str:
         takes = "NAME" + " or off" * shape.optional if shape.kind else describe(shape)
         text = shape.documentation + self._reach(key)
         if shape.kind:
@@ -110,7 +108,7 @@ class _Keys:
         sections = [f"`{name}`" for name in sections_sharing(self._root, key[0])]
         return f" Shared: reaches {listed(sections, 'and')}."
 
-    def _default(self, key: Key, shape: Shape) -> str:
+    def _default(self, key: Key, shape: OptionSpec) -> str:
         name = key[-1]
         is_shared = len(key) == 2 and key[0] in sections_sharing(self._root, name)
         if name in self._defaults and (len(key) == 1 or is_shared):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, overload
 
-from torchrl_ckpt.recipe.origin import Origin
-
-Key = tuple[str, ...]
-"""A dotted key in parts: `("ckpt", "keep")`."""
+from torchrl_ckpt.config.option_spec import Key
 
 
 @dataclass(frozen=True)
@@ -66,3 +65,35 @@ def nest(key: Key, node: Node, origin: Origin) -> Table:
 def _is_other_type(under: Table, over: Table) -> bool:
     old, new = under.entries.get("type"), over.entries.get("type")
     return isinstance(old, Leaf) and isinstance(new, Leaf) and old.value != new.value
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The place of a value, for messages, and what a relative path in it is relative to.
+
+    `place` is `recipes/reverse/train.toml:7`, or a flag as it was typed, or `default`; `via` are
+    the files that included that file, the nearest first. `base` is None where a relative path
+    stays as it is.
+    """
+
+    place: str
+    base: Path | None = None
+    via: tuple[str, ...] = ()
+
+    @property
+    def is_given(self) -> bool:
+        """Whether a user wrote it, in a file or on the command line."""
+        return self.place != DEFAULT.place
+
+    def __str__(self) -> str:
+        return ", via ".join((self.place, *self.via))
+
+
+DEFAULT = Origin("default")
+"""The origin of what the schema itself says."""
+
+
+def display(path: Path) -> str:
+    """`path` as a user would type it: relative where it lies below the working directory."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative

@@ -21,7 +21,7 @@ from typing import Any
 
 import entrypoints
 
-from torchrl_ckpt.contracts import KINDS, Kind
+from torchrl_ckpt.plugin_api.plugin import KINDS, Kind
 
 _LOG = logging.getLogger(__name__)
 _GROUPS: dict[str, Kind] = {f"torchrl_ckpt.{kind}": kind for kind in KINDS}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import sys
 
-from torchrl_ckpt.contracts import Kind
-from torchrl_ckpt.errors import PluginConflict, PluginNotFound
+from torchrl_ckpt.plugin_api.errors import PluginConflict, PluginNotFound
+from torchrl_ckpt.plugin_api.plugin import Kind
 from torchrl_ckpt.registry.discovery import FoundPlugin, Installed, discover, normalized
 
 

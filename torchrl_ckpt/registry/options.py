@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic.fields import FieldInfo
 
-from torchrl_ckpt.errors import RecipeError
+from torchrl_ckpt.plugin_api.errors import RecipeError
 
 _UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 """What pydantic calls an unknown key in a model and in a dataclass."""

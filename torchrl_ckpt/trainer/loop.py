@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 
-from torchrl_ckpt.observe.metrics import MetricsLog
-from torchrl_ckpt.trainer.checkpoints import COMPONENT, TrainerCheckpoints
-from torchrl_ckpt.trainer.publishing import Publisher
+from torchrl_ckpt.run.metrics import MetricsLog
+from torchrl_ckpt.trainer.checkpointer import COMPONENT, Checkpointer
+from torchrl_ckpt.trainer.distributed import World
+from torchrl_ckpt.trainer.publisher import Publisher
 from torchrl_ckpt.trainer.source import BatchSource
 from torchrl_ckpt.trainer.state import TrainingState
-from torchrl_ckpt.trainer.update import Updater, UpdateResult
-from torchrl_ckpt.trainer.world import World
+from torchrl_ckpt.trainer.train_step import TrainStep, TrainStepResult
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Loop:
 
     def __init__(
         self,
-        updater: Updater,
+        updater: TrainStep,
         source: BatchSource,
         state: TrainingState,
         metrics: MetricsLog,
@@ -37,7 +37,7 @@ class Loop:
         serving: bool,
         keeping: bool,
         max_steps: int,
-        checkpoints: TrainerCheckpoints | None,
+        checkpoints: Checkpointer | None,
         stop_requested: Callable[[], bool],
     ) -> None:
         self._updater = updater
@@ -120,6 +120,6 @@ class Loop:
         return bool(self._world.max(float(self._stop_requested())))
 
 
-def _named(result: UpdateResult) -> dict[str, float]:
+def _named(result: TrainStepResult) -> dict[str, float]:
     row = asdict(result)
     return row.pop("metrics") | row

@@ -8,10 +8,10 @@ import torch
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from torchrl_ckpt.recipe.schema import Optimizer, Scheduler
+from torchrl_ckpt.config.trainer import OptimizerConfig, SchedulerConfig
 
 
-def build_optimizer(model: torch.nn.Module, config: Optimizer) -> AdamW:
+def build_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> AdamW:
     return AdamW(
         model.parameters(),
         lr=config.lr,
@@ -21,11 +21,11 @@ def build_optimizer(model: torch.nn.Module, config: Optimizer) -> AdamW:
     )
 
 
-def build_scheduler(optimizer: AdamW, config: Scheduler, max_steps: int) -> LambdaLR:
+def build_scheduler(optimizer: AdamW, config: SchedulerConfig, max_steps: int) -> LambdaLR:
     return LambdaLR(optimizer, lambda done: lr_factor(done, config, max_steps))
 
 
-def lr_factor(steps_done: int, config: Scheduler, max_steps: int) -> float:
+def lr_factor(steps_done: int, config: SchedulerConfig, max_steps: int) -> float:
     """The share of the full learning rate for the step after `steps_done` steps."""
     if steps_done < config.warmup_steps:
         return (steps_done + 1) / config.warmup_steps

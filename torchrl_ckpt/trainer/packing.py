@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from torchrl_ckpt.errors import DataError
+from torchrl_ckpt.plugin_api.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torchrl_ckpt.contracts import Environment, Tokenizer
-from torchrl_ckpt.errors import DataError
+from torchrl_ckpt.plugin_api.environments import Environment
+from torchrl_ckpt.plugin_api.errors import DataError
+from torchrl_ckpt.plugin_api.models import Tokenizer
 from torchrl_ckpt.trainer.packing import TrainSample
 
 

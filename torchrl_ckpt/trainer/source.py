@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from torchrl_ckpt.contracts import Json
+from torchrl_ckpt.plugin_api.plugin import Json
 from torchrl_ckpt.trainer.packing import TrainSample
 
 

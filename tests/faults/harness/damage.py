@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchrl_ckpt.checkpoint.verify import verify
-from torchrl_ckpt.errors import CheckpointDamaged
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged
 
 
 def files_of(checkpoint: Path) -> list[Path]:

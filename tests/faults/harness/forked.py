@@ -12,18 +12,20 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from unittest.mock import patch
 
-from torchrl_ckpt.companion import Companion, serve
+from torchrl_ckpt.plugin_api.worker_process import WorkerProcess, serve
 
 _POLL_SECONDS = 0.005
 
 
 def fork_companions() -> None:
     """From now on, in this process."""
-    patch.object(Companion, "_launch", lambda _, connection, fds: _Forked(connection, fds)).start()
+    patch.object(
+        WorkerProcess, "_launch", lambda _, connection, fds: _Forked(connection, fds)
+    ).start()
 
 
 class _Forked:
-    """As much of `subprocess.Popen` as `Companion` uses."""
+    """As much of `subprocess.Popen` as `WorkerProcess` uses."""
 
     def __init__(self, connection: int, fds: Sequence[int]) -> None:
         self._code: int | None = None

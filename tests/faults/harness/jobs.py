@@ -20,9 +20,9 @@ import psutil
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.manifest import Manifest
 from torchrl_ckpt.checkpoint.verify import verify
-from torchrl_ckpt.durable import digest_file
-from torchrl_ckpt.errors import UserError
-from torchrl_ckpt.observe import metrics
+from torchrl_ckpt.plugin_api.durable_files import digest_file
+from torchrl_ckpt.plugin_api.errors import UserError
+from torchrl_ckpt.run import metrics
 
 MAX_STEPS = 6
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from tests.faults.harness.rehearsal import Rehearsal, SaveOptions, Snapshot, started_again
 from torchrl_ckpt.checkpoint.layout import MANIFEST, Layout
 from torchrl_ckpt.checkpoint.verify import verify
-from torchrl_ckpt.errors import UserError
-from torchrl_ckpt.trainer.world import World
+from torchrl_ckpt.plugin_api.errors import UserError
+from torchrl_ckpt.trainer.distributed import World
 
 
 class Promise:

@@ -21,20 +21,21 @@ from torch.distributed.tensor import DTensor
 
 from torchrl_ckpt import registry
 from torchrl_ckpt.checkpoint.layout import Layout
-from torchrl_ckpt.contracts import Json
-from torchrl_ckpt.exchange.rollouts import Rollout, RolloutBatch, RolloutDirectory
-from torchrl_ckpt.observe.progress import ProgressLog
+from torchrl_ckpt.config.ckpt import CheckpointConfig
+from torchrl_ckpt.config.section import PluginTable
+from torchrl_ckpt.config.trainer import OptimizerConfig, SchedulerConfig
+from torchrl_ckpt.launcher.start import Attempt, begin
 from torchrl_ckpt.orchestrator.state import OrchestratorState
-from torchrl_ckpt.recipe.schema import Checkpointing, Optimizer, PluginTable, Scheduler
-from torchrl_ckpt.run_directory import RunDirectory
-from torchrl_ckpt.runner.attempt import Attempt, begin
-from torchrl_ckpt.shuffle import ShuffledStream
-from torchrl_ckpt.trainer.checkpoints import COMPONENT, TrainerCheckpoints
+from torchrl_ckpt.plugin_api.plugin import Json
+from torchrl_ckpt.run.directory import RunDirectory
+from torchrl_ckpt.run.progress import ProgressLog
+from torchrl_ckpt.run.rollout_store import Rollout, RolloutBatch, RolloutStore
+from torchrl_ckpt.shuffled_stream import ShuffledStream
+from torchrl_ckpt.trainer.checkpointer import COMPONENT, Checkpointer
+from torchrl_ckpt.trainer.distributed import World, join_world, seed_everything
 from torchrl_ckpt.trainer.optimizer import build_optimizer, build_scheduler
-from torchrl_ckpt.trainer.rng import rng_state
 from torchrl_ckpt.trainer.source import TrainBatch
-from torchrl_ckpt.trainer.state import Progress, TrainingState
-from torchrl_ckpt.trainer.world import World, join_world, seed_everything
+from torchrl_ckpt.trainer.state import Progress, TrainingState, rng_state
 
 SEED = 11
 MAX_STEPS = 100
@@ -64,8 +65,8 @@ class SaveOptions:
     resume_step: int | None = None
     on_failure: Literal["continue", "stop"] = "stop"
 
-    def checkpointing(self) -> Checkpointing:
-        return Checkpointing(
+    def checkpointing(self) -> CheckpointConfig:
+        return CheckpointConfig(
             backend=PluginTable(type=self.backend, **self.backend_options),
             keep=self.keep,
             resume_step=self.resume_step,
@@ -118,9 +119,9 @@ class Rehearsal:
             torch.nn.Linear(48, 6000),
         )
         fully_shard(model, mesh=world.mesh)
-        self._optimizer = build_optimizer(model, Optimizer())
+        self._optimizer = build_optimizer(model, OptimizerConfig())
         self._scheduler = build_scheduler(
-            self._optimizer, Scheduler(name="linear", warmup_steps=2), MAX_STEPS
+            self._optimizer, SchedulerConfig(name="linear", warmup_steps=2), MAX_STEPS
         )
         self._data = _Data()
         self.trainer = TrainingState(
@@ -128,7 +129,7 @@ class Rehearsal:
         )
         self._problems = ShuffledStream(_PROBLEMS, SEED)
         self.orchestrator = OrchestratorState(self._problems, async_level=ASYNC_LEVEL)
-        self._rollouts = RolloutDirectory(self.run.rollouts)
+        self._rollouts = RolloutStore(self.run.rollouts)
         self._rollouts.clear()
 
     @property
@@ -142,12 +143,12 @@ class Rehearsal:
         while self.orchestrator.progress.step < step + ASYNC_LEVEL:
             self._generate(self.orchestrator.progress.step + 1)
 
-    def checkpoints(self, options: SaveOptions) -> TrainerCheckpoints:
+    def checkpoints(self, options: SaveOptions) -> Checkpointer:
         config = options.checkpointing()
         backend = registry.create(
             "checkpoint_backends", config.backend.type, config.backend.options
         )
-        return TrainerCheckpoints(
+        return Checkpointer(
             config,
             self.layout,
             backend,
@@ -159,7 +160,7 @@ class Rehearsal:
             seed=SEED,
         )
 
-    def save(self, checkpoints: TrainerCheckpoints) -> None:
+    def save(self, checkpoints: Checkpointer) -> None:
         """Checkpoint this step: the calls of both loops, in their order."""
         if checkpoints.request(self.step):
             self.orchestrator.answer_requests(self.layout, self._rollouts)

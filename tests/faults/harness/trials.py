@@ -14,8 +14,8 @@ from tests.faults.harness.rehearsal import SaveOptions
 from tests.faults.harness.saving import Outcome, Saver
 from tests.faults.harness.strace import RENAMES, Call, Fault, calls_below
 from torchrl_ckpt.checkpoint.layout import Layout
-from torchrl_ckpt.observe import jsonl
-from torchrl_ckpt.run_directory import RunDirectory
+from torchrl_ckpt.run import json_lines
+from torchrl_ckpt.run.directory import RunDirectory
 
 Errno = Literal["ENOSPC", "EIO"]
 
@@ -179,7 +179,7 @@ class Stage:
 
     def _messages(self) -> list[str]:
         """What the person who watches was told."""
-        rows = jsonl.Tail(RunDirectory(self._run, attempt=1).progress).read()
+        rows = json_lines.Tail(RunDirectory(self._run, attempt=1).progress).read()
         return [row["message"] for row in rows if "message" in row]
 
     def _warnings(self) -> list[str]:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from torchrl_ckpt.checkpoint.locate import find_one
 from torchrl_ckpt.checkpoint.manifest import read_manifest
-from torchrl_ckpt.checkpoint.place import find_one
 from torchrl_ckpt.cli.ckpt.arguments import add_action, add_json, add_step, add_where
 from torchrl_ckpt.cli.ckpt.printing import byte_progress, console, print_json, table
-from torchrl_ckpt.contracts import Json
+from torchrl_ckpt.plugin_api.plugin import Json
 
 if TYPE_CHECKING:
     from torchrl_ckpt.inspection.differences import TensorDifference, ValueDifference

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from torchrl_ckpt.checkpoint.locate import find_one
 from torchrl_ckpt.checkpoint.manifest import read_manifest
-from torchrl_ckpt.checkpoint.place import find_one
 from torchrl_ckpt.cli.ckpt.arguments import add_action, add_step, add_where
 from torchrl_ckpt.cli.ckpt.printing import byte_progress
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from torchrl_ckpt.checkpoint.fork import fork
 from torchrl_ckpt.checkpoint.layout import Layout
+from torchrl_ckpt.checkpoint.locate import find_one
 from torchrl_ckpt.checkpoint.manifest import read_manifest
-from torchrl_ckpt.checkpoint.place import find_one
 from torchrl_ckpt.checkpoint.resume import refuse_to_overwrite
 from torchrl_ckpt.checkpoint.verify import verify
 from torchrl_ckpt.cli.ckpt.arguments import add_action, add_step, add_where
 from torchrl_ckpt.cli.ckpt.printing import byte_progress
-from torchrl_ckpt.runner.attempt import only_one
+from torchrl_ckpt.launcher.start import only_one
 
 _DESCRIPTION = """\
 Verify a checkpoint and copy it into the directory of a new run, where it can be resumed from. It

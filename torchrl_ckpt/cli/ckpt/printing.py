@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from torchrl_ckpt.contracts import Advance
+from torchrl_ckpt.plugin_api.checkpoint_backends import Advance
 
 _WIDE = 200
 

@@ -8,16 +8,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from torchrl_ckpt.checkpoint.place import Place, checkpoint_table, find
-from torchrl_ckpt.checkpoint.policy import Retention, Verdict, judge
-from torchrl_ckpt.checkpoint.retention import remove
+from torchrl_ckpt.checkpoint.locate import CheckpointLocation, checkpoint_table, find
+from torchrl_ckpt.checkpoint.retention import Retention, Verdict, judge, remove, retention_rules
 from torchrl_ckpt.cli.ckpt.arguments import add_action, add_json, add_run, positive
 from torchrl_ckpt.cli.ckpt.printing import console, print_json, table
-from torchrl_ckpt.errors import CheckpointFailed, CheckpointNotFound, RecipeError
-from torchrl_ckpt.recipe.schema import Checkpointing, KeepBest
-from torchrl_ckpt.run_directory import RunDirectory
-from torchrl_ckpt.runner.attempt import only_one
-from torchrl_ckpt.trainer.retention import retention
+from torchrl_ckpt.config.ckpt import CheckpointConfig, KeepBestConfig
+from torchrl_ckpt.launcher.start import only_one
+from torchrl_ckpt.plugin_api.errors import CheckpointFailed, CheckpointNotFound, RecipeError
+from torchrl_ckpt.run.directory import RunDirectory
 
 _DESCRIPTION = """\
 Show which checkpoints of a run are kept and which are not, by which rule, and remove the latter.
@@ -79,7 +77,7 @@ def _prune(args: argparse.Namespace) -> int:
     return 0
 
 
-def _run(place: Place) -> RunDirectory:
+def _run(place: CheckpointLocation) -> RunDirectory:
     if place.run is None:
         raise CheckpointNotFound(
             f"{place.layout.root} is in no run's directory: without the run's recipe nobody knows "
@@ -90,14 +88,16 @@ def _run(place: Place) -> RunDirectory:
 
 def _rules(args: argparse.Namespace, run: RunDirectory) -> Retention:
     """By the flags, or else by the recipe; nothing of it is guessed."""
-    recipe = Checkpointing.model_validate(checkpoint_table(run))
+    recipe = CheckpointConfig.model_validate(checkpoint_table(run))
     wanted = _from_flags(args) or recipe
     if wanted.keep is None:
         raise RecipeError(
             "nothing says how many checkpoints to keep: give `--keep N` (the recipe's `ckpt.keep` "
             "is unset as well)"
         )
-    rules = retention(wanted.model_copy(update={"resume_step": recipe.resume_step}), run.metrics)
+    rules = retention_rules(
+        wanted.model_copy(update={"resume_step": recipe.resume_step}), run.metrics
+    )
     if rules.best is not None and not rules.best.values:
         raise RecipeError(
             f"{run.metrics} has no {rules.best.metric!r}, so nobody can tell which checkpoint is "
@@ -106,7 +106,7 @@ def _rules(args: argparse.Namespace, run: RunDirectory) -> Retention:
     return rules
 
 
-def _from_flags(args: argparse.Namespace) -> Checkpointing | None:
+def _from_flags(args: argparse.Namespace) -> CheckpointConfig | None:
     """What the flags say to keep; None where they say nothing."""
     details = {"component": args.component, "direction": args.direction, "count": args.best}
     given = {name: value for name, value in details.items() if value is not None}
@@ -114,12 +114,12 @@ def _from_flags(args: argparse.Namespace) -> Checkpointing | None:
     if args.keep_best is not None:
         if {"component", "direction"} - given.keys():
             raise RecipeError("`--keep-best` needs `--component` and `--direction`")
-        best = KeepBest(metric=args.keep_best, **given)
+        best = KeepBestConfig(metric=args.keep_best, **given)
     elif given:
         raise RecipeError("`--component`, `--direction` and `--best` belong to `--keep-best`")
     if args.keep is None and args.keep_every is None and best is None:
         return None
-    return Checkpointing(keep=args.keep, keep_every=args.keep_every, keep_best=best)
+    return CheckpointConfig(keep=args.keep, keep_every=args.keep_every, keep_best=best)
 
 
 def _ask(args: argparse.Namespace, verdicts: Sequence[Verdict], count: int) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 from rich.filesize import decimal
 
+from torchrl_ckpt.checkpoint.locate import find, find_one, is_checkpoint
 from torchrl_ckpt.checkpoint.manifest import read_manifest
-from torchrl_ckpt.checkpoint.place import find, find_one, is_checkpoint
 from torchrl_ckpt.checkpoint.verify import verify
 from torchrl_ckpt.cli.ckpt.arguments import add_action, add_json, add_step, add_where
 from torchrl_ckpt.cli.ckpt.printing import byte_progress, print_json
-from torchrl_ckpt.errors import CheckpointDamaged, CheckpointNotFound
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointNotFound
 
 _DESCRIPTION = """\
 Compare every file with the size and the xxh3-128 digest that were taken while it was written, and

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save
 from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from torchrl_ckpt.contracts import Advance, TensorDescription, Written
-from torchrl_ckpt.durable import recorded_file
-from torchrl_ckpt.errors import CheckpointMismatch
+from torchrl_ckpt.plugin_api.checkpoint_backends import Advance, TensorDescription, Written
+from torchrl_ckpt.plugin_api.durable_files import recorded_file
+from torchrl_ckpt.plugin_api.errors import CheckpointMismatch
 
 FILE = "acme.safetensors"
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch.nn.functional import cross_entropy
 
-from torchrl_ckpt.contracts import LossInputs, LossOutput
+from torchrl_ckpt.plugin_api.losses import LossInputs, LossOutput
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,93 @@
+"""Text that grows: whole characters, nothing taken back, and where a stop sequence cuts it."""
+
+from __future__ import annotations
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from torchrl_ckpt.inference.stream import GrowingText
+
+TEXTS = [
+    "plain words, and more of them",
+    "héllo wörld",
+    "日本語のテキスト",
+    "a 👩‍👩‍👧 family and a flag 🇳🇿",
+    "",
+    " leading and trailing ",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Of bytes, as those of most models: a character may take several tokens."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=alphabet, special_tokens=["<end>"], show_progress=False
+    )
+    backend.train_from_iterator(["the words of a text and more of them"] * 10, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
+
+
+def grow(tokenizer: PreTrainedTokenizerFast, token_ids: list[int], *stop: str) -> list[str]:
+    """What is given out after each token, and at the end."""
+    text = GrowingText(tokenizer, stop)
+    given = []
+    for token_id in token_ids:
+        given.append(text.add(token_id))
+        if text.stopped:
+            return given
+    return [*given, text.finish()]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_pieces_are_the_text(text: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    token_ids = [*tokenizer.encode(text), tokenizer.eos_token_id]
+    pieces = grow(tokenizer, token_ids)
+    assert "".join(pieces) == text == tokenizer.decode(token_ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_no_piece_has_a_broken_character(text: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    assert "\ufffd" not in "".join(grow(tokenizer, tokenizer.encode(text)))
+    assert not any("\ufffd" in piece for piece in grow(tokenizer, tokenizer.encode(text)))
+
+
+def test_a_character_that_never_becomes_whole_shows_at_the_end_alone(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    token_ids = tokenizer.encode("ab 🎉")[:-1]
+    *pieces, last = grow(tokenizer, token_ids)
+    assert "".join(pieces) == "ab "
+    assert last == tokenizer.decode(token_ids)[3:] == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "expected"),
+    [
+        ("one two three", ["two"], "one "),
+        ("one two three", ["three", "two"], "one "),
+        ("one two three", ["o"], ""),
+        ("one two three", ["four"], "one two three"),
+        ("aaab", ["aab"], "a"),
+        ("abcabd", ["abd"], "abc"),
+        ("one tw", ["two"], "one tw"),
+        ("line\n\nnext", ["\n\n"], "line"),
+        ("日本語のテキスト", ["の"], "日本語"),
+        ("party 🎉 over", ["🎉"], "party "),
+    ],
+)
+def test_a_stop_sequence_and_what_follows_is_never_given_out(
+    text: str, stop: list[str], expected: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    assert "".join(grow(tokenizer, tokenizer.encode(text), *stop)) == expected
+
+
+def test_what_may_become_a_stop_sequence_is_held_back_and_no_more(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    token_ids = [token for char in "xaaxab" for token in tokenizer.encode(char)]
+    assert grow(tokenizer, token_ids, "ab") == ["x", "", "a", "ax", "", ""]

@@ -1,0 +1,61 @@
+"""Nothing outlives the runner, however it ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from torchrl_ckpt.plugin_api import parent_death
+
+AGENT = """
+import subprocess, sys, time
+worker = '''
+import pathlib, sys, time
+from torchrl_ckpt.plugin_api.parent_death import die_with_parent
+time.sleep(float(sys.argv[2]))
+die_with_parent()
+pathlib.Path(sys.argv[1], "tied").touch()
+time.sleep(60)
+'''
+subprocess.Popen([sys.executable, "-c", worker, sys.argv[1], "{delay}"], start_new_session=True)
+time.sleep(60)
+"""
+"""Starts a worker as torchrun does: in a session of its own, and tied after its imports."""
+
+
+def test_killing_the_runner_leaves_no_process(
+    start_runner: Callable, left_behind: Callable, wait_until: Callable, tmp_path: Path
+) -> None:
+    runner = start_runner(trainer=AGENT.format(delay=0), server="import time; time.sleep(60)")
+    wait_until((tmp_path / "tied").exists)
+    assert len(left_behind()) == 4  # the runner, the agent, its worker and the server
+    runner.kill()
+    wait_until(lambda: not left_behind(), seconds=2)
+
+
+def test_a_worker_whose_parent_is_gone_before_it_is_tied_dies_too(
+    start_runner: Callable, left_behind: Callable, wait_until: Callable, tmp_path: Path
+) -> None:
+    runner = start_runner(trainer=AGENT.format(delay=1))
+    wait_until(lambda: len(left_behind()) == 3)
+    runner.kill()
+    wait_until(lambda: len(left_behind()) == 1)
+    wait_until(lambda: not left_behind(), seconds=4)
+    assert not (tmp_path / "tied").exists()
+
+
+def test_a_process_that_no_runner_started_may_ask_as_well() -> None:
+    environment = {k: v for k, v in os.environ.items() if k != parent_death.ANCESTOR_VARIABLE}
+    code = "from torchrl_ckpt.plugin_api.parent_death import die_with_parent; die_with_parent()"
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+
+
+def test_a_program_that_cannot_be_started_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    tied = [sys.executable, parent_death.__file__, "/no/such/program"]
+    assert subprocess.run(tied).returncode == 1
+    assert "error: cannot start /no/such/program: No such file" in capfd.readouterr().err

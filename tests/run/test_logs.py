@@ -1,0 +1,54 @@
+"""A component's log is readable and holds neither noise nor secrets."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+
+def _log_of(code: str, **environment: str) -> str:
+    program = f"import logging, warnings\nfrom torchrl_ckpt.run import logs\n{code}"
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    ).stderr
+
+
+def test_a_line_has_time_level_rank_and_source() -> None:
+    log = _log_of("logs.configure(rank=1); logging.getLogger('a.b').info('step %d', 3)")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO    rank 1 a\.b: step 3\n", log)
+
+
+def test_the_chatter_of_libraries_is_left_out_and_their_warnings_are_kept() -> None:
+    log = _log_of(
+        "logs.configure()\n"
+        "logging.getLogger('httpx').info('HTTP Request: POST')\n"
+        "logging.getLogger('uvicorn.access').info('GET /health')\n"
+        "logging.getLogger('httpx').warning('retrying')\n"
+        "warnings.warn('deprecated')"
+    )
+    assert "HTTP Request" not in log
+    assert "/health" not in log
+    assert "retrying" in log
+    assert "py.warnings" in log
+
+
+def test_no_secret_of_the_environment_is_logged() -> None:
+    log = _log_of(
+        "logs.configure()\n"
+        "try: raise ValueError('Bearer s3cret-value')\n"
+        "except ValueError: logging.exception('refused s3cret-value')",
+        TORCHRL_CKPT_API_KEY="s3cret-value",
+    )
+    assert "s3cret-value" not in log
+    assert "Bearer ***" in log
+
+
+def test_a_crash_in_native_code_leaves_its_stack() -> None:
+    log = _log_of("logs.configure(); import ctypes; ctypes.string_at(0)")
+    assert "Segmentation fault" in log
+    assert "string_at" in log

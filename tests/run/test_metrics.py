@@ -1,0 +1,110 @@
+"""Every component has each step once in `metrics.jsonl`, whatever happened to the run."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+from torchrl_ckpt.run import metrics
+from torchrl_ckpt.run.json_lines import Tail
+from torchrl_ckpt.run.metrics import MetricsLog
+
+WRITER = """
+import sys
+from pathlib import Path
+from torchrl_ckpt.run.metrics import MetricsLog
+log = MetricsLog(Path(sys.argv[1]))
+for step in range(200):
+    log.write(sys.argv[2], step, {"loss": 0.5, "note": "x" * 500})
+"""
+
+
+def test_a_row_begins_with_component_step_and_time(tmp_path: Path) -> None:
+    MetricsLog(tmp_path / "m").write("trainer", 3, {"loss": 0.5, "policy_version": 2, "who": "me"})
+    (row,) = metrics.read(tmp_path / "m")
+    assert list(row) == ["component", "step", "time", "loss", "policy_version", "who"]
+    assert (row["component"], row["step"], row["loss"]) == ("trainer", 3, 0.5)
+
+
+def test_several_processes_share_the_file_without_mixing_lines(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    names = ["trainer", "orchestrator", "evaluation"]
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, path, name]) for name in names]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    rows = metrics.read(path)
+    for name in names:
+        assert [row["step"] for row in rows if row["component"] == name] == list(range(200))
+
+
+def test_numbers_that_json_cannot_hold_stay_readable(tmp_path: Path) -> None:
+    values = {"loss": math.nan, "grad_norm": math.inf, "low": -math.inf}
+    MetricsLog(tmp_path / "m").write("trainer", 1, values)
+    (row,) = metrics.read(tmp_path / "m")
+    assert (row["loss"], row["grad_norm"], row["low"]) == ("nan", "inf", "-inf")
+    assert math.isnan(float(row["loss"]))
+
+
+def test_a_torn_last_line_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    MetricsLog(path).write("trainer", 1, {})
+    with open(path, "ab") as file:
+        file.write(b'{"component": "trainer", "step": 2')
+    assert [row["step"] for row in metrics.read(path)] == [1]
+
+
+def test_resuming_drops_what_is_done_again_and_keeps_a_copy(tmp_path: Path) -> None:
+    path, backup = tmp_path / "m", tmp_path / "before"
+    log = MetricsLog(path)
+    for step in (1, 2, 3):
+        log.write("orchestrator", step, {})
+        log.write("trainer", step, {})
+    with open(path, "ab") as file:
+        file.write(b'{"component": "tra')
+    before = path.read_bytes()
+
+    metrics.truncate_after(path, 2, backup=backup)
+    log.write("trainer", 3, {})
+
+    rows = [(row["component"], row["step"]) for row in map(json.loads, path.open())]
+    assert rows == [
+        ("orchestrator", 1),
+        ("trainer", 1),
+        ("orchestrator", 2),
+        ("trainer", 2),
+        ("trainer", 3),
+    ]
+    assert backup.read_bytes() == before
+
+
+def test_nothing_is_copied_where_nothing_is_dropped(tmp_path: Path) -> None:
+    path, backup = tmp_path / "m", tmp_path / "before"
+    metrics.truncate_after(path, 2, backup=backup)
+    assert not path.exists()
+    MetricsLog(path).write("trainer", 2, {})
+    metrics.truncate_after(path, 2, backup=backup)
+    assert not backup.exists()
+
+
+def test_a_tail_returns_each_row_once_and_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    tail = Tail(path)
+    assert tail.read() == []
+    MetricsLog(path).write("trainer", 1, {})
+    with open(path, "ab") as file:
+        file.write(b'{"step":')
+    assert [row["step"] for row in tail.read()] == [1]
+    with open(path, "ab") as file:
+        file.write(b" 2}\n")
+    assert tail.read() == [{"step": 2}]
+    assert tail.read() == []
+
+
+def test_a_tail_may_leave_out_the_rows_of_earlier_attempts(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    MetricsLog(path).write("trainer", 1, {})
+    tail = Tail(path, skip_existing=True)
+    MetricsLog(path).write("trainer", 2, {})
+    assert [row["step"] for row in tail.read()] == [2]

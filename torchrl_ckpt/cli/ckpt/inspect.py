@@ -1,0 +1,116 @@
+"""`torchrl-ckpt ckpt inspect`: what a checkpoint says of itself, and its tensors."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.filesize import decimal
+from rich.table import Table
+
+from torchrl_ckpt.checkpoint.layout import MANIFEST
+from torchrl_ckpt.checkpoint.locate import find_one
+from torchrl_ckpt.checkpoint.manifest import Manifest, read_manifest
+from torchrl_ckpt.cli.ckpt.arguments import add_action, add_json, add_step, add_where
+from torchrl_ckpt.cli.ckpt.printing import age, console, print_json, table
+from torchrl_ckpt.plugin_api.checkpoint_backends import TensorDescription
+from torchrl_ckpt.plugin_api.durable_files import read_json
+from torchrl_ckpt.plugin_api.plugin import Json
+
+_DESCRIPTION = """\
+Show a checkpoint's progress, recipe in short, versions and plugins, and each of its tensors. No
+tensor is read, and nothing is verified. `--json` has the whole manifest, with the whole recipe.
+"""
+
+_EXAMPLES = """\
+  torchrl-ckpt ckpt inspect outputs/rl_reverse
+  torchrl-ckpt ckpt inspect outputs/rl_reverse --step 20 --json | jq .manifest.recipe
+"""
+
+
+def add_parser(actions: Any) -> None:
+    parser = add_action(
+        actions,
+        "inspect",
+        _inspect,
+        summary="a checkpoint's manifest, and its tensors with shapes and types",
+        description=_DESCRIPTION,
+        examples=_EXAMPLES,
+    )
+    add_where(parser)
+    add_step(parser)
+    add_json(parser)
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    directory = find_one(args.where, args.step)
+    manifest = read_manifest(directory)
+    if args.json:
+        tensors = [asdict(tensor) for tensor in _tensors(directory, manifest)]
+        content = read_json(directory / MANIFEST)
+        print_json({"path": directory, "manifest": content, "tensors": tensors})
+        return 0
+    screen = console()
+    screen.print(directory)
+    summary = table("what", "value")
+    summary.show_header = False
+    for row in _summary(manifest):
+        summary.add_row(*row)
+    screen.print(summary)
+    screen.print(_tensor_table(_tensors(directory, manifest)))
+    return 0
+
+
+def _tensors(directory: Path, manifest: Manifest) -> list[TensorDescription]:
+    from torchrl_ckpt.inspection.tensors import StoredTensors
+
+    return StoredTensors(directory, manifest).describe()
+
+
+def _summary(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    about = manifest.about
+    created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(about["created"]))
+    yield "step", str(manifest.step)
+    yield "created", f"{created}, {age(time.time() - about['created'])} ago"
+    yield "size", f"{decimal(manifest.size)} in {len(manifest.files)} files"
+    yield "parts", ", ".join(manifest.parts)
+    yield "progress", _pairs(about["progress"])
+    yield "world size", str(about["world_size"])
+    yield "versions", _pairs(about["versions"])
+    for kind, plugin in about["plugins"].items():
+        yield kind, f"{plugin['name']}, of {plugin['distribution']} {plugin['version']}"
+    yield from _recipe_in_short(manifest.trainer_recipe)
+
+
+def _recipe_in_short(trainer: Json) -> Iterator[tuple[str, str]]:
+    """What tells one run from another: the model, the loss, the data and the numbers."""
+    for name in ("model", "loss", "data", "optim", "scheduler"):
+        if name in trainer:
+            yield f"recipe.{name}", _pairs(_given(trainer[name]))
+    yield "recipe", _pairs({name: trainer[name] for name in ("max_steps", "seed", "ranks")})
+
+
+def _given(section: Json) -> Json:
+    """Without what is unset or empty."""
+    return {key: value for key, value in section.items() if value not in (None, [], {})}
+
+
+def _pairs(values: Json) -> str:
+    return ", ".join(f"{key} {_inline(value)}" for key, value in values.items())
+
+
+def _inline(value: Json) -> str:
+    return f"({_pairs(_given(value))})" if isinstance(value, dict) else str(value)
+
+
+def _tensor_table(tensors: Sequence[TensorDescription]) -> Table:
+    rows = table(f"{len(tensors)} tensors", "dtype", "shape", "elements", right=("elements",))
+    for tensor in tensors:
+        elements = math.prod(tensor.shape)
+        rows.add_row(tensor.name, tensor.dtype, str(list(tensor.shape)), f"{elements:,}")
+    return rows

@@ -1,0 +1,67 @@
+"""`torchrl-ckpt ckpt ls`: the checkpoints of a run, whole or not."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+from typing import Any
+
+from rich.filesize import decimal
+
+from torchrl_ckpt.checkpoint.inventory import list_entries
+from torchrl_ckpt.checkpoint.locate import find
+from torchrl_ckpt.cli.ckpt.arguments import add_action, add_json, add_run
+from torchrl_ckpt.cli.ckpt.printing import age, console, print_json, table
+from torchrl_ckpt.plugin_api.errors import CheckpointNotFound
+
+_DESCRIPTION = """\
+List what lies in a run's checkpoint directory. Nothing is verified: `damaged` is only what has no
+readable manifest. The star marks what a resume from `latest` tries first. Of very many the last
+are shown, unless `--all` or `--json` asks for all.
+"""
+
+_EXAMPLES = """\
+  torchrl-ckpt ckpt ls outputs/rl_reverse
+  torchrl-ckpt ckpt ls outputs/rl_reverse --json | jq '.[] | select(.newest).step'
+"""
+
+_SHOWN = 100
+
+
+def add_parser(actions: Any) -> None:
+    parser = add_action(
+        actions,
+        "ls",
+        _ls,
+        summary="the checkpoints of a run",
+        description=_DESCRIPTION,
+        examples=_EXAMPLES,
+    )
+    add_run(parser)
+    parser.add_argument("--all", action="store_true", help="every one, however many there are")
+    add_json(parser)
+
+
+def _ls(args: argparse.Namespace) -> int:
+    layout = find(args.where).layout
+    last = None if args.all or args.json else _SHOWN
+    entries = list_entries(layout, last=last)
+    if args.json:
+        print_json([asdict(entry) for entry in entries])
+        return 0
+    if not entries:
+        raise CheckpointNotFound(f"there is no checkpoint in {layout.root}")
+    rows = table("step", "age", "size", "parts", "state", right=("step", "age", "size"))
+    for entry in entries:
+        rows.add_row(
+            f"{entry.step}{' *' if entry.newest else '  '}",
+            age(time.time() - entry.created),
+            decimal(entry.size),
+            ", ".join(entry.parts),
+            entry.state,
+        )
+    console().print(rows)
+    if last is not None and (hidden := len(layout.named()) - last) > 0:
+        console().print(f"and {hidden:,} older ones; `--all` shows them")
+    return 0

@@ -1,0 +1,39 @@
+"""How metrics and messages read on a line, in whichever display."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from torchrl_ckpt.run.progress import Message
+
+COMPONENT_WIDTH = 14
+
+_SHOWN = (
+    ("loss", "loss", ".4f"),
+    ("reward/mean", "reward", ".4f"),
+    ("lr", "lr", ".1e"),
+    ("tokens_per_second", "tokens/s", ".0f"),
+    ("policy_version", "policy", ".0f"),
+    ("checkpoint/stall_seconds", "seconds of stall", ".2f"),
+    ("checkpoint/write_seconds", "to write", ".2f"),
+    ("checkpoint/commit_seconds", "to commit", ".2f"),
+)
+
+
+def metrics_text(row: Mapping[str, Any]) -> str:
+    """The few numbers of a row that a person follows, such as `loss 0.6123  lr 5.0e-04`."""
+    shown = [(label, row[name], form) for name, label, form in _SHOWN if name in row]
+    return "  ".join(
+        f"{label} {value if isinstance(value, str) else format(value, form)}"
+        for label, value, form in shown
+    )
+
+
+def message_text(message: Message) -> str:
+    """A message with its local time, and its component if it is not the runner's."""
+    clock = time.strftime("%H:%M:%S", time.localtime(message.time))
+    source = f"{message.component}: " if message.component else ""
+    warning = "warning: " if message.level == "warning" else ""
+    return f"{clock} {source}{warning}{message.message}"

@@ -1,0 +1,1 @@
+"""The Python environment of an engine that cannot share the job's own."""

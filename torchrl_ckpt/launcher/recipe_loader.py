@@ -1,0 +1,73 @@
+"""From a command line to a validated recipe, with the plugins that it names checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchrl_ckpt import registry
+from torchrl_ckpt.config.rl_recipe import RlRecipe
+from torchrl_ckpt.config.section import Section
+from torchrl_ckpt.config.settings import named_plugins
+from torchrl_ckpt.plugin_api.errors import RecipeError
+from torchrl_ckpt.recipe import compose, root_files, show_config, validate
+from torchrl_ckpt.run.resolved import SCHEMAS
+
+_AGREED = ("max_steps", "output_dir", "ckpt", "attempt")
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe, and each of its values with where it came from."""
+
+    recipe: Section
+    origins: list[str]
+
+
+def load_recipe(command: str, argv: Sequence[str], *, files: Sequence[Path] = ()) -> LoadedRecipe:
+    """Resolve and validate the recipe of `command`, and load the plugins that it names.
+
+    Raises `RecipeError`, or what is wrong with a plugin, before anything else has happened.
+    """
+    schema = SCHEMAS[command]
+    # A run is called after its recipe; one that is put together on the command line, after that.
+    named_after = [*files, *root_files(argv, schema), Path(command)]
+    defaults = default_values(named_after[0].stem)
+    composition = compose(argv, schema, files=files, defaults=defaults)
+    recipe = validate(composition, schema, registry.config_class)
+    for kind, plugin, _ in named_plugins(recipe):
+        registry.load(kind, plugin)
+    if isinstance(recipe, RlRecipe):
+        _check_agreement(recipe)
+    return LoadedRecipe(recipe, show_config(composition, recipe))
+
+
+def default_values(name: str) -> dict[str, str]:
+    """What the schema leaves to the command: where the run called `name` has its directory."""
+    return {"output_dir": f"outputs/{name}"}
+
+
+def detect_command(files: Sequence[Path]) -> str:
+    """`rl` or `sft`, by the sections that the recipe has."""
+    tree = compose([], RlRecipe, files=files).tree
+    given = {name for name, node in tree.entries.items() if node.origin.is_given}
+    if given & {"trainer", "orchestrator"}:
+        return "rl"
+    if "data" in given:
+        return "sft"
+    shown = ", ".join(map(str, files))
+    raise RecipeError(
+        f"{shown} is neither a recipe for reinforcement learning (it has no [trainer] and "
+        "[orchestrator]) nor one for fine-tuning (it has no [data])"
+    )
+
+
+def _check_agreement(recipe: RlRecipe) -> None:
+    for name in _AGREED:
+        one, other = getattr(recipe.trainer, name), getattr(recipe.orchestrator, name)
+        if one != other:
+            raise RecipeError(
+                f"trainer.{name} is {one!r}, but orchestrator.{name} is {other!r}; they must be "
+                f"the same. Give `{name}` once, at the root (`--{name.replace('_', '-')}`)"
+            )

@@ -1,0 +1,196 @@
+"""A process beside this one that does its calls, so that its work does not hold this interpreter.
+
+    python -m torchrl_ckpt.plugin_api.worker_process DESCRIPTOR    # how `Companion` starts it
+
+Calls and answers go over a socket pair as pickles: both ends are this program, and nobody else can
+reach it. The child is tied to the thread that started it and dies with it, so that a killed trainer
+leaves nobody behind who still writes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+from torchrl_ckpt.plugin_api.errors import UserError, WorkerProcessDied
+from torchrl_ckpt.plugin_api.parent_death import die_with_parent
+
+T = TypeVar("T")
+
+_POLL_SECONDS = 0.1
+_LAST_WORDS_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class WorkerProcess:
+    """A child process called `name`, which first does `setup` and then one call after the other.
+
+    `pass_fds` are open in it under the same numbers. Functions go by name, so they must be found in
+    a module. Not for several threads at once.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        setup: tuple[Callable[..., object], Sequence[Any]] | None = None,
+        *,
+        pass_fds: Sequence[int] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self._name = name
+        self._setup = setup
+        self._pass_fds = tuple(pass_fds)
+        self._env = {**os.environ, **(env or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._is_set_up = False
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id, if it was started."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Start the process, or a new one where it has died. Returns before it is ready.
+
+        The process lives no longer than the thread that calls this.
+        """
+        if self._process is not None:
+            if self._process.poll() is None:
+                return
+            _log.warning("the %s had %s; starting a new one", self._name, self._how_it_ended())
+            self.close()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            fds = (theirs.fileno(), *self._pass_fds)
+            self._process = self._launch(theirs.fileno(), fds)
+        self._connection = Connection(ours.detach())
+        self._is_set_up = self._setup is None
+        if self._setup is not None:
+            self._send(*self._setup)
+
+    def call(
+        self, function: Callable[..., T], *args: Any, on_wait: Callable[[], object] | None = None
+    ) -> T:
+        """`function(*args)`, done over there; raises what it raises.
+
+        `on_wait` is called ten times a second meanwhile; should it raise, the process is killed.
+        Raises `WorkerProcessDied` where the process ends before it has answered.
+        """
+        try:
+            if not self._is_set_up:
+                good, error = self._receive(on_wait)
+                if not good:
+                    self._kill()
+                    raise error
+                self._is_set_up = True
+            self._send(function, args)
+            good, answer = self._receive(on_wait)
+        except (ConnectionError, EOFError):
+            raise WorkerProcessDied(f"the {self._name} {self._how_it_ended()}") from None
+        if not good:
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        """End the process, once it has done what it was told."""
+        self._disconnect()
+        if self._process is not None:
+            try:
+                self._process.wait(_LAST_WORDS_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._kill()
+            self._process = None
+
+    def _launch(self, connection: int, fds: Sequence[int]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", __name__, str(connection)],
+            stdin=subprocess.DEVNULL,
+            pass_fds=fds,
+            env=self._env,
+        )
+
+    def _send(self, function: Callable[..., object], args: Sequence[Any]) -> None:
+        if self._connection is None:
+            raise EOFError
+        self._connection.send((function, tuple(args)))
+
+    def _receive(self, on_wait: Callable[[], object] | None) -> tuple[bool, Any]:
+        """Whether it went well, and the result or the error."""
+        if self._connection is None:
+            raise EOFError
+        try:
+            while not self._connection.poll(_POLL_SECONDS):
+                if on_wait is not None:
+                    on_wait()
+            return self._connection.recv()
+        except (ConnectionError, EOFError):
+            raise
+        except BaseException:
+            self._kill()
+            raise
+
+    def _how_it_ended(self) -> str:
+        if self._process is None:
+            return "was never started"
+        try:
+            code = self._process.wait(_LAST_WORDS_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            return "stopped answering and was killed"
+        if code < 0:
+            return f"was killed by {signal.Signals(-code).name}"
+        return f"ended with exit code {code}; this process's log has its last words"
+
+    def _kill(self) -> None:
+        """Kill the process. One that hangs in the kernel, on a dead network file system say, may
+        outlive that for a while; nobody waits for it."""
+        self._disconnect()
+        if self._process is not None:
+            self._process.kill()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_LAST_WORDS_SECONDS)
+
+    def _disconnect(self) -> None:
+        if self._connection is None:
+            return
+        # To close it is not enough: children that this process has forked hold it as well.
+        with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as ours:
+            ours.shutdown(socket.SHUT_RDWR)
+        self._connection.close()
+        self._connection = None
+
+
+def serve(connection: Connection) -> None:
+    """Do what comes, until the other end closes."""
+    die_with_parent()
+    # Ctrl-C and a stopped job reach every process at once; a save under way is to be finished.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        try:
+            function, args = connection.recv()
+        except EOFError:
+            return
+        try:
+            answer = (True, function(*args))
+        except (OSError, UserError) as error:
+            answer = (False, error)
+        except Exception as error:
+            traceback.print_exc()
+            answer = (False, RuntimeError(repr(error)))  # Not every exception can be pickled.
+        connection.send(answer)
+
+
+if __name__ == "__main__":
+    serve(Connection(int(sys.argv[1])))

@@ -1,0 +1,272 @@
+"""Speaks to an inference server: token ids and seeds there, samples and log-probabilities back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from torchrl_ckpt.plugin_api.engines import GenerationRequest, Sample
+from torchrl_ckpt.plugin_api.errors import DataError, ServerUnreachable, UserError, WrongPolicy
+from torchrl_ckpt.serving_api.protocol import (
+    Choice,
+    Completion,
+    CompletionRequest,
+    ErrorAnswer,
+    Health,
+    LoadedWeights,
+    LoadRequest,
+)
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+_LONGEST_HEALTH_SECONDS = 30.0
+
+# Each is an open file here and there, and a server works on far fewer at a time.
+_MOST_COMPLETIONS = 256
+
+# A server that says `Retry-After: 0` is not to be asked in a loop without a breath.
+_SHORTEST_RETRY_SECONDS = 0.1
+
+_WEIGHTS_UNKNOWN = "weights_unknown"
+
+
+class ServerLost(ServerUnreachable):
+    """The connection failed, or the server did not say that it is well. It may come back."""
+
+
+class KeyRefused(ServerUnreachable):
+    """The key is not the server's."""
+
+
+class RequestFailed(ServerUnreachable):
+    """The server failed on this request (5xx), for a reason of its own. Another may not."""
+
+
+class ServerBusy(ServerUnreachable):
+    """The server takes no more requests before `retry_after` seconds have passed."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True)
+class Generated:
+    """`samples[prompt][sample]`, and the loads (see `PolicySpan`) whose weights drew the tokens."""
+
+    samples: list[list[Sample]]
+    loads: frozenset[str | None]
+
+
+@dataclass(frozen=True)
+class SequenceScores:
+    """`logprobs` of every token but the first of each sequence, and the loads that gave them."""
+
+    logprobs: list[list[float]]
+    loads: frozenset[str | None]
+
+
+class InferenceClient:
+    """A server at `base_url`; `timeout` (seconds) bounds every wait for it but that for samples.
+
+    Samples have no such bound, since a request waits for those before it: whoever asks watches the
+    server's health meanwhile. Whatever is asked may be asked again: the same request to the same
+    weights gives the same samples, and a load repeated is a load.
+
+    Raises `ServerLost` where the connection fails; `KeyRefused`; `ServerBusy`; `RequestFailed`;
+    `ServerUnreachable` for no answer in time or one that makes no sense; `DataError` for a request
+    that the server cannot serve; `WrongPolicy` where it has no good weights.
+    """
+
+    def __init__(self, base_url: str, *, key: str | None, timeout: float) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.timeout = timeout
+        self._places = asyncio.Semaphore(_MOST_COMPLETIONS)
+        self._http = httpx.AsyncClient(
+            base_url=self.base_url,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=timeout,
+            limits=httpx.Limits(max_connections=None),
+            trust_env=False,  # a proxy of the environment must not come between, least of all here
+        )
+
+    async def __aenter__(self) -> InferenceClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def check_health(self) -> None:
+        """Return if the server is up. Raises `ServerLost` where it does not answer soon, or says
+        that it is not well, too."""
+        limit = min(self.timeout, _LONGEST_HEALTH_SECONDS)
+        try:
+            async with asyncio.timeout(limit):
+                await self._ask(Health, "GET", "/health", "its health")
+        except TimeoutError as error:
+            raise ServerLost(
+                f"{self.base_url} did not say within {limit:.0f} s whether it is well"
+            ) from error
+        except (DataError, RequestFailed, WrongPolicy) as error:
+            raise ServerLost(str(error)) from error
+
+    async def generate(self, request: GenerationRequest) -> Generated:
+        """Samples of the prompts of `request`, in its order."""
+        sampling = request.sampling
+        choices = await self._complete(
+            CompletionRequest(
+                prompt=[list(prompt) for prompt in request.prompts],
+                prompt_seeds=list(request.seeds),
+                n=request.num_samples,
+                max_tokens=sampling.max_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                stop_token_ids=list(sampling.stop_token_ids),
+                logprobs=1,
+                return_token_ids=True,
+            ),
+            "completions",
+            timeout=httpx.Timeout(self.timeout, read=None),
+        )
+        samples = [self._sample(choice) for choice in choices]
+        grouped = [
+            samples[start : start + request.num_samples]
+            for start in range(0, len(samples), request.num_samples)
+        ]
+        if [len(group) for group in grouped] != [request.num_samples] * len(request.prompts):
+            raise ServerUnreachable(
+                f"{self.base_url} gave {len(samples)} completions for {len(request.prompts)} "
+                f"prompts of {request.num_samples} each. See the server's log"
+            )
+        return Generated(grouped, _loads(choices))
+
+    async def logprobs(self, sequences: Sequence[Sequence[int]]) -> SequenceScores:
+        """The log-probabilities of `sequences` at temperature 1."""
+        choices = await self._complete(
+            CompletionRequest(
+                prompt=[list(sequence) for sequence in sequences],
+                max_tokens=0,
+                echo=True,
+                logprobs=1,
+            ),
+            "log-probabilities",
+            timeout=httpx.Timeout(self.timeout),
+        )
+        return SequenceScores([_token_logprobs(choice)[1:] for choice in choices], _loads(choices))
+
+    async def load_weights(self, directory: Path, version: int) -> LoadedWeights:
+        """Return once the server serves `directory` as policy `version`, with what it says then.
+
+        Raises `WrongPolicy` where it could not load it.
+        """
+        body = LoadRequest(directory=str(directory.resolve()), version=version)
+        try:
+            return await self._ask(
+                LoadedWeights, "POST", "/weights", f"policy {version} to load", body
+            )
+        except DataError as error:
+            raise WrongPolicy(f"policy {version} cannot be served: {error}") from error
+
+    async def loaded(self) -> LoadedWeights:
+        """What the server serves."""
+        return await self._ask(LoadedWeights, "GET", "/weights", "what is loaded")
+
+    async def _complete(
+        self, request: CompletionRequest, what: str, timeout: httpx.Timeout
+    ) -> list[Choice]:
+        async with self._places:
+            answer = await self._ask(
+                Completion, "POST", "/v1/completions", what, request, timeout=timeout
+            )
+        return answer.choices
+
+    async def _ask(
+        self,
+        form: type[Answer],
+        method: str,
+        path: str,
+        what: str,
+        body: BaseModel | None = None,
+        *,
+        timeout: httpx.Timeout | None = None,
+    ) -> Answer:
+        """The server's answer, if it is a good one. `what` says what was asked for."""
+        content = body and body.model_dump(exclude_defaults=True)
+        try:
+            answer = await self._http.request(
+                method, path, json=content, timeout=timeout or self.timeout
+            )
+        except httpx.TimeoutException as error:
+            raise ServerUnreachable(
+                f"{self.base_url} did not answer within {self.timeout:.0f} s; waited for {what}. "
+                "See the server's log, or raise `orchestrator.client.timeout`"
+            ) from error
+        except httpx.TransportError as error:
+            said = str(error) or type(error).__name__
+            raise ServerLost(f"{self.base_url} was asked for {what}: {said}") from error
+        try:
+            if answer.status_code == httpx.codes.OK:
+                return form.model_validate_json(answer.content)
+            failure = ErrorAnswer.model_validate_json(answer.content).error
+        except ValidationError as error:
+            if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+                # A proxy before the server, which has no connection to it.
+                raise ServerLost(f"{self.base_url} answers with {answer.status_code}") from error
+            raise ServerUnreachable(
+                f"{self.base_url} answers to {path}, but not as an inference server of "
+                f"torchrl-ckpt does (status {answer.status_code}). Has another program the port?"
+            ) from error
+        said = f"{self.base_url} was asked for {what}: {failure.message}"
+        raise _refusal(answer, failure.code, said)
+
+    def _sample(self, choice: Choice) -> Sample:
+        tokens, logprobs = choice.token_ids or [], _token_logprobs(choice)
+        if not len(tokens) == len(logprobs) == sum(span.num_tokens for span in choice.policy):
+            raise ServerUnreachable(
+                f"{self.base_url} gave a completion of {len(tokens)} tokens with {len(logprobs)} "
+                f"log-probabilities and the policy spans {choice.policy}. See the server's log"
+            )
+        return Sample(tokens, logprobs, choice.finish_reason)
+
+
+def _refusal(answer: httpx.Response, code: str | None, said: str) -> UserError:
+    """What an answer other than 200 means for the user; `code` is the server's word for it."""
+    status = answer.status_code
+    if status == httpx.codes.UNAUTHORIZED:
+        return KeyRefused(
+            f"{said}. Its key is in the environment variable that `client.api_key_env` names or, "
+            "for a server that the same user started by hand, in a file that is found by itself"
+        )
+    if status == httpx.codes.TOO_MANY_REQUESTS:
+        wait = answer.headers.get("Retry-After", "")
+        seconds = float(wait) if wait.isdecimal() else 1.0
+        return ServerBusy(said, max(seconds, _SHORTEST_RETRY_SECONDS))
+    if code == _WEIGHTS_UNKNOWN:
+        return WrongPolicy(said)
+    if status < httpx.codes.INTERNAL_SERVER_ERROR:
+        return DataError(said)
+    return RequestFailed(f"{said}. See the server's log")
+
+
+def _loads(choices: Sequence[Choice]) -> frozenset[str | None]:
+    return frozenset(span.load for choice in choices for span in choice.policy)
+
+
+def _token_logprobs(choice: Choice) -> list[float]:
+    return choice.logprobs.token_logprobs if choice.logprobs else []  # type: ignore[return-value]

@@ -1,0 +1,101 @@
+"""The batches of supervised fine-tuning: torchdata's StatefulDataLoader over a global order.
+
+All ranks go through one order together and each takes its share of every global batch, so the
+place in the data is the same on all of them and does not depend on how many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from torchrl_ckpt.plugin_api.plugin import Json
+from torchrl_ckpt.shuffled_stream import ShuffledStream, StreamPosition
+from torchrl_ckpt.trainer.distributed import World
+from torchrl_ckpt.trainer.packing import TrainSample
+from torchrl_ckpt.trainer.source import TrainBatch
+
+
+class Samples(Protocol):
+    """A data set of known size."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> TrainSample: ...
+
+
+class GlobalBatches:
+    """A batch sampler without end: the indices of this rank's share of each global batch."""
+
+    def __init__(self, stream: ShuffledStream, batch_size: int, rank: int, world_size: int) -> None:
+        self._stream = stream
+        self._batch_size = batch_size
+        self._rank = rank
+        self._world_size = world_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self
+
+    def __next__(self) -> list[int]:
+        return self._stream.take(self._batch_size)[self._rank :: self._world_size]
+
+    def state_dict(self) -> StreamPosition:
+        return self._stream.state_dict()
+
+    def load_state_dict(self, state: StreamPosition) -> None:
+        self._stream.load_state_dict(state)
+
+
+class SftSource:
+    """Batches of a fixed number of samples, epoch after epoch, shuffled anew each time."""
+
+    provides: frozenset[str] = frozenset()
+
+    def __init__(
+        self, samples: Samples, *, batch_size: int, num_workers: int, seed: int, world: World
+    ) -> None:
+        self._stream = ShuffledStream(len(samples), seed)
+        self._place = self._stream.state_dict()
+        self._batch_size = batch_size
+        self._num_workers = num_workers
+        self._loader: StatefulDataLoader[Sequence[TrainSample]] = StatefulDataLoader(
+            samples,  # type: ignore[arg-type]
+            batch_sampler=GlobalBatches(self._stream, batch_size, world.rank, world.size),  # type: ignore[arg-type]
+            num_workers=num_workers,
+            collate_fn=_as_they_are,
+            # Each new iterator draws a seed for its workers. From a generator of its own: drawn
+            # from torch's global one, a resumed run would have drawn once more than a whole one.
+            generator=torch.Generator().manual_seed(seed),
+        )
+        self._iterator: Iterator[Sequence[TrainSample]] | None = None
+
+    def batch(self, step: int) -> TrainBatch:
+        # Begun at the first batch and not before: a state must be loaded first, or it is ignored.
+        if self._iterator is None:
+            self._iterator = iter(self._loader)
+        samples = next(self._iterator)
+        # What was handed out, not what workers have taken ahead.
+        self._place["position"] += self._batch_size
+        return TrainBatch(samples)
+
+    def state_dict(self) -> Json:
+        return {
+            "place": dict(self._place),
+            "num_workers": self._num_workers,
+            "loader": self._loader.state_dict(),
+        }
+
+    def load_state_dict(self, state: Json) -> None:
+        self._stream.load_state_dict(state["place"])
+        self._place = self._stream.state_dict()
+        # The loader's state has another form with another number of workers. The place is enough
+        # where samples are a function of their number, as they are here.
+        if state["num_workers"] == self._num_workers:
+            self._loader.load_state_dict(state["loader"])
+
+
+def _as_they_are(samples: list[Any]) -> list[Any]:
+    return samples
