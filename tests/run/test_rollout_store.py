@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from torchrl_ckpt.plugin_api.errors import DataError, WaitTimeout
-from torchrl_ckpt.run.polling import wait_for
+from torchrl_ckpt.plugin_api.errors import DataError
 from torchrl_ckpt.run.rollout_store import Rollout, RolloutBatch, RolloutStore
 
 ROLLOUTS = [
@@ -59,8 +58,3 @@ def test_batches_that_are_used_up_go(directory: RolloutStore) -> None:
         directory.write(batch(step))
     directory.forget(through_step=5)
     assert [directory.read(step, 1) is not None for step in (4, 5, 6)] == [False, False, True]
-
-
-def test_waiting_in_vain_says_for_what_and_which_option_sets_the_limit() -> None:
-    with pytest.raises(WaitTimeout, match=r"waited 0 s for the rollouts.*`trainer\.limit`"):
-        wait_for(lambda: None, "the rollouts", 0.01, "trainer.limit")

@@ -21,10 +21,9 @@ from torchrl_ckpt.plugin_api.durable_files import (
     fsync_file,
     make_directory,
 )
-from torchrl_ckpt.plugin_api.errors import CheckpointFailed, WaitTimeout
+from torchrl_ckpt.plugin_api.errors import CheckpointFailed
 from torchrl_ckpt.plugin_api.plugin import Json
-
-_POLL_SECONDS = 0.02
+from torchrl_ckpt.run.polling import Deadline, wait_for
 
 _log = logging.getLogger(__name__)
 
@@ -45,21 +44,16 @@ def request(layout: Layout, step: int, parts: Sequence[str]) -> Path:
 
 
 def wait_for_parts(partial: Path, parts: Sequence[str], timeout: float) -> list[FileRecord]:
-    """The files of all `parts`, relative to `partial`, once every part is whole.
+    """Return the files of all `parts`, relative to `partial`, once every part is whole.
 
     Raises `CheckpointFailed` where one of them cannot be written, `WaitTimeout` after `timeout`
     seconds.
     """
-    deadline = time.monotonic() + timeout
+    deadline = Deadline(timeout, "ckpt.timeout")
     records: list[FileRecord] = []
     for part in parts:
-        while (files := read_part(partial, part)) is None:
-            if time.monotonic() > deadline:
-                raise WaitTimeout(
-                    f"waited {timeout:.0f} s for the {part}'s part of {partial.name}; "
-                    "the checkpoint is not committed (`ckpt.timeout` sets the limit)"
-                )
-            time.sleep(_POLL_SECONDS)
+        awaited = f"the {part}'s part of {partial.name}"
+        files = wait_for(lambda part=part: read_part(partial, part), awaited, deadline)
         records += [replace(file, path=f"{part}/{file.path}") for file in files]
     return records
 

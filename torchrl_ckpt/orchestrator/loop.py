@@ -21,7 +21,7 @@ from torchrl_ckpt.orchestrator.state import COMPONENT, OrchestratorState
 from torchrl_ckpt.plugin_api.environments import Environment, Problem
 from torchrl_ckpt.run.directory import RunDirectory
 from torchrl_ckpt.run.metrics import MetricsLog, values_by_step
-from torchrl_ckpt.run.polling import wait_for
+from torchrl_ckpt.run.polling import Deadline, wait_for_async
 from torchrl_ckpt.run.progress import ProgressLog
 from torchrl_ckpt.run.rollout_store import Rollout, RolloutBatch, RolloutStore
 from torchrl_ckpt.run.weight_store import Policy, WeightStore
@@ -81,11 +81,10 @@ class Loop:
         Where training ended early, this is the policy that it ended with.
         """
         with self._progress.task(f"waiting for policy {version}"):
-            policy = wait_for(
+            policy = await wait_for_async(
                 lambda: self._published(version),
                 f"the policy of step {version} in {self._weights.root}",
-                self._config.policy_timeout,
-                "orchestrator.policy_timeout",
+                Deadline(self._config.policy_timeout, "orchestrator.policy_timeout"),
             )
         if self._layout is not None:
             self._state.answer_requests(self._layout, self._rollouts)

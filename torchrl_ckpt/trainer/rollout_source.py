@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torchrl_ckpt.plugin_api.plugin import Json
-from torchrl_ckpt.run.polling import wait_for
+from torchrl_ckpt.run.polling import Deadline, wait_for
 from torchrl_ckpt.run.rollout_store import Rollout, RolloutStore
 from torchrl_ckpt.trainer.distributed import World
 from torchrl_ckpt.trainer.packing import TrainSample
@@ -28,8 +28,7 @@ class RolloutSource:
         batch = wait_for(
             lambda: self._directory.read(step, self._attempt),
             f"the rollouts of step {step} in {self._directory.root}",
-            self._timeout,
-            "trainer.rollout_timeout",
+            Deadline(self._timeout, "trainer.rollout_timeout"),
         )
         share = batch.rollouts[self._world.rank :: self._world.size]
         return TrainBatch(
