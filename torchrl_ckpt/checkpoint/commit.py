@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -53,7 +54,7 @@ def wait_for_parts(partial: Path, parts: Sequence[str], timeout: float) -> list[
     records: list[FileRecord] = []
     for part in parts:
         awaited = f"the {part}'s part of {partial.name}"
-        files = wait_for(lambda part=part: read_part(partial, part), awaited, deadline)
+        files = wait_for(functools.partial(read_part, partial, part), awaited, deadline)
         records += [replace(file, path=f"{part}/{file.path}") for file in files]
     return records
 
