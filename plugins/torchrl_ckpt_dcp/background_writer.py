@@ -18,9 +18,9 @@ from torch.distributed.checkpoint.planner import WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
 
 from torchrl_ckpt.plugin_api.checkpoint_backends import FileRecord
-from torchrl_ckpt_dcp.planning import PlannedSave
-from torchrl_ckpt_dcp.staging import Place, StagingArea
-from torchrl_ckpt_dcp.writer import RecordingWriter
+from torchrl_ckpt_dcp.planned_save import PlannedSave
+from torchrl_ckpt_dcp.recording_writer import RecordingWriter
+from torchrl_ckpt_dcp.staging_area import Place, StagingArea
 
 _NICENESS = 10  # The training's own threads come first where there are too few cores for all.
 

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
-from torchrl_ckpt_dcp.async_backend import AsyncDcpBackend, AsyncDcpConfig
-from torchrl_ckpt_dcp.backend import DcpBackend, DcpConfig
+from torchrl_ckpt_dcp.async_dcp_backend import AsyncDcpBackend, AsyncDcpConfig
+from torchrl_ckpt_dcp.dcp_backend import DcpBackend, DcpConfig
 
 from torchrl_ckpt.plugin_api.durable_files import digest_file
 from torchrl_ckpt.plugin_api.errors import CheckpointFailed, UserError, WorkerProcessDied

@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torchrl_ckpt_dcp.backend import DcpBackend, DcpConfig
-from torchrl_ckpt_dcp.writer import RecordingFileSystem, RecordingWriter
+from torchrl_ckpt_dcp.dcp_backend import DcpBackend, DcpConfig
+from torchrl_ckpt_dcp.recording_writer import RecordingFileSystem, RecordingWriter
 
 from torchrl_ckpt.plugin_api.checkpoint_backends import ReadableBackend, TensorDescription
 from torchrl_ckpt.plugin_api.durable_files import digest_file

@@ -19,7 +19,7 @@ STEPS = 4
 SLOWLY_STAGED = """
 import os, sys, time
 from pathlib import Path
-from torchrl_ckpt_dcp import async_backend
+from torchrl_ckpt_dcp import async_dcp_backend as async_backend
 from torchrl_ckpt.launcher.start import begin
 from torchrl_ckpt.launcher.recipe_loader import load_recipe
 from torchrl_ckpt.config.settings import to_json

@@ -25,10 +25,10 @@ from torchrl_ckpt.plugin_api.checkpoint_backends import Advance, Save, Written
 from torchrl_ckpt.plugin_api.errors import CheckpointFailed
 from torchrl_ckpt.plugin_api.worker_process import WorkerProcess
 from torchrl_ckpt_dcp import background_writer
-from torchrl_ckpt_dcp.backend import DcpBackend, DcpConfig
 from torchrl_ckpt_dcp.background_writer import WrittenPieces
-from torchrl_ckpt_dcp.planning import PlannedSave, plan_save
-from torchrl_ckpt_dcp.staging import StagingArea, lay_out
+from torchrl_ckpt_dcp.dcp_backend import DcpBackend, DcpConfig
+from torchrl_ckpt_dcp.planned_save import PlannedSave, plan_save
+from torchrl_ckpt_dcp.staging_area import StagingArea, lay_out
 
 _log = logging.getLogger(__name__)
 

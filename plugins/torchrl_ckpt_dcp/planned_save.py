@@ -13,7 +13,7 @@ from torch.distributed.checkpoint import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import SavePlan
 
-from torchrl_ckpt_dcp.writer import RecordingWriter
+from torchrl_ckpt_dcp.recording_writer import RecordingWriter
 
 
 @dataclass(frozen=True)

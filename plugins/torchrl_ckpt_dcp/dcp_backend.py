@@ -18,9 +18,9 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 
 from torchrl_ckpt.plugin_api.checkpoint_backends import Advance, Save, TensorDescription, Written
 from torchrl_ckpt.plugin_api.errors import CheckpointFailed, CheckpointMismatch, UserError
-from torchrl_ckpt_dcp.planning import flat_planner
-from torchrl_ckpt_dcp.reader import TensorReader, read_metadata
-from torchrl_ckpt_dcp.writer import RecordingWriter
+from torchrl_ckpt_dcp.planned_save import flat_planner
+from torchrl_ckpt_dcp.recording_writer import RecordingWriter
+from torchrl_ckpt_dcp.tensor_reader import TensorReader, read_metadata
 
 
 class DcpConfig(BaseModel):
