@@ -97,13 +97,15 @@ def test_the_version_rises_only_after_the_load() -> None:
 def test_every_load_has_a_name_of_its_own() -> None:
     async def scenario() -> None:
         policy = ServedPolicy(ScriptedEngine([4, 5]))
-        assert await generate(policy) == [PolicySpan(version=None, load=None, num_tokens=2)]
+        assert await generate(policy) == [PolicySpan(version=None, weights_id=None, num_tokens=2)]
         first = await policy.load(Path("/a"), 1)
         assert await policy.loaded() == first
         again = await policy.load(Path("/a"), 1)
-        assert first.load is not None
-        assert again.load not in (None, first.load)
-        assert await generate(policy) == [PolicySpan(version=1, load=again.load, num_tokens=2)]
+        assert first.weights_id is not None
+        assert again.weights_id not in (None, first.weights_id)
+        assert await generate(policy) == [
+            PolicySpan(version=1, weights_id=again.weights_id, num_tokens=2)
+        ]
 
     asyncio.run(scenario())
 
@@ -121,7 +123,7 @@ def test_after_a_load_failed_half_way_nothing_is_generated_until_one_succeeds(
         with pytest.raises((WeightsUnknown, asyncio.CancelledError)):
             await policy.load(Path("/b"), 2)
         loaded = await policy.loaded()
-        assert (loaded.version, loaded.load, loaded.directory) == (None, None, None)
+        assert (loaded.version, loaded.weights_id, loaded.directory) == (None, None, None)
         with pytest.raises(WeightsUnknown):
             await generate(policy)
         with pytest.raises(WeightsUnknown):
@@ -154,16 +156,16 @@ def _kept(
 
 def test_a_request_that_is_kept_over_a_load_says_which_tokens_are_whose() -> None:
     async def scenario(engine: ScriptedEngine, policy: ServedPolicy, request: asyncio.Task) -> None:
-        before = (await policy.loaded()).load
+        before = (await policy.loaded()).weights_id
         load = asyncio.create_task(policy.load(Path("/b"), 2))
         engine.step()  # while the load is under way: still the old weights
         await settle()
         engine.end_load()
-        after = (await load).load
+        after = (await load).weights_id
         engine.step(2)
         assert await request == [
-            PolicySpan(version=1, load=before, num_tokens=3),
-            PolicySpan(version=2, load=after, num_tokens=2),
+            PolicySpan(version=1, weights_id=before, num_tokens=3),
+            PolicySpan(version=2, weights_id=after, num_tokens=2),
         ]
 
     _kept(scenario)

@@ -191,7 +191,7 @@ def test_weights_that_are_not_there_or_no_good_leave_the_old_ones(
     assert error["code"] == "unusable_weights"
     assert http.get("/weights", headers=AUTHORIZED).json() == loaded
     [span] = complete(http, prompt="ab>", max_tokens=5)["choices"][0]["policy"]
-    assert (span["version"], span["load"]) == (7, loaded["load"])
+    assert (span["version"], span["weights_id"]) == (7, loaded["weights_id"])
 
 
 def test_a_server_started_by_hand_leaves_its_key_and_ends_in_peace(

@@ -63,7 +63,7 @@ def test_a_streamed_completion_is_the_whole_one_in_pieces(
             said = joined([part["logprobs"][name] for part in parts])
             assert said == choice["logprobs"][name], name
         spans = joined([part["policy"] for part in parts])
-        assert {span["load"] for span in spans} == {choice["policy"][0]["load"]}
+        assert {span["weights_id"] for span in spans} == {choice["policy"][0]["weights_id"]}
         assert sum(span["num_tokens"] for span in spans) == len(choice["token_ids"])
         assert choice["policy"][0]["num_tokens"] == len(choice["token_ids"])
         assert not any(text in choice["text"] for text in stop)

@@ -37,7 +37,7 @@ class Server:
 
     async def load_weights(self, directory: Path, version: int) -> LoadedWeights:
         self.num_loads += 1
-        good = {"version": version, "load": f"load-{self.num_loads}", "directory": str(directory)}
+        good = {"version": version, "weights_id": f"load-{self.num_loads}", "directory": str(directory)}
         return LoadedWeights(**{**good, "digest": DIGEST, "dtype": "float32", **self.report})
 
     async def logprobs(self, sequences: list[list[int]]) -> SequenceScores:
@@ -78,9 +78,9 @@ def test_a_second_load_may_mend_it() -> None:
 @pytest.mark.parametrize(
     ("report", "said"),
     [
-        ({"version": 2}, "serves step 2"),
-        ({"version": None}, "serves step None"),
-        ({"load": None}, "load None"),
+        ({"version": 2}, "reports step 2"),
+        ({"version": None}, "reports step None"),
+        ({"weights_id": None}, "weights id None"),
         ({"directory": "/elsewhere"}, "serves /elsewhere, not"),
         ({"digest": "hash of float32:other"}, "float32:other, of those published.*float32:abc"),
     ],

@@ -49,13 +49,15 @@ def test_generation_is_the_engines_with_the_policy_that_made_it(
     server: Server, published: Path
 ) -> None:
     loaded = load(server, published / "step_0", 40)
-    generated = ask(server.base_url, lambda client: client.generate(REQUEST))
-    assert (loaded.version, generated.loads) == (40, {loaded.load})
-    assert [len(group) for group in generated.samples] == [3, 3]
-    for sample in (sample for group in generated.samples for sample in group):
-        assert 1 <= len(sample.token_ids) == len(sample.logprobs) <= 8
-        assert sample.finish_reason == ("stop" if sample.token_ids[-1] == 1 else "length")
-    assert ask(server.base_url, lambda client: client.generate(REQUEST)) == generated
+    completion = ask(server.base_url, lambda client: client.complete(REQUEST))
+    assert (loaded.version, completion.weights_ids) == (40, {loaded.weights_id})
+    assert [choice.index for choice in completion.choices] == list(range(6))
+    for choice in completion.choices:
+        assert choice.token_ids is not None
+        assert 1 <= len(choice.token_ids) == len(choice.token_logprobs) <= 8
+        assert choice.finish_reason == ("stop" if choice.token_ids[-1] == 1 else "length")
+    again = ask(server.base_url, lambda client: client.complete(REQUEST))
+    assert again.choices == completion.choices
 
 
 def test_the_canary_gives_the_models_own_logprobs(server: Server, published: Path) -> None:
@@ -65,7 +67,7 @@ def test_the_canary_gives_the_models_own_logprobs(server: Server, published: Pat
         torch.manual_seed(step)
         module = tiny_model().build(pretrained=False)
         scores = ask(server.base_url, lambda client: client.logprobs(sequences))
-        assert scores.loads == {loaded.load}
+        assert scores.weights_ids == {loaded.weights_id}
         for sequence, values in zip(sequences, scores.logprobs, strict=True):
             tokens = torch.tensor([sequence])
             own = module(tokens, torch.arange(len(sequence))[None]).log_softmax(-1)
@@ -92,7 +94,7 @@ def test_weights_that_cannot_be_loaded_are_the_wrong_policy(server: Server, tmp_
 def test_a_request_that_cannot_be_served_is_a_data_error(server: Server) -> None:
     request = GenerationRequest([[4] * 200], [0], 1, Sampling(8))
     with pytest.raises(DataError, match="maximum length of 128"):
-        ask(server.base_url, lambda client: client.generate(request))
+        ask(server.base_url, lambda client: client.complete(request))
 
 
 @pytest.mark.parametrize("key", [None, "wrong"])
@@ -147,7 +149,7 @@ def test_a_failure_of_the_server_is_not_taken_for_wrong_weights(
     failure = {"message": "no", "type": "server_error", "code": code}
     with answering(status, json.dumps({"error": failure}).encode()) as url:
         with pytest.raises(kind):
-            ask(url, lambda client: client.generate(REQUEST))
+            ask(url, lambda client: client.complete(REQUEST))
         with pytest.raises(ServerLost):
             ask(url, lambda client: client.check_health())
 
@@ -155,5 +157,5 @@ def test_a_failure_of_the_server_is_not_taken_for_wrong_weights(
 def test_a_busy_server_is_never_asked_again_at_once() -> None:
     failure = b'{"error": {"message": "full", "type": "rate_limit_error"}}'
     with answering(429, failure, Retry_After="0") as url, pytest.raises(ServerBusy) as caught:
-        ask(url, lambda client: client.generate(REQUEST))
+        ask(url, lambda client: client.complete(REQUEST))
     assert caught.value.retry_after >= 0.1

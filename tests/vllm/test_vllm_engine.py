@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from tests.inference.conftest import AUTHORIZED, wait_until_up
 from tests.vllm.conftest import CANARY, Published, VllmServer
 from torchrl_ckpt.orchestrator.attestation import attest
-from torchrl_ckpt.plugin_api.engines import GenerationRequest, Sample, Sampling
+from torchrl_ckpt.plugin_api.engines import GenerationRequest, Sampling
 from torchrl_ckpt.plugin_api.errors import DataError, WrongPolicy
 from torchrl_ckpt.serving_api.client import InferenceClient
+from torchrl_ckpt.serving_api.protocol import Choice
 
 T = TypeVar("T")
 
@@ -39,10 +40,17 @@ def ask(server: VllmServer, question: Callable[[InferenceClient], Awaitable[T]])
     return asyncio.run(connected())
 
 
-def generate(server: VllmServer, order: list[int], **sampling: Any) -> list[list[Sample]]:
+def complete(server: VllmServer, request: GenerationRequest) -> list[list[Choice]]:
+    """`[prompt][sample]`"""
+    choices = ask(server, lambda client: client.complete(request)).choices
+    size = request.num_samples
+    return [choices[start : start + size] for start in range(0, len(choices), size)]
+
+
+def generate(server: VllmServer, order: list[int], **sampling: Any) -> list[list[Choice]]:
     how = Sampling(**{**vars(SAMPLING), **sampling})
     request = GenerationRequest([PROMPTS[i] for i in order], [SEEDS[i] for i in order], 4, how)
-    return ask(server, lambda client: client.generate(request)).samples
+    return complete(server, request)
 
 
 def test_every_reload_is_attested_with_tied_embeddings(server: VllmServer, tied: Published) -> None:
@@ -61,8 +69,8 @@ def test_logprobs_of_a_sample_are_those_of_the_sequence(server: VllmServer) -> N
     sequences = [[*prompt, *sample.token_ids] for prompt, sample in pairs]
     scores = ask(server, lambda client: client.logprobs(sequences)).logprobs
     for (_, sample), score in zip(pairs, scores, strict=True):
-        tail = score[-len(sample.logprobs) :]
-        assert tail == pytest.approx(sample.logprobs, abs=FLOAT32_BOUND)
+        tail = score[-len(sample.token_logprobs) :]
+        assert tail == pytest.approx(sample.token_logprobs, abs=FLOAT32_BOUND)
 
 
 def test_a_sequence_as_long_as_the_model_is_scored(server: VllmServer, tied: Published) -> None:
@@ -76,7 +84,7 @@ def test_the_logprob_is_that_of_the_distribution_drawn_from(server: VllmServer) 
     [[greedy, *_]] = generate(server, [0], temperature=0.0)
     [only_one] = generate(server, [0], top_k=1)
     assert [sample.token_ids for sample in only_one] == [greedy.token_ids] * 4
-    assert all(value == 0 for sample in only_one for value in sample.logprobs)
+    assert all(value == 0 for sample in only_one for value in sample.token_logprobs)
     assert all(value < 0 for value in greedy.logprobs)
 
 
@@ -85,7 +93,7 @@ def test_a_sample_depends_on_its_prompts_seed_and_its_number_alone(server: VllmS
     for place, samples in zip([3, 0], generate(server, [3, 0]), strict=True):
         for sample, same in zip(samples, straight[place], strict=True):
             assert sample.token_ids == same.token_ids
-            assert sample.logprobs == pytest.approx(same.logprobs, abs=FLOAT32_BOUND)
+            assert sample.token_logprobs == pytest.approx(same.logprobs, abs=FLOAT32_BOUND)
     assert len({tuple(sample.token_ids) for group in straight for sample in group}) > 12
 
 
@@ -103,7 +111,7 @@ def test_more_prompt_tokens_than_one_step_takes_are_served(server: VllmServer) -
     # vLLM reads 2,048 of them at a time, and on CPU cannot divide a seeded prompt.
     prompts = [[2 + (i + j) % 26 for j in range(100)] for i in range(64)]
     request = GenerationRequest(prompts, list(range(64)), 1, Sampling(max_tokens=4))
-    samples = ask(server, lambda client: client.generate(request)).samples
+    samples = complete(server, request)
     assert all(sample.token_ids for [sample] in samples)
 
 
@@ -116,7 +124,7 @@ def test_a_prompt_that_the_model_cannot_take_is_refused(
 ) -> None:
     request = GenerationRequest([prompt], [1], 1, Sampling(max_tokens=max_tokens))
     with pytest.raises(DataError, match=said):
-        ask(server, lambda client: client.generate(request))
+        ask(server, lambda client: client.complete(request))
 
 
 def _of_another_shape(directory: Path) -> None:
@@ -148,7 +156,7 @@ def test_weights_that_do_not_fit_are_refused_and_change_nothing(
     before = ask(server, lambda client: client.load_weights(tied.directory(0), 0))
     with pytest.raises(WrongPolicy, match="the weights at"):
         ask(server, lambda client: client.load_weights(bad, 1))
-    assert ask(server, lambda client: client.loaded()).load == before.load
+    assert ask(server, lambda client: client.loaded()).weights_id == before.weights_id
     scores = ask(server, lambda client: client.logprobs(CANARY)).logprobs
     for sequence, score in zip(CANARY, scores, strict=True):
         assert score == pytest.approx(tied.logprobs(0, sequence), abs=FLOAT32_BOUND)

@@ -12,7 +12,7 @@ from typing import Any
 from torchrl_ckpt.inference.cancel import Interrupted, unless
 from torchrl_ckpt.inference.http_errors import BadRequest, NotFound
 from torchrl_ckpt.inference.limits import Admission
-from torchrl_ckpt.inference.served_policy import Load, ServedPolicy, Stamped
+from torchrl_ckpt.inference.served_policy import EngineWeights, ServedPolicy, Stamped
 from torchrl_ckpt.inference.stream import GrowingCompletion, Piece, joined
 from torchrl_ckpt.plugin_api.engines import DrawnTokens, GenerationRequest, Sampling
 from torchrl_ckpt.plugin_api.models import Tokenizer
@@ -193,9 +193,9 @@ class CompletionService:
             if on_piece is not None:
                 on_piece(piece)
 
-        def grow(drawn: DrawnTokens, load: Load) -> None:
+        def grow(drawn: DrawnTokens, weights: EngineWeights) -> None:
             completion = growing[drawn.prompt, drawn.sample]
-            if not completion.finished and (piece := completion.add(drawn, load)) is not None:
+            if not completion.finished and (piece := completion.add(drawn, weights)) is not None:
                 put(piece)
 
         try:

@@ -24,19 +24,19 @@ from torchrl_ckpt.serving_api.protocol import LoadedWeights, PolicySpan
 
 
 @dataclass(frozen=True)
-class Load:
-    """A load of weights, or None throughout for the weights that the server started with."""
+class EngineWeights:
+    """The weights that the engine has, as `LoadedWeights` identifies them."""
 
     version: int | None = None
-    id: str | None = None
+    weights_id: str | None = None
     directory: Path | None = None
 
     def span(self, num_tokens: int) -> PolicySpan:
-        """So many tokens, drawn by these weights."""
-        return PolicySpan(version=self.version, load=self.id, num_tokens=num_tokens)
+        """`num_tokens` tokens drawn by these weights."""
+        return PolicySpan(version=self.version, weights_id=self.weights_id, num_tokens=num_tokens)
 
 
-OnDrawn = Callable[[DrawnTokens, Load], None]
+OnDrawn = Callable[[DrawnTokens, EngineWeights], None]
 """Told of tokens as they are drawn, and by which weights."""
 
 
@@ -61,7 +61,7 @@ class ServedPolicy:
     def __init__(self, engine: Engine, *, keep: bool = False) -> None:
         self.engine = engine
         self.keep = keep
-        self._load = Load()
+        self._load = EngineWeights()
         self._weights_known = True
         self._turn = asyncio.Lock()  # taken in the order of arrival
         self._num_users = 0
@@ -94,7 +94,9 @@ class ServedPolicy:
             for group in samples
         ]
 
-    async def score(self, sequences: Sequence[Sequence[int]]) -> tuple[list[list[float]], Load]:
+    async def score(
+        self, sequences: Sequence[Sequence[int]]
+    ) -> tuple[list[list[float]], EngineWeights]:
         """The engine's log-probabilities of `sequences`, all by the same weights.
 
         Raises `WeightsUnknown`, and what the engine raises.
@@ -122,7 +124,10 @@ class ServedPolicy:
                 raise
             # No other task runs between the engine's return and this, so under `keep` the first
             # tokens of the new weights find the new load.
-            self._load, self._weights_known = Load(version, uuid.uuid4().hex, directory), True
+            self._load, self._weights_known = (
+                EngineWeights(version, uuid.uuid4().hex, directory),
+                True,
+            )
             return await self._describe()
 
     async def loaded(self) -> LoadedWeights:
@@ -131,7 +136,7 @@ class ServedPolicy:
             return await self._describe()
 
     @asynccontextmanager
-    async def _unchanging(self) -> AsyncIterator[Load]:
+    async def _unchanging(self) -> AsyncIterator[EngineWeights]:
         """What is served, which stays the same in the block."""
         async with self._turn:
             self._check_weights_known()
@@ -184,7 +189,7 @@ class ServedPolicy:
             )
 
     def _lose(self) -> None:
-        self._load, self._weights_known = Load(), False
+        self._load, self._weights_known = EngineWeights(), False
         for lost in self._kept:
             if not lost.done():
                 lost.set_result(None)
@@ -193,7 +198,7 @@ class ServedPolicy:
         load = self._load
         return LoadedWeights(
             version=load.version,
-            load=load.id,
+            weights_id=load.weights_id,
             directory=None if load.directory is None else str(load.directory),
             digest=await self.engine.weights_digest(),
             dtype=self.engine.dtype,
@@ -202,6 +207,6 @@ class ServedPolicy:
 
 def append_span(spans: list[PolicySpan], span: PolicySpan) -> None:
     """Add `span` to the end of `spans`, as one with the last where the weights are the same."""
-    if spans and (spans[-1].version, spans[-1].load) == (span.version, span.load):
+    if spans and (spans[-1].version, spans[-1].weights_id) == (span.version, span.weights_id):
         span = span.model_copy(update={"num_tokens": spans.pop().num_tokens + span.num_tokens})
     spans.append(span)

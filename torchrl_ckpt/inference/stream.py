@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torchrl_ckpt.inference.served_policy import Load, append_span
+from torchrl_ckpt.inference.served_policy import EngineWeights, append_span
 from torchrl_ckpt.plugin_api.engines import DrawnTokens
 from torchrl_ckpt.plugin_api.models import Tokenizer
 from torchrl_ckpt.serving_api.protocol import FinishReason, PolicySpan
@@ -39,7 +39,7 @@ class GrowingCompletion:
         self._policy: list[PolicySpan] = []
         self.finished = False
 
-    def add(self, drawn: DrawnTokens, load: Load) -> Piece | None:
+    def add(self, drawn: DrawnTokens, weights: EngineWeights) -> Piece | None:
         """What the tokens add, if any text has become certain; their text comes later if not."""
         text = ""
         for token_id, logprob in zip(drawn.token_ids, drawn.logprobs, strict=True):
@@ -48,7 +48,7 @@ class GrowingCompletion:
             text += self._text.add(token_id)
             self._token_ids.append(token_id)
             self._logprobs.append(logprob)
-            append_span(self._policy, load.span(1))
+            append_span(self._policy, weights.span(1))
         if self._text.stopped:
             return self._piece(text, "stop")
         return self._piece(text, None) if text else None

@@ -95,10 +95,10 @@ async def _attempt(
     loaded = await client.load_weights(directory, policy.version)
     load = _check_report(loaded, policy, directory)
     scores = await client.logprobs(policy.canary.sequences)
-    if scores.loads != {load}:
+    if scores.weights_ids != {load}:
         raise WrongPolicy(
             f"the canary was not answered by the load just made ({load}) but by "
-            f"{_named(scores.loads)}; is another job using the server?"
+            f"{_named(scores.weights_ids)}; is another job using the server?"
         )
     if tolerance is None:
         tolerance = max(_tolerance(policy.canary.dtype), _tolerance(loaded.dtype))
@@ -113,15 +113,17 @@ async def _attempt(
 
 def _check_report(loaded: LoadedWeights, policy: Policy, directory: Path) -> str:
     """The load that the server says it has made of `directory`."""
-    if loaded.version != policy.version or loaded.load is None:
-        raise WrongPolicy(f"it says that it serves step {loaded.version} (load {loaded.load})")
+    if loaded.version != policy.version or loaded.weights_id is None:
+        raise WrongPolicy(
+            f"it reports step {loaded.version} with the weights id {loaded.weights_id}"
+        )
     if loaded.directory != str(directory.resolve()):
         raise WrongPolicy(f"it says that it serves {loaded.directory}, not {directory.resolve()}")
     if _comparable(policy.digest, loaded.digest) and loaded.digest != policy.digest:
         raise WrongPolicy(
             f"the digest of its weights is {loaded.digest}, of those published {policy.digest}"
         )
-    return loaded.load
+    return loaded.weights_id
 
 
 def _comparable(one: str | None, other: str | None) -> bool:

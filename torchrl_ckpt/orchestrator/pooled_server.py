@@ -14,8 +14,9 @@ from torchrl_ckpt.orchestrator.attestation import Answered, Attested, attest
 from torchrl_ckpt.plugin_api.engines import GenerationRequest, Sample
 from torchrl_ckpt.plugin_api.errors import ServerUnreachable, WrongPolicy
 from torchrl_ckpt.run.weight_store import Policy
-from torchrl_ckpt.serving_api.client import Generated, InferenceClient, KeyRefused, ServerLost
+from torchrl_ckpt.serving_api.client import InferenceClient, KeyRefused, ServerLost
 from torchrl_ckpt.serving_api.keys import find_key
+from torchrl_ckpt.serving_api.protocol import Completion
 
 _CHECK_SECONDS = 1.0
 
@@ -53,7 +54,7 @@ class PooledServer:
         self._config = config
         self._key: str | None = None
         self._client = InferenceClient(base_url, key=None, timeout=config.timeout)
-        self._work: set[asyncio.Task[Generated]] = set()
+        self._work: set[asyncio.Task[Completion]] = set()
         self._latest: Answered | None = None
 
     @property
@@ -96,7 +97,7 @@ class PooledServer:
         """
         attested = self.attested
         assert attested is not None
-        work = asyncio.create_task(self._client.generate(request))
+        work = asyncio.create_task(self._client.complete(request))
         self._work.add(work)
         try:
             await asyncio.wait({work})
@@ -105,10 +106,16 @@ class PooledServer:
             work.cancel()
         if work.cancelled():
             raise ServerLost(self.said)
-        generated = work.result()
-        if generated.loads == {attested.load}:
-            return Completed(generated.samples, attested.load)
-        if None in generated.loads:
+        completion = work.result()
+        if completion.weights_ids == {attested.load}:
+            samples = [
+                Sample(choice.token_ids or [], choice.token_logprobs, choice.finish_reason)
+                for choice in completion.choices
+            ]
+            size = request.num_samples
+            groups = [samples[i : i + size] for i in range(0, len(samples), size)]
+            return Completed(groups, attested.load)
+        if None in completion.weights_ids:
             raise ServerLost(f"{self.base_url} was restarted: it forgot the policy it was sent")
         raise WrongPolicy(
             f"{self.base_url} answered with other weights than those that were checked; is another "

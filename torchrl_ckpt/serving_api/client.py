@@ -12,10 +12,9 @@ from typing import TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from torchrl_ckpt.plugin_api.engines import GenerationRequest, Sample
+from torchrl_ckpt.plugin_api.engines import GenerationRequest
 from torchrl_ckpt.plugin_api.errors import DataError, ServerUnreachable, UserError, WrongPolicy
 from torchrl_ckpt.serving_api.protocol import (
-    Choice,
     Completion,
     CompletionRequest,
     ErrorAnswer,
@@ -58,19 +57,12 @@ class ServerBusy(ServerUnreachable):
 
 
 @dataclass(frozen=True)
-class Generated:
-    """`samples[prompt][sample]`, and the loads (see `PolicySpan`) whose weights drew the tokens."""
-
-    samples: list[list[Sample]]
-    loads: frozenset[str | None]
-
-
-@dataclass(frozen=True)
 class SequenceScores:
-    """`logprobs` of every token but the first of each sequence, and the loads that gave them."""
+    """The log-probability of every token but the first of each sequence, and the ids of the weights
+    that computed them (see `PolicySpan`)."""
 
     logprobs: list[list[float]]
-    loads: frozenset[str | None]
+    weights_ids: frozenset[str | None]
 
 
 class InferenceClient:
@@ -125,10 +117,13 @@ class InferenceClient:
         except (DataError, RequestFailed, WrongPolicy) as error:
             raise ServerLost(str(error)) from error
 
-    async def generate(self, request: GenerationRequest) -> Generated:
-        """Samples of the prompts of `request`, in its order."""
+    async def complete(self, request: GenerationRequest) -> Completion:
+        """Generate `num_samples` completions of each prompt: choices by prompt, then by sample.
+
+        Every choice has `token_ids` and as many `token_logprobs`, and its policy spans cover them.
+        """
         sampling = request.sampling
-        choices = await self._complete(
+        completion = await self._request_completion(
             CompletionRequest(
                 prompt=[list(prompt) for prompt in request.prompts],
                 prompt_seeds=list(request.seeds),
@@ -144,21 +139,12 @@ class InferenceClient:
             "completions",
             timeout=httpx.Timeout(self.timeout, read=None),
         )
-        samples = [self._sample(choice) for choice in choices]
-        grouped = [
-            samples[start : start + request.num_samples]
-            for start in range(0, len(samples), request.num_samples)
-        ]
-        if [len(group) for group in grouped] != [request.num_samples] * len(request.prompts):
-            raise ServerUnreachable(
-                f"{self.base_url} gave {len(samples)} completions for {len(request.prompts)} "
-                f"prompts of {request.num_samples} each. See the server's log"
-            )
-        return Generated(grouped, _loads(choices))
+        self._check_choices(completion, request)
+        return completion
 
     async def logprobs(self, sequences: Sequence[Sequence[int]]) -> SequenceScores:
         """The log-probabilities of `sequences` at temperature 1."""
-        choices = await self._complete(
+        completion = await self._request_completion(
             CompletionRequest(
                 prompt=[list(sequence) for sequence in sequences],
                 max_tokens=0,
@@ -168,7 +154,9 @@ class InferenceClient:
             "log-probabilities",
             timeout=httpx.Timeout(self.timeout),
         )
-        return SequenceScores([_token_logprobs(choice)[1:] for choice in choices], _loads(choices))
+        return SequenceScores(
+            [choice.token_logprobs for choice in completion.choices], completion.weights_ids
+        )
 
     async def load_weights(self, directory: Path, version: int) -> LoadedWeights:
         """Return once the server serves `directory` as policy `version`, with what it says then.
@@ -187,14 +175,13 @@ class InferenceClient:
         """What the server serves."""
         return await self._ask(LoadedWeights, "GET", "/weights", "what is loaded")
 
-    async def _complete(
+    async def _request_completion(
         self, request: CompletionRequest, what: str, timeout: httpx.Timeout
-    ) -> list[Choice]:
+    ) -> Completion:
         async with self._places:
-            answer = await self._ask(
+            return await self._ask(
                 Completion, "POST", "/v1/completions", what, request, timeout=timeout
             )
-        return answer.choices
 
     async def _ask(
         self,
@@ -235,14 +222,25 @@ class InferenceClient:
         said = f"{self.base_url} was asked for {what}: {failure.message}"
         raise _refusal(answer, failure.code, said)
 
-    def _sample(self, choice: Choice) -> Sample:
-        tokens, logprobs = choice.token_ids or [], _token_logprobs(choice)
-        if not len(tokens) == len(logprobs) == sum(span.num_tokens for span in choice.policy):
+    def _check_choices(self, completion: Completion, request: GenerationRequest) -> None:
+        """Raises `ServerUnreachable` where `completion` is not a complete answer to `request`."""
+        num_expected = len(request.prompts) * request.num_samples
+        if [choice.index for choice in completion.choices] != list(range(num_expected)):
             raise ServerUnreachable(
-                f"{self.base_url} gave a completion of {len(tokens)} tokens with {len(logprobs)} "
-                f"log-probabilities and the policy spans {choice.policy}. See the server's log"
+                f"{self.base_url} gave {len(completion.choices)} completions, or not in order, for "
+                f"{len(request.prompts)} prompts with {request.num_samples} samples each. See the "
+                "server's log"
             )
-        return Sample(tokens, logprobs, choice.finish_reason)
+        for choice in completion.choices:
+            num_tokens = len(choice.token_ids or [])
+            num_logprobs = len(choice.token_logprobs)
+            num_covered = sum(span.num_tokens for span in choice.policy)
+            if choice.token_ids is None or not num_tokens == num_logprobs == num_covered:
+                raise ServerUnreachable(
+                    f"{self.base_url} gave a completion of {num_tokens} tokens with {num_logprobs} "
+                    f"log-probabilities and policy spans over {num_covered} tokens. See the "
+                    "server's log"
+                )
 
 
 def _refusal(answer: httpx.Response, code: str | None, said: str) -> UserError:
@@ -262,11 +260,3 @@ def _refusal(answer: httpx.Response, code: str | None, said: str) -> UserError:
     if status < httpx.codes.INTERNAL_SERVER_ERROR:
         return DataError(said)
     return RequestFailed(f"{said}. See the server's log")
-
-
-def _loads(choices: Sequence[Choice]) -> frozenset[str | None]:
-    return frozenset(span.load for choice in choices for span in choice.policy)
-
-
-def _token_logprobs(choice: Choice) -> list[float]:
-    return choice.logprobs.token_logprobs if choice.logprobs else []  # type: ignore[return-value]

@@ -139,15 +139,15 @@ class ChatCompletionRequest(_Request):
 
 
 class PolicySpan(BaseModel):
-    """`num_tokens` tokens in a row of a completion, all drawn by the same weights.
+    """`num_tokens` consecutive tokens of a completion, all drawn by the same weights.
 
-    `version` is what the load called them, and `load` names that load itself, unlike any other on
-    any server: who has checked it knows these tokens, whoever else sends weights to the server.
-    Both are None for the weights that a server started with.
+    `version` is the number given with `POST /weights`. `weights_id` is unique to that load, on this
+    and every other server: a client that has checked an id can trust all tokens with that id, even
+    if other clients load weights too. Both are None for the weights that a server started with.
     """
 
     version: int | None
-    load: str | None
+    weights_id: str | None
     num_tokens: int
 
 
@@ -177,6 +177,16 @@ class Choice(ChoiceChunk):
 
     finish_reason: FinishReason
 
+    @property
+    def token_logprobs(self) -> list[float]:
+        """The log-probability of each token; of an echoed prompt, of each but the first.
+
+        Empty unless the request has `logprobs`.
+        """
+        if self.logprobs is None:
+            return []
+        return [value for value in self.logprobs.token_logprobs if value is not None]
+
 
 class Usage(BaseModel):
     """Tokens read and written; a prompt counts once, however many samples it has."""
@@ -195,6 +205,11 @@ class Completion(BaseModel):
     model: str
     choices: list[Choice]
     usage: Usage
+
+    @property
+    def weights_ids(self) -> frozenset[str | None]:
+        """The ids of all weights that drew any of its tokens (see `PolicySpan`)."""
+        return frozenset(span.weights_id for choice in self.choices for span in choice.policy)
 
 
 class CompletionChunk(BaseModel):
@@ -299,15 +314,15 @@ class LoadRequest(BaseModel):
 
 
 class LoadedWeights(BaseModel):
-    """What is served. `version` is None for weights that nobody sent, and after a failed load.
+    """The weights in use. `version`, `weights_id` (see `PolicySpan`) and `directory` are None for
+    the weights that the server started with, and after a load that failed half-way.
 
-    `load` names the load that brought them, unlike any other on any server (`PolicySpan`).
-    `digest` is the engine's own of the weights in use, and `dtype` what it computes in, such as
-    `float32`; None where it cannot tell.
+    `digest` is computed by the engine from the weights in use, and `dtype` is what it computes in,
+    such as `float32`; each is None if the engine cannot provide it.
     """
 
     version: int | None
-    load: str | None
+    weights_id: str | None
     directory: str | None
     digest: str | None
     dtype: str | None = None
