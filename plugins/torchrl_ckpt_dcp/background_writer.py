@@ -1,6 +1,6 @@
-"""What the writer's process does: it writes what lies in the staging area, digests and syncs it.
+"""The writer process: writes the tensors in the staging area, digests the files and syncs them.
 
-These functions are called by `AsyncDcpBackend` through a `Companion`, in the order of this file.
+`AsyncDcpBackend` calls these functions through a `WorkerProcess`, in the order of this file.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torchrl_ckpt.plugin_api.checkpoint_backends import FileRecord
 from torchrl_ckpt_dcp.planned_save import PlannedSave
 from torchrl_ckpt_dcp.recording_writer import RecordingWriter
-from torchrl_ckpt_dcp.staging_area import Place, StagingArea
+from torchrl_ckpt_dcp.staging_area import BufferSlot, StagingArea
 
-_NICENESS = 10  # The training's own threads come first where there are too few cores for all.
+_NICENESS = 10  # Training threads go first where there are too few cores for all.
 
 
 @dataclass(frozen=True)
-class WrittenPieces:
-    """What this rank wrote: what DCP's metadata needs of it, its files, and what it took."""
+class WriteReport:
+    """What one rank wrote: DCP's results, which go into `.metadata`, the files, and the times."""
 
     results: list[WriteResult]
     files: list[FileRecord]
@@ -36,7 +36,7 @@ class WrittenPieces:
 
 
 class _StagedTensors(DefaultSavePlanner):
-    """Finds the tensors of a plan in the staging area."""
+    """Takes the tensors of a plan from the staging area."""
 
     def __init__(self, planned: PlannedSave, area: StagingArea) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class _StagedTensors(DefaultSavePlanner):
 
 
 @dataclass
-class _Job:
+class _WriterState:
     planned: PlannedSave
     area: StagingArea
     tensors: _StagedTensors
@@ -56,41 +56,45 @@ class _Job:
     writer: RecordingWriter | None = None
 
 
-_job: _Job
+_state: _WriterState
 
 
-def set_up(planned: PlannedSave, places: Sequence[Place], fd: int, threads: int) -> None:
-    """Take note of the plan and of the staging area, whose descriptor is `fd` here."""
-    global _job
+def set_up(planned: PlannedSave, slots: Sequence[BufferSlot], fd: int, threads: int) -> None:
+    """Store the plan, and map the staging area, whose descriptor is `fd` in this process."""
+    global _state
     torch.set_num_threads(1)
     os.nice(_NICENESS)
-    area = StagingArea(places, fd)
-    _job = _Job(planned, area, _StagedTensors(planned, area), threads)
+    area = StagingArea(slots, fd)
+    _state = _WriterState(planned, area, _StagedTensors(planned, area), threads)
 
 
-def write(directory: Path) -> WrittenPieces:
-    """Write this rank's tensors below `directory`, durably."""
+def write_tensors(directory: Path) -> WriteReport:
+    """Write this rank's tensors below `directory` durably.
+
+    Raises `OSError` for a failing disk and `CheckpointDamaged` where a writer thread has failed.
+    """
     began = time.perf_counter()
-    area = _job.area
+    area = _state.area
 
     def advance(count: int) -> None:
-        area.written += count
+        area.written_bytes += count
 
-    _job.writer = writer = RecordingWriter(directory, thread_count=_job.threads, advance=advance)
+    _state.writer = writer = RecordingWriter(
+        directory, thread_count=_state.threads, advance=advance
+    )
     writer.fs.mkdir(directory)
-    results = writer.write_data(_job.planned.plan, _job.tensors).value()
-    files = writer.finish_records()
-    return WrittenPieces(results, files, time.perf_counter() - began, writer.hash_seconds)
+    results = writer.write_data(_state.planned.plan, _state.tensors).value()
+    files = writer.durable_files()
+    return WriteReport(results, files, time.perf_counter() - began, writer.hash_seconds)
 
 
-def finish(results: list[list[WriteResult]]) -> list[FileRecord]:
-    """Write what tells which tensor is where, from the results of all ranks; rank 0 does this.
-
-    Returns the files that came to those of `write`.
+def write_metadata(results: list[list[WriteResult]]) -> list[FileRecord]:
+    """Write `.metadata`, which says where each tensor is, from the results of all ranks (on rank 0
+    only). Return the files written since `write_tensors`.
     """
-    writer, metadata = _job.writer, _job.planned.metadata
+    writer, metadata = _state.writer, _state.planned.metadata
     assert writer is not None
     assert metadata is not None
-    before = {record.path for record in writer.finish_records()}
+    before = {record.path for record in writer.durable_files()}
     writer.finish(replace(metadata), results)
-    return [record for record in writer.finish_records() if record.path not in before]
+    return [record for record in writer.durable_files() if record.path not in before]

@@ -29,11 +29,11 @@ class DcpConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     threads: Annotated[int, Field(ge=1)] = 1
-    """Files, and threads writing them, for each rank."""
+    """Number of files per rank, each written by a thread of its own."""
 
 
 class FinishedSave:
-    """What is left to ask once everything was done in `save` itself."""
+    """A save that was complete when `save` returned."""
 
     def __init__(self, written: Written) -> None:
         self._written = written
@@ -47,9 +47,9 @@ class FinishedSave:
 
 
 class DcpBackend:
-    """Saves synchronously: training goes on when every byte is durable.
+    """Saves synchronously: training continues once every byte is durable.
 
-    Each rank writes its shards; what is replicated is written once. A load reshards, so the number
+    Each rank writes its shards; replicated tensors are written once. A load reshards, so the number
     of ranks may change.
     """
 
@@ -62,16 +62,16 @@ class DcpBackend:
         self.config = config
 
     def prepare(self, state: Mapping[str, torch.Tensor], group: ProcessGroup) -> None:
-        """There is nothing to make ready."""
+        """Do nothing: each save makes its own plan."""
 
     def save(self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup) -> Save:
         began = time.perf_counter()
         writer = RecordingWriter(directory, thread_count=self.config.threads)
-        with _plain_errors():
+        with _unwrapped_errors():
             dcp.save(
                 dict(state), storage_writer=writer, planner=flat_planner(), process_group=group
             )
-        files = writer.finish_records()
+        files = writer.durable_files()
         seconds = time.perf_counter() - began
         return FinishedSave(
             Written(files, {"write_seconds": seconds, "hash_seconds": writer.hash_seconds})
@@ -79,7 +79,7 @@ class DcpBackend:
 
     def load(self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup) -> None:
         _check_fit(state, read_metadata(directory), directory)
-        with _plain_errors():
+        with _unwrapped_errors():
             dcp.load(dict(state), storage_reader=TensorReader(directory), process_group=group)
 
     def describe(self, directory: Path) -> list[TensorDescription]:
@@ -94,8 +94,8 @@ class DcpBackend:
             name: torch.empty(stored[name].size, dtype=stored[name].properties.dtype)
             for name in names
         }
-        with _plain_errors(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # So it should be.
+        with _unwrapped_errors(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # On purpose.
             dcp.load(dict(tensors), storage_reader=TensorReader(directory), no_dist=True)
         return tensors
 
@@ -113,8 +113,11 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 
 @contextmanager
-def _plain_errors() -> Iterator[None]:
-    """DCP wraps what went wrong on any rank in a `BaseException`; say it plainly instead."""
+def _unwrapped_errors() -> Iterator[None]:
+    """Unwrap the `BaseException` in which DCP collects the errors of all ranks.
+
+    Raises the `UserError` of the lowest failed rank, or `CheckpointFailed` with its message.
+    """
     try:
         yield
     except CheckpointException as error:
@@ -127,7 +130,7 @@ def _plain_errors() -> Iterator[None]:
 def _check_fit(state: Mapping[str, torch.Tensor], metadata: Metadata, directory: Path) -> None:
     stored = metadata.state_dict_metadata
     faults = [f"{name} is missing" for name in state if name not in stored]
-    faults += [f"{name} is there but not wanted" for name in stored if name not in state]
+    faults += [f"{name} is in the checkpoint only" for name in stored if name not in state]
     for name, tensor in state.items():
         found = stored.get(name)
         if isinstance(found, TensorStorageMetadata) and (
@@ -135,7 +138,7 @@ def _check_fit(state: Mapping[str, torch.Tensor], metadata: Metadata, directory:
         ):
             faults.append(
                 f"{name} is {found.properties.dtype} {list(found.size)}, "
-                f"wanted {tensor.dtype} {list(tensor.size())}"
+                f"expected {tensor.dtype} {list(tensor.size())}"
             )
     if faults:
         shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if faults[5:] else "")

@@ -1,4 +1,4 @@
-"""Which rank writes which piece of a state: DCP's plan, made once for all saves of the state."""
+"""Which rank writes which tensor of a state: DCP's plan, made once for all saves of that state."""
 
 from __future__ import annotations
 
@@ -18,41 +18,45 @@ from torchrl_ckpt_dcp.recording_writer import RecordingWriter
 
 @dataclass(frozen=True)
 class PlannedSave:
-    """This rank's share of a save. `metadata` speaks of the whole, and only rank 0 has it."""
+    """This rank's part of a save. `metadata` describes the whole save and is None off rank 0."""
 
     plan: SavePlan
     metadata: Metadata | None
 
-    def pieces(self, state: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-        """The tensors that this rank writes, in the plan's order; they are `state`'s own memory."""
-        planner = _planner(state, coordinates=False)
-        pieces = [planner.resolve_data(item) for item in self.plan.items]
-        assert all(isinstance(piece, torch.Tensor) for piece in pieces)
-        return [piece.detach() for piece in pieces]  # type: ignore[union-attr]
+    def local_tensors(self, state: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+        """Return the tensors that this rank writes, in the plan's order; they share the memory of
+        `state`."""
+        planner = _planner(state, is_coordinator=False)
+        tensors = []
+        for item in self.plan.items:
+            tensor = planner.resolve_data(item)
+            assert isinstance(tensor, torch.Tensor)
+            tensors.append(tensor.detach())
+        return tensors
 
 
 def plan_save(state: Mapping[str, torch.Tensor], group: ProcessGroup) -> PlannedSave:
-    """Plan saves of states with the form of `state`; collective over `group`.
+    """Plan the saves of every state with the names and shapes of `state`. Collective over `group`.
 
-    DCP plans anew with every save; the form of a training state never changes.
+    DCP plans anew with every save, but the layout of a training state never changes.
     """
     rank, size = dist.get_rank(group), dist.get_world_size(group)
-    planner = _planner(state, coordinates=rank == 0)
+    planner = _planner(state, is_coordinator=rank == 0)
     local_plans: list[SavePlan | None] = [None] * size
     dist.all_gather_object(local_plans, planner.create_local_plan(), group=group)
-    # Every rank makes the global plan, from the same plans; so nothing is left to be sent.
+    # Every rank computes the global plan from the same local plans, so none has to be sent.
     global_plan, metadata = planner.create_global_plan([p for p in local_plans if p is not None])
-    # The directory does not matter to where in it the pieces go.
+    # The plan names files relative to the checkpoint's directory, so any directory will do.
     global_plan = RecordingWriter(Path(), thread_count=1).prepare_global_plan(global_plan)
     return PlannedSave(planner.finish_plan(global_plan[rank]), metadata if rank == 0 else None)
 
 
 def flat_planner() -> DefaultSavePlanner:
-    """DCP's planner for states that are flat already."""
+    """Return DCP's planner for a state that is a flat mapping already."""
     return DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
 
 
-def _planner(state: Mapping[str, torch.Tensor], *, coordinates: bool) -> DefaultSavePlanner:
+def _planner(state: Mapping[str, torch.Tensor], *, is_coordinator: bool) -> DefaultSavePlanner:
     planner = flat_planner()
-    planner.set_up_planner(dict(state), is_coordinator=coordinates)
+    planner.set_up_planner(dict(state), is_coordinator=is_coordinator)
     return planner

@@ -1,4 +1,4 @@
-"""DCP's file writer, with a digest of every file and no error unheard."""
+"""DCP's file writer, which digests every file and reports every failure of a writer thread."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from torchrl_ckpt.plugin_api.durable_files import (
 )
 from torchrl_ckpt.plugin_api.errors import CheckpointDamaged
 
-_BUFFER = 1024 * 1024
+_BUFFER_BYTES = 1024 * 1024
 
 
-class _WatchedStream(DigestingStream):
-    """Says how far it is."""
+class _ProgressStream(DigestingStream):
+    """Calls `advance` with the size of every write."""
 
     def __init__(self, stream: Writable, advance: Advance) -> None:
         super().__init__(stream)
@@ -41,13 +41,13 @@ class _WatchedStream(DigestingStream):
         return written
 
     def fileno(self) -> int:
-        # Who asks for the descriptor is about to fsync; DCP forgets to flush `.metadata` before.
+        # The caller is about to fsync, and DCP does not flush `.metadata` before it does.
         self.flush()
         return super().fileno()
 
 
 class RecordingFileSystem(FileSystem):
-    """Digests what is written through it, and makes names durable too, which DCP does not."""
+    """Digests the files written through it, and makes new directories durable; DCP does neither."""
 
     def __init__(self, advance: Advance) -> None:
         self.records: dict[str, FileRecord] = {}
@@ -57,10 +57,10 @@ class RecordingFileSystem(FileSystem):
     @contextmanager
     def create_stream(self, path: str | os.PathLike, mode: str) -> Iterator[Any]:
         if mode != "wb":
-            raise ValueError(f"a checkpoint file is written once, from front to back, not {mode!r}")
-        # Buffered, since `torch.save` writes in many small pieces.
-        with open(path, "wb", buffering=_BUFFER) as file:
-            stream = _WatchedStream(file, self._advance)
+            raise ValueError(f"checkpoint files are only opened with mode 'wb', not {mode!r}")
+        # Buffered, since `torch.save` makes many small writes.
+        with open(path, "wb", buffering=_BUFFER_BYTES) as file:
+            stream = _ProgressStream(file, self._advance)
             yield stream
         name = Path(path).name
         self.hash_seconds += stream.hash_seconds
@@ -77,7 +77,7 @@ class RecordingFileSystem(FileSystem):
 
 
 class RecordingWriter(FileSystemWriter):
-    """Writes one rank's tensors; `finish_records` says what was written once all is durable."""
+    """Writes one rank's tensors; `durable_files` then syncs the directory and lists the files."""
 
     def __init__(
         self, directory: Path, *, thread_count: int, advance: Advance = lambda _: None
@@ -87,7 +87,7 @@ class RecordingWriter(FileSystemWriter):
 
     @property
     def hash_seconds(self) -> float:
-        """Time that digests took, over all threads."""
+        """The time spent on digests, summed over all threads."""
         return self._recording.hash_seconds
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
@@ -95,11 +95,11 @@ class RecordingWriter(FileSystemWriter):
             with _no_second_checksum():
                 written = super().write_data(plan, planner)
         except RuntimeError as error:
-            # `torch.save` fails on the unfinished archive once more; say what it was at first.
+            # After the first error `torch.save` fails again, on the unfinished archive.
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
-        # A writer thread that fails ends in silence (pytorch#191391): hold it against the plan.
+        # DCP drops the error of a writer thread (pytorch#191391): compare with the plan.
         done = {result.index for result in written.value()}
         missing = [item.index.fqn for item in plan.items if item.index not in done]
         if missing:
@@ -110,18 +110,19 @@ class RecordingWriter(FileSystemWriter):
         return written
 
     def storage_meta(self) -> StorageMeta:
-        # DCP would put a path of this machine and a random number into the file.
+        # DCP would store a path of this machine and a random id.
         return StorageMeta()
 
-    def finish_records(self) -> list[FileRecord]:
+    def durable_files(self) -> list[FileRecord]:
+        """Sync the directory and return a record of every file written so far."""
         fsync_directory(cast(Path, self.path))
         return list(self._recording.records.values())
 
 
 @contextmanager
 def _no_second_checksum() -> Iterator[None]:
-    """Without the CRC-32 that `torch.save` takes of its own and nobody looks at: it costs as much
-    as the write, and the digest of the file says more."""
+    """Turn off the CRC-32 of `torch.save`, which nothing reads: it takes as long as the write, and
+    the digest of the whole file covers more."""
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:

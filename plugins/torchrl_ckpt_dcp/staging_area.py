@@ -1,4 +1,4 @@
-"""Memory that two processes share, with a place in it for every tensor of a state."""
+"""Memory shared by two processes, with a slot in it for every tensor of a state."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-_ALIGNMENT = 4096
-_HEADER = 4096  # Holds the number of bytes that the writer has written.
+_ALIGNMENT_BYTES = 4096
+_HEADER_BYTES = 4096  # Holds one int64, the number of bytes written so far.
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a tensor lies. `offset` is in bytes from the start of the memory."""
+class BufferSlot:
+    """The location of a tensor. `offset` is in bytes from the start of the memory."""
 
     offset: int
     shape: tuple[int, ...]
@@ -27,72 +27,76 @@ class Place:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
-def lay_out(tensors: Sequence[torch.Tensor]) -> list[Place]:
-    """A place for each, one after the other."""
-    places = []
-    offset = _HEADER
+def allocate_slots(tensors: Sequence[torch.Tensor]) -> list[BufferSlot]:
+    """Return a slot for each tensor, in order, each starting on a page."""
+    slots = []
+    offset = _HEADER_BYTES
     for tensor in tensors:
-        places.append(Place(offset, tuple(tensor.shape), tensor.dtype))
-        offset += -(-places[-1].num_bytes // _ALIGNMENT) * _ALIGNMENT
-    return places
+        slots.append(BufferSlot(offset, tuple(tensor.shape), tensor.dtype))
+        offset += -(-slots[-1].num_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+    return slots
 
 
 class StagingArea:
-    """The shared memory as this process sees it: `tensors`, and how much of them is written.
+    """This process's view of the shared memory: `tensors`, and how many of their bytes are written.
 
-    The memory belongs to the descriptor `fd` (a memfd, which unlike /dev/shm has no limit of its
-    own) and goes with the last process that has it open.
+    The memory belongs to the descriptor `fd` (a memfd, which unlike /dev/shm has no size limit of
+    its own) and is freed when the last process closes it.
     """
 
-    def __init__(self, places: Sequence[Place], fd: int) -> None:
+    def __init__(self, slots: Sequence[BufferSlot], fd: int) -> None:
         self.fd = fd
-        self.places = tuple(places)
+        self.slots = tuple(slots)
         self._memory = mmap.mmap(fd, os.fstat(fd).st_size)
-        self._written = np.frombuffer(self._memory, dtype=np.int64, count=1)
-        # Each has a storage of its own, since `torch.save` writes storages as they are.
-        self.tensors = [self._tensor(place) for place in places]
+        self._written_bytes = np.frombuffer(self._memory, dtype=np.int64, count=1)
+        # One storage per tensor, since `torch.save` writes whole storages.
+        self.tensors = [self._tensor(slot) for slot in slots]
 
     @classmethod
-    def create(cls, places: Sequence[Place]) -> StagingArea:
-        """New memory, which takes room only as it is touched."""
+    def create(cls, slots: Sequence[BufferSlot]) -> StagingArea:
+        """Create the memory. It takes up RAM only as it is touched."""
         fd = os.memfd_create("checkpoint staging")
-        last = places[-1] if places else Place(_HEADER, (), torch.uint8)
+        last = slots[-1] if slots else BufferSlot(_HEADER_BYTES, (), torch.uint8)
         os.ftruncate(fd, last.offset + last.num_bytes)
-        return cls(places, fd)
+        return cls(slots, fd)
 
     @property
     def num_bytes(self) -> int:
-        return sum(place.num_bytes for place in self.places)
+        """The size of all tensors together."""
+        return sum(slot.num_bytes for slot in self.slots)
 
     @property
-    def written(self) -> int:
-        """Bytes that the writer has written of the save under way."""
-        return int(self._written[0])
+    def written_bytes(self) -> int:
+        """How many bytes of the current save the writer process has written."""
+        return int(self._written_bytes[0])
 
-    @written.setter
-    def written(self, value: int) -> None:
-        self._written[0] = value
+    @written_bytes.setter
+    def written_bytes(self, value: int) -> None:
+        self._written_bytes[0] = value
 
     def touch(self) -> None:
-        """Have the kernel find the memory now; that costs many times what filling it does."""
+        """Have the kernel allocate the memory now, which takes many times as long as filling it."""
         for tensor in self.tensors:
             tensor.zero_()
 
     def pin(self) -> None:
-        """Lock the memory for copies from a GPU, which then run beside everything else."""
+        """Lock the memory, so that copies from a GPU run asynchronously.
+
+        Raises `RuntimeError` where CUDA refuses.
+        """
         whole = torch.frombuffer(self._memory, dtype=torch.uint8)
         error = torch.cuda.cudart().cudaHostRegister(whole.data_ptr(), whole.numel(), 0)
         if error.value != 0:
             raise RuntimeError(f"cudaHostRegister of {whole.numel()} bytes failed: {error}")
 
     def close(self) -> None:
-        """Give the memory back, as soon as no tensor of it is left."""
+        """Release the memory. The kernel frees it once no tensor refers to it."""
         self.tensors.clear()
         os.close(self.fd)
 
-    def _tensor(self, place: Place) -> torch.Tensor:
-        if place.num_bytes == 0:
-            return torch.empty(place.shape, dtype=place.dtype)
-        count = place.num_bytes // place.dtype.itemsize
-        flat = torch.frombuffer(self._memory, dtype=place.dtype, count=count, offset=place.offset)
-        return flat.view(place.shape)
+    def _tensor(self, slot: BufferSlot) -> torch.Tensor:
+        if slot.num_bytes == 0:
+            return torch.empty(slot.shape, dtype=slot.dtype)
+        count = slot.num_bytes // slot.dtype.itemsize
+        flat = torch.frombuffer(self._memory, dtype=slot.dtype, count=count, offset=slot.offset)
+        return flat.view(slot.shape)

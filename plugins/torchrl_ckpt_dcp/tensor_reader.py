@@ -1,4 +1,4 @@
-"""DCP's file reader, which executes nothing that it reads."""
+"""DCP's file reader, restricted so that it executes nothing that it reads."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _METADATA_CLASSES = {
 
 
 class MetadataUnpickler(pickle.Unpickler):
-    """Admits the classes that DCP's metadata is made of and torch's dtypes, and nothing else."""
+    """Allows the classes that DCP's metadata consists of and torch's dtypes, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if name in _METADATA_CLASSES.get(module, ()):
@@ -43,13 +43,13 @@ class MetadataUnpickler(pickle.Unpickler):
         if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
             return found
         raise CheckpointDamaged(
-            f"the checkpoint's .metadata asks for {module}.{name}, which is no part of DCP's "
-            "metadata: it was not written by this program, and nothing of it was executed"
+            f"the checkpoint's .metadata asks for {module}.{name}, which is not part of DCP's "
+            "metadata: this program did not write it. None of it was executed"
         )
 
 
 def read_metadata(directory: Path) -> Metadata:
-    """Raises `CheckpointDamaged` for anything but DCP's own metadata."""
+    """Read `.metadata`. Raises `CheckpointDamaged` for anything but DCP's own metadata."""
     path = directory / ".metadata"
     try:
         with open(path, "rb") as file:
@@ -65,7 +65,7 @@ def read_metadata(directory: Path) -> Metadata:
 
 
 class TensorReader(FileSystemReader):
-    """Reads tensors. Byte entries, which DCP would unpickle, are refused."""
+    """Reads tensors, and refuses byte entries, which DCP would unpickle."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         metadata = read_metadata(Path(self.path))
@@ -81,24 +81,25 @@ class TensorReader(FileSystemReader):
         return plan
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """Read what can be read straight into its place, and leave the rest to DCP.
+        """Read tensors directly into their targets where possible, and leave the rest to DCP.
 
-        DCP reads each tensor into new memory first, and for the kernel to find that takes longer
-        than the reading.
+        DCP reads each tensor into new memory first, and the kernel takes longer to allocate that
+        than to read the file.
         """
-        others = [item for item in plan.items if not self._read_in_place(item, planner)]
-        return super().read_data(replace(plan, items=others), planner)
+        remaining = [item for item in plan.items if not self._read_in_place(item, planner)]
+        return super().read_data(replace(plan, items=remaining), planner)
 
     def _read_in_place(self, item: ReadItem, planner: LoadPlanner) -> bool:
-        """Whether it could be done: for a stored piece that is wanted whole, on CPU."""
+        """Read `item` if it is a whole stored tensor and its target contiguous on CPU; return
+        whether it was."""
         info = self.storage_data[item.storage_index]
         target = planner.resolve_tensor(item).detach()
         if target.numel() == 0 or not (target.is_cpu and target.is_contiguous()):
             return False
         with open(Path(self.path) / info.relative_path, "rb", buffering=0) as file:
-            piece = self._slice_file(file, info)
-            # Without data: it says what is there, and where in the file.
-            stored = torch.load(piece, map_location="meta", weights_only=True)
+            archive = self._slice_file(file, info)
+            # On "meta" no data is read, only shape, dtype and the offset in the file.
+            stored = torch.load(archive, map_location="meta", weights_only=True)
             fits = stored.is_contiguous() and stored.dtype == target.dtype
             if not (fits and stored.shape == target.shape == item.lengths):
                 return False
@@ -112,5 +113,5 @@ def _fill(memory: memoryview, file: FileIO) -> None:
     while memory:
         count = file.readinto(memory)
         if not count:
-            raise CheckpointDamaged(f"{file.name} ends too early")
+            raise CheckpointDamaged(f"{file.name} is truncated")
         memory = memory[count:]
