@@ -17,7 +17,7 @@ from torchrl_ckpt.config.orchestrator import ClientConfig
 from torchrl_ckpt.orchestrator.server_pool import ServerPool
 from torchrl_ckpt.plugin_api.engines import GenerationRequest, Sampling
 from torchrl_ckpt.plugin_api.errors import ServerUnreachable
-from torchrl_ckpt.run.progress import Message, ProgressLog, ProgressTail
+from torchrl_ckpt.run.progress import ProgressLog, ProgressMessage, ProgressTail
 from torchrl_ckpt.run.weight_store import WeightStore
 from torchrl_ckpt.serving_api.client import InferenceClient
 
@@ -75,7 +75,7 @@ class Work:
 
     def messages(self) -> list[str]:
         events = ProgressTail(self._log).read()
-        return [event.message for event in events if isinstance(event, Message)]
+        return [event.message for event in events if isinstance(event, ProgressMessage)]
 
 
 @pytest.fixture

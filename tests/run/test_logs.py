@@ -1,4 +1,4 @@
-"""A component's log is readable and holds neither noise nor secrets."""
+"""A component's log has one format, without noise and secrets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_line_has_time_level_rank_and_source() -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO    rank 1 a\.b: step 3\n", log)
 
 
-def test_the_chatter_of_libraries_is_left_out_and_their_warnings_are_kept() -> None:
+def test_info_messages_of_noisy_libraries_are_dropped_and_their_warnings_are_not() -> None:
     log = _log_of(
         "logs.configure()\n"
         "logging.getLogger('httpx').info('HTTP Request: POST')\n"

@@ -1,4 +1,4 @@
-"""Every component has each step once in `metrics.jsonl`, whatever happened to the run."""
+"""`metrics.jsonl` has each step of each component once, also after a crash and a resume."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ for step in range(200):
 """
 
 
-def test_a_row_begins_with_component_step_and_time(tmp_path: Path) -> None:
-    MetricsLog(tmp_path / "m").write("trainer", 3, {"loss": 0.5, "policy_version": 2, "who": "me"})
+def test_a_row_starts_with_component_step_and_time(tmp_path: Path) -> None:
+    MetricsLog(tmp_path / "m").write(
+        "trainer", 3, {"loss": 0.5, "policy_version": 2, "note": "text"}
+    )
     (row,) = metrics.read(tmp_path / "m")
-    assert list(row) == ["component", "step", "time", "loss", "policy_version", "who"]
+    assert list(row) == ["component", "step", "time", "loss", "policy_version", "note"]
     assert (row["component"], row["step"], row["loss"]) == ("trainer", 3, 0.5)
 
 
@@ -39,7 +41,7 @@ def test_several_processes_share_the_file_without_mixing_lines(tmp_path: Path) -
         assert [row["step"] for row in rows if row["component"] == name] == list(range(200))
 
 
-def test_numbers_that_json_cannot_hold_stay_readable(tmp_path: Path) -> None:
+def test_nan_and_infinities_can_be_read_back(tmp_path: Path) -> None:
     values = {"loss": math.nan, "grad_norm": math.inf, "low": -math.inf}
     MetricsLog(tmp_path / "m").write("trainer", 1, values)
     (row,) = metrics.read(tmp_path / "m")
@@ -47,7 +49,7 @@ def test_numbers_that_json_cannot_hold_stay_readable(tmp_path: Path) -> None:
     assert math.isnan(float(row["loss"]))
 
 
-def test_a_torn_last_line_is_passed_over(tmp_path: Path) -> None:
+def test_a_truncated_last_line_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "m"
     MetricsLog(path).write("trainer", 1, {})
     with open(path, "ab") as file:
@@ -55,7 +57,7 @@ def test_a_torn_last_line_is_passed_over(tmp_path: Path) -> None:
     assert [row["step"] for row in metrics.read(path)] == [1]
 
 
-def test_resuming_drops_what_is_done_again_and_keeps_a_copy(tmp_path: Path) -> None:
+def test_a_resume_removes_the_rows_of_later_steps_and_keeps_a_backup(tmp_path: Path) -> None:
     path, backup = tmp_path / "m", tmp_path / "before"
     log = MetricsLog(path)
     for step in (1, 2, 3):
@@ -79,7 +81,7 @@ def test_resuming_drops_what_is_done_again_and_keeps_a_copy(tmp_path: Path) -> N
     assert backup.read_bytes() == before
 
 
-def test_nothing_is_copied_where_nothing_is_dropped(tmp_path: Path) -> None:
+def test_no_backup_is_made_where_no_row_is_removed(tmp_path: Path) -> None:
     path, backup = tmp_path / "m", tmp_path / "before"
     metrics.truncate_after(path, 2, backup=backup)
     assert not path.exists()
@@ -88,7 +90,7 @@ def test_nothing_is_copied_where_nothing_is_dropped(tmp_path: Path) -> None:
     assert not backup.exists()
 
 
-def test_a_tail_returns_each_row_once_and_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_tail_returns_each_row_once_and_only_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "m"
     tail = Tail(path)
     assert tail.read() == []
@@ -102,9 +104,20 @@ def test_a_tail_returns_each_row_once_and_only_when_it_is_whole(tmp_path: Path) 
     assert tail.read() == []
 
 
-def test_a_tail_may_leave_out_the_rows_of_earlier_attempts(tmp_path: Path) -> None:
+def test_a_tail_can_skip_the_rows_of_earlier_attempts(tmp_path: Path) -> None:
     path = tmp_path / "m"
     MetricsLog(path).write("trainer", 1, {})
     tail = Tail(path, skip_existing=True)
     MetricsLog(path).write("trainer", 2, {})
     assert [row["step"] for row in tail.read()] == [2]
+
+
+def test_the_values_of_one_metric_are_read_by_step(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "m")
+    log.write("trainer", 1, {"loss": math.inf})
+    log.write("evaluation", 1, {"loss": 9.0, "reward/mean": 0.25})
+    log.write("trainer", 2, {"loss": 0.5})
+    log.write("trainer", 3, {"grad_norm": 1.0})
+    assert metrics.values_by_step(tmp_path / "m", "trainer", "loss") == {1: math.inf, 2: 0.5}
+    assert metrics.values_by_step(tmp_path / "m", "evaluation", "reward/mean") == {1: 0.25}
+    assert metrics.values_by_step(tmp_path / "missing", "trainer", "loss") == {}

@@ -1,4 +1,4 @@
-"""What a component says of its work reaches whoever follows the file."""
+"""A component's progress events reach the reader of the file."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from torchrl_ckpt.run.progress import Message, ProgressLog, ProgressTail, TaskUpdate
+from torchrl_ckpt.run.progress import ProgressLog, ProgressMessage, ProgressTail, TaskUpdate
 
 
-def test_a_task_is_told_from_its_begin_to_its_end(tmp_path: Path) -> None:
+def test_a_task_is_reported_from_its_start_to_its_end(tmp_path: Path) -> None:
     tail = ProgressTail(tmp_path / "p")
     with ProgressLog(tmp_path / "p", "orchestrator").task("rollouts", total=1024):
-        (begun,) = tail.read()
+        (started,) = tail.read()
     (ended,) = tail.read()
-    assert isinstance(begun, TaskUpdate)
+    assert isinstance(started, TaskUpdate)
     assert isinstance(ended, TaskUpdate)
-    assert (begun.component, begun.task, begun.completed, begun.total, begun.ended) == (
+    assert (started.component, started.task, started.completed, started.total, started.ended) == (
         ("orchestrator", "rollouts", 0, 1024, False)
     )
     assert ended.ended
@@ -42,8 +42,8 @@ def test_a_message_is_in_the_log_as_well(tmp_path: Path, caplog: pytest.LogCaptu
     with caplog.at_level(logging.INFO):
         ProgressLog(tmp_path / "p", "trainer").message("checkpoint step_20 committed")
         ProgressLog(tmp_path / "p", "trainer").message("step_30 is damaged", "warning")
-    told = ProgressTail(tmp_path / "p").read()
-    assert [event.message for event in told if isinstance(event, Message)] == [
+    events = ProgressTail(tmp_path / "p").read()
+    assert [event.message for event in events if isinstance(event, ProgressMessage)] == [
         "checkpoint step_20 committed",
         "step_30 is damaged",
     ]

@@ -1,23 +1,20 @@
-"""Environment plugins: problems by number, and the score of a completion."""
+"""Environment plugins: numbered problems, and scores of completions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 from torchrl_ckpt.plugin_api.plugin import Json, Message, Plugin
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A task for the model. `prompt` is text as it stands or chat messages.
+    """A task for the model. `prompt` is plain text or chat messages.
 
-    `answer` is what a perfect model would say (without the end token): supervised fine-tuning on
-    an environment learns it. `info` is the environment's own, plain JSON.
+    `answer` is the ideal completion, without the end token: the target of supervised fine-tuning.
+    `info` is plain JSON for the environment's own use.
     """
 
     id: str
@@ -28,7 +25,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Score:
-    """`reward` is what training raises; `metrics` are only shown."""
+    """The score of a completion: training maximises `reward`; `metrics` are only logged."""
 
     reward: float
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -38,18 +35,20 @@ Split = Literal["train", "eval"]
 
 
 class Environment(Plugin, Protocol):
-    """Problems by number, and the score of a completion.
+    """Provides numbered problems and scores completions.
 
-    A problem is a pure function of its number. The stream's order, its epochs and its place in a
-    checkpoint are the core's affair, so no environment can skip or repeat a problem on resume.
+    A problem is a pure function of its number. The core keeps the order, the epochs and the stream
+    position in a checkpoint, so an environment cannot skip or repeat a problem on resume.
     """
 
     def size(self, split: Split) -> int | None:
-        """How many problems there are; None for as many as one asks for."""
+        """Return the number of problems; None if there is no limit."""
         ...
 
-    def problem(self, split: Split, index: int) -> Problem: ...
+    def problem(self, split: Split, index: int) -> Problem:
+        """Return problem `index`, counted from 0."""
+        ...
 
     def score(self, problem: Problem, completion: str) -> Score:
-        """A pure function: of the same completion always the same score."""
+        """Score `completion`, a pure function of both arguments."""
         ...

@@ -1,4 +1,4 @@
-"""Files of one JSON object a line, which several processes append to and others follow."""
+"""Files with one JSON object per line, appended to and followed by several processes."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from typing import Any
 
 
 def append(path: Path, row: Mapping[str, Any]) -> None:
-    """Add `row` as one line, in one write, so that lines of several processes never mix.
+    """Append `row` as one line in a single write, so that lines of several processes never mix.
 
-    Raises `ValueError` for what JSON cannot hold, NaN among it.
+    Raises `ValueError` for values that JSON cannot represent, such as NaN; `OSError` where the line
+    cannot be written whole.
     """
     line = json.dumps(row, separators=(", ", ": "), allow_nan=False).encode() + b"\n"
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         if os.write(descriptor, line) < len(line):
-            raise OSError(errno.ENOSPC, "only a part of the line could be written", str(path))
+            raise OSError(errno.ENOSPC, "only part of the line was written", str(path))
     finally:
         os.close(descriptor)
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
-    """The object of one line; None for a line that a crash has torn."""
+    """Return the object of one line, or None if a crash has truncated the line."""
     if not line.endswith(b"\n"):
         return None
     try:
@@ -36,14 +37,14 @@ def parse(line: bytes) -> dict[str, Any] | None:
 
 
 class Tail:
-    """Follows a file that grows, and need not be there yet."""
+    """Follow a growing file, which may not exist yet. `skip_existing` starts at its present end."""
 
     def __init__(self, path: Path, *, skip_existing: bool = False) -> None:
         self._path = path
         self._position = path.stat().st_size if skip_existing and path.exists() else 0
 
     def read(self) -> list[dict[str, Any]]:
-        """The rows that were completed since the last call."""
+        """Return the rows completed since the last call."""
         try:
             with open(self._path, "rb") as file:
                 file.seek(self._position)

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: every number of a run, one row for each component and step."""
+"""`metrics.jsonl`: all numbers of a run, one row per component and step."""
 
 from __future__ import annotations
 
@@ -15,40 +15,39 @@ Value = float | int | str
 
 
 class MetricsLog:
-    """Writes rows. Every process of a run has its own on the same file."""
+    """Append rows to `path`; several processes of a run may write to the same file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def write(self, component: str, step: int, values: Mapping[str, Value]) -> None:
-        """Add `component`'s row for `step`.
+        """Append `component`'s row for `step`.
 
-        JSON has no word for NaN and the infinities: they are written as the strings `"nan"`,
-        `"inf"` and `"-inf"`, which `float()` reads back.
+        JSON cannot represent NaN and infinities: they are written as the strings `"nan"`, `"inf"`
+        and `"-inf"`, which `float()` parses.
         """
         row = {"component": component, "step": step, "time": round(time.time(), 3)}
         json_lines.append(
-            self._path, row | {name: _writable(value) for name, value in values.items()}
+            self._path, row | {name: _to_json(value) for name, value in values.items()}
         )
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All rows in the order they were written, less what a crash has torn."""
+    """Return all rows in the order of writing, without lines that a crash has truncated."""
     return json_lines.Tail(path).read()
 
 
 def values_by_step(path: Path, component: str, name: str) -> dict[int, float]:
-    """The values of one of a component's metrics, by step; NaN and infinities as they were."""
+    """Return the values of a component's metric `name` by step, NaN and infinities included."""
     rows = [row for row in read(path) if row["component"] == component and name in row]
     return {row["step"]: float(row[name]) for row in rows}
 
 
 def truncate_after(path: Path, step: int, *, backup: Path) -> None:
-    """Drop the rows of all steps after `step`, which are about to be done again.
+    """Remove the rows of all steps after `step`, and truncated lines.
 
-    A run that goes on from a checkpoint calls this before its processes start, so that each
-    component has each step once; a run that starts afresh gives -1. Torn lines go too. If anything
-    is dropped, the file as it was is kept at `backup`.
+    Called before the processes of a resumed run start, so that each component has each step once;
+    a fresh run gives -1. If anything is removed, the previous file is copied to `backup`.
     """
     if not path.exists():
         return
@@ -62,5 +61,5 @@ def truncate_after(path: Path, step: int, *, backup: Path) -> None:
         durable_files.write_bytes(path, after)
 
 
-def _writable(value: Value) -> Value:
+def _to_json(value: Value) -> Value:
     return str(float(value)) if isinstance(value, float) and not math.isfinite(value) else value

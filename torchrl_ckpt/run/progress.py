@@ -1,7 +1,7 @@
-"""`progress.jsonl`: what is under way, and messages to the person who watches the run.
+"""`progress.jsonl`: tasks in progress, and messages to the user.
 
-Any process of an attempt appends to it; the runner's display follows it. Unlike metrics it is
-never read again.
+Every process of an attempt appends to it and the launcher's display follows it. Unlike metrics it
+is not read again later.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torchrl_ckpt.run import json_lines
 
 Level = Literal["info", "warning"]
 
-_SECONDS_BETWEEN_UPDATES = 0.25
-_LOGGER = logging.getLogger(__name__)
+_UPDATE_INTERVAL_SECONDS = 0.25
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TaskUpdate:
-    """How far `component` is with a task; `total` is None where nobody knows."""
+    """The state of one of `component`'s tasks; `total` is None if unknown."""
 
     time: float
     component: str
@@ -35,8 +35,8 @@ class TaskUpdate:
 
 
 @dataclass(frozen=True)
-class Message:
-    """A sentence for the person who watches."""
+class ProgressMessage:
+    """A sentence for the user."""
 
     time: float
     component: str
@@ -45,34 +45,34 @@ class Message:
 
 
 class ProgressLog:
-    """One component's pen. `component` is the name that its metrics carry."""
+    """Write one component's progress events. `component` is its name in the metrics as well."""
 
     def __init__(self, path: Path, component: str) -> None:
         self._path = path
         self._component = component
 
     def task(self, name: str, *, total: int | None = None, unit: str = "") -> Task:
-        """Begin a task, such as "rollouts", or "waiting for policy 3", which has no total.
+        """Start a task, such as "rollouts", or "waiting for policy 3", which has no total.
 
-        `unit` is "bytes" for what is counted in bytes. A component has one task of a name at a
-        time. Use it in `with`, or call its `end`.
+        `unit` is "bytes" for what is counted in bytes. A component runs at most one task of a name
+        at a time. Use the task in `with`, or call its `end`.
         """
         return Task(self, name, total, unit)
 
     def message(self, text: str, level: Level = "info") -> None:
-        """Tell the person who watches, and the component's log."""
-        _LOGGER.log(logging.WARNING if level == "warning" else logging.INFO, "%s", text)
+        """Show `text` to the user, and write it to the component's log."""
+        _log.log(logging.WARNING if level == "warning" else logging.INFO, "%s", text)
         self._append(message=text, level=level)
 
     def _append(self, **event: Any) -> None:
         head = {"time": round(time.time(), 3), "component": self._component}
-        # Nobody reads it again: a full disk is no reason for a run to end.
+        # The file is only shown: a full disk must not end the run here.
         with suppress(OSError):
             json_lines.append(self._path, head | event)
 
 
 class Task:
-    """Something under way, as `ProgressLog.task` began it."""
+    """A task in progress, started by `ProgressLog.task`."""
 
     def __init__(self, log: ProgressLog, name: str, total: int | None, unit: str) -> None:
         self._log = log
@@ -83,13 +83,13 @@ class Task:
         self._write(ended=False)
 
     def update(self, completed: int) -> None:
-        """Say that `completed` of the total are done. May be called as often as one likes."""
+        """Report that `completed` of the total are done. Frequent calls are cheap."""
         self._completed = completed
-        if time.monotonic() >= self._written + _SECONDS_BETWEEN_UPDATES:
+        if time.monotonic() >= self._written + _UPDATE_INTERVAL_SECONDS:
             self._write(ended=False)
 
     def end(self) -> None:
-        """Say that it is no longer under way, finished or not."""
+        """Report the end of the task, whether it succeeded or not."""
         self._write(ended=True)
 
     def __enter__(self) -> Task:
@@ -110,13 +110,14 @@ class Task:
 
 
 class ProgressTail:
-    """Follows a `progress.jsonl` that grows, and need not be there yet."""
+    """Follow a growing `progress.jsonl`, which may not exist yet."""
 
     def __init__(self, path: Path) -> None:
         self._tail = json_lines.Tail(path)
 
-    def read(self) -> list[TaskUpdate | Message]:
-        """The events since the last call."""
+    def read(self) -> list[TaskUpdate | ProgressMessage]:
+        """Return the events since the last call."""
         return [
-            Message(**row) if "message" in row else TaskUpdate(**row) for row in self._tail.read()
+            ProgressMessage(**row) if "message" in row else TaskUpdate(**row)
+            for row in self._tail.read()
         ]

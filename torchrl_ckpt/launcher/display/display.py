@@ -18,7 +18,7 @@ from rich.text import Text
 from torchrl_ckpt.launcher.display.live_screen import LiveScreen
 from torchrl_ckpt.launcher.display.plain_screen import PlainScreen
 from torchrl_ckpt.run.json_lines import Tail
-from torchrl_ckpt.run.progress import Level, Message, ProgressTail, TaskUpdate
+from torchrl_ckpt.run.progress import Level, ProgressMessage, ProgressTail, TaskUpdate
 
 PLAIN_VARIABLE = "TORCHRL_CKPT_PLAIN"
 """The environment variable that asks for plain lines in a terminal too."""
@@ -33,7 +33,7 @@ class Screen(Protocol):
 
     def task(self, update: TaskUpdate) -> None: ...
 
-    def message(self, message: Message) -> None: ...
+    def message(self, message: ProgressMessage) -> None: ...
 
     def refresh(self) -> None: ...
 
@@ -78,7 +78,7 @@ class Display:
     def message(self, text: str, level: Level = "info") -> None:
         """Tell the person what the runner itself has to say, after all that came before."""
         self._show_what_is_new()
-        self._screen.message(Message(time.time(), "", text, level))
+        self._screen.message(ProgressMessage(time.time(), "", text, level))
 
     def finish(self, summary: Sequence[str] = ()) -> None:
         """Show the last of what happened, take the bars away and leave `summary`."""
@@ -102,7 +102,7 @@ class Display:
         for _, news in sorted([*rows, *events], key=lambda timed: timed[0]):
             if isinstance(news, TaskUpdate):
                 self._screen.task(news)
-            elif isinstance(news, Message):
+            elif isinstance(news, ProgressMessage):
                 self._screen.message(news)
             else:
                 self._screen.metrics(news)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from torchrl_ckpt.run.progress import Message
+from torchrl_ckpt.run.progress import ProgressMessage
 
 COMPONENT_WIDTH = 14
 
@@ -31,7 +31,7 @@ def metrics_text(row: Mapping[str, Any]) -> str:
     )
 
 
-def message_text(message: Message) -> str:
+def message_text(message: ProgressMessage) -> str:
     """A message with its local time, and its component if it is not the runner's."""
     clock = time.strftime("%H:%M:%S", time.localtime(message.time))
     source = f"{message.component}: " if message.component else ""

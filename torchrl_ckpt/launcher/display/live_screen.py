@@ -15,7 +15,7 @@ from rich.table import Column
 from rich.text import Text
 
 from torchrl_ckpt.launcher.display.lines import COMPONENT_WIDTH, message_text, metrics_text
-from torchrl_ckpt.run.progress import Message, TaskUpdate
+from torchrl_ckpt.run.progress import ProgressMessage, TaskUpdate
 
 _BAR_WIDTH = 16
 _SPEED_ESTIMATE_SECONDS = 3600.0
@@ -69,7 +69,7 @@ class LiveScreen:
             )
         self._bars.update(self._task_bars[key], completed=update.completed)
 
-    def message(self, message: Message) -> None:
+    def message(self, message: ProgressMessage) -> None:
         style = "yellow" if message.level == "warning" else ""
         self._live.console.print(Text(message_text(message), style=style), soft_wrap=True)
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from torchrl_ckpt.launcher.display.lines import COMPONENT_WIDTH, message_text, metrics_text
-from torchrl_ckpt.run.progress import Message, TaskUpdate
+from torchrl_ckpt.run.progress import ProgressMessage, TaskUpdate
 
 _FIRST_NOTICE_SECONDS = 10.0
 
@@ -50,7 +50,7 @@ class PlainScreen:
         else:
             self._pending[key] = _Pending(update, update.time)
 
-    def message(self, message: Message) -> None:
+    def message(self, message: ProgressMessage) -> None:
         self._print(message_text(message))
 
     def refresh(self) -> None:
