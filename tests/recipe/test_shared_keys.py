@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.recipe.recipe_files import Recipes
 from tests.recipe.toy_schemas import Machine
 from torchrl_ckpt.config.rl_recipe import RlRecipe
@@ -117,3 +119,90 @@ def test_a_default_of_the_command_reaches_the_sections(recipes: Recipes) -> None
     )
     recipe = recipes.resolve(RlRecipe, "@ own.toml", output_dir="outputs")
     assert recipe.orchestrator.output_dir == recipes.directory / "mine"
+
+
+@pytest.mark.parametrize(
+    "written",
+    ['{key} = "@ {key}.toml"', '[{key}]\n"@" = "{key}.toml"', '{key} = {{"@" = "{key}.toml"}}'],
+)
+def test_it_may_be_an_include(recipes: Recipes, written: str) -> None:
+    recipes.write(
+        model="type = 'toy'\nattention = 'flash'",
+        ckpt="interval = 5",
+        top="\n".join(written.format(key=key) for key in ("model", "ckpt")),
+    )
+    machine = recipes.resolve(Machine, "@ top.toml --spare")
+    for section in (machine, machine.part, machine.spare):
+        assert section.model.options["attention"] == "flash"
+    assert (machine.ckpt.interval, machine.part.ckpt.interval) == (5, 5)
+
+
+def test_it_may_be_a_file_on_the_command_line(recipes: Recipes) -> None:
+    recipes.write(model="type = 'toy'\nattention = 'flash'", ckpt="interval = 5")
+    machine = recipes.resolve(Machine, "--model @ model.toml --ckpt @ ckpt.toml --spare")
+    for section in (machine, machine.part, machine.spare):
+        assert section.model.options["attention"] == "flash"
+    assert (machine.ckpt.interval, machine.part.ckpt.interval) == (5, 5)
+
+
+def test_included_or_written_out_it_beats_what_the_section_includes(recipes: Recipes) -> None:
+    recipes.write(
+        part="model = 'other'\nckpt.interval = 1",
+        model="type = 'toy'",
+        ckpt="interval = 5",
+        before="model = '@ model.toml'\nckpt = '@ ckpt.toml'\npart = '@ part.toml'",
+        after="part = '@ part.toml'\nmodel = '@ model.toml'\nckpt = '@ ckpt.toml'",
+        written_out="part = '@ part.toml'\nmodel = 'toy'\nckpt.interval = 5",
+    )
+    for top in ("before", "after", "written_out"):
+        part = recipes.resolve(Machine, f"@ {top}.toml").part
+        assert (part.model.type, part.ckpt.interval) == ("toy", 5)
+
+
+def test_included_or_written_out_the_sections_own_key_beats_it(recipes: Recipes) -> None:
+    recipes.write(
+        toy="type = 'toy'",
+        flash="type = 'toy'\nattention = 'flash'",
+        both_included="[part]\nmodel = '@ flash.toml'\n[model]\n'@' = 'toy.toml'",
+        own_included="model = {type = 'toy', attention = 'eager'}\npart.model = '@ flash.toml'",
+        shared_included="model = '@ toy.toml'\n[part.model]\nattention = 'flash'",
+    )
+    for top in ("both_included", "own_included", "shared_included"):
+        part = recipes.resolve(Machine, f"@ {top}.toml").part
+        assert part.model.options["attention"] == "flash"
+
+
+def test_own_keys_beat_its_include(recipes: Recipes) -> None:
+    recipes.write(ckpt="interval = 5\nkeep = 3", top="[ckpt]\n'@' = 'ckpt.toml'\ninterval = 6")
+    ckpt = recipes.resolve(Machine, "@ top.toml").part.ckpt
+    assert (ckpt.interval, ckpt.keep) == (6, 3)
+
+
+def test_as_an_include_it_belongs_to_the_layer_of_its_file(recipes: Recipes) -> None:
+    recipes.write(
+        ckpt="interval = 5",
+        base="ckpt = '@ ckpt.toml'",
+        top="'@' = 'base.toml'\npart.ckpt.interval = 6",
+        later="part.ckpt.interval = 7",
+        part="ckpt.interval = 8",
+    )
+    for argv, interval in (
+        ("@ base.toml", 5),
+        ("@ top.toml", 6),
+        ("@ base.toml @ later.toml", 7),
+        ("@ later.toml @ base.toml", 5),
+        ("@ later.toml --ckpt @ ckpt.toml", 5),
+        ("--ckpt @ ckpt.toml --part @ part.toml", 8),
+        ("--part @ part.toml --ckpt @ ckpt.toml", 5),
+        ("--ckpt @ ckpt.toml --part.ckpt.interval 9", 9),
+        ("--part.ckpt.interval 9 --ckpt @ ckpt.toml", 9),
+    ):
+        assert recipes.resolve(Machine, argv).part.ckpt.interval == interval
+
+
+def test_its_place_is_in_the_included_file(recipes: Recipes) -> None:
+    recipes.write(ckpt="interval = 0", top="ckpt = '@ ckpt.toml'")
+    assert recipes.error(Machine, "@ top.toml") == (
+        "ckpt.toml:1, via top.toml: `ckpt.interval` is 0;"
+        " expected a whole number, at least 1, or off"
+    )

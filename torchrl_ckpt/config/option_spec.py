@@ -1,4 +1,7 @@
-"""What the schema says of a key, read off its type annotation."""
+"""Type, default and documentation of an option, read from its declaration.
+
+The same reflection serves recipes and the `Config` of plugins.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic.fields import FieldInfo
 
 from torchrl_ckpt.config.section import PluginKind, PluginTable
@@ -19,14 +23,14 @@ Key = tuple[str, ...]
 """A dotted key in parts: `("ckpt", "keep")`."""
 
 REQUIRED = object()
-"""Stands for the default of a key that has none."""
+"""Stands for the default of an option that has none."""
 
 _SEQUENCES = (list, tuple, set, frozenset, Sequence)
 
 
 @dataclasses.dataclass(frozen=True)
 class OptionSpec:
-    """A key's type, default and documentation."""
+    """The type, default and documentation of an option, or of a table with options below it."""
 
     annotation: Any
     default: Any = REQUIRED
@@ -48,17 +52,17 @@ class OptionSpec:
 
     @property
     def optional(self) -> bool:
-        """Whether it can be off."""
+        """Whether the option can be off."""
         return self._parts[2]
 
     @property
     def kind(self) -> Kind | None:
-        """The kind of plugin that this table names."""
+        """The kind of plugin that this table names; None for any other option."""
         return next((mark.kind for mark in self.metadata if isinstance(mark, PluginKind)), None)
 
     @property
     def section(self) -> type | None:
-        """The class whose fields are the keys of this table."""
+        """The class whose fields are the keys of this table; None for any other option."""
         core = self.core
         if not isinstance(core, type) or issubclass(core, PluginTable):
             return None
@@ -66,52 +70,66 @@ class OptionSpec:
 
     @property
     def mapping_of(self) -> OptionSpec | None:
-        """The shape of each value of a table whose keys are free."""
+        """The spec of each value of a table with free keys; None for any other option."""
         if (get_origin(self.core) or self.core) not in (dict, Mapping):
             return None
         return OptionSpec((*get_args(self.core), Any, Any)[1])
 
     @property
     def items(self) -> tuple[OptionSpec, ...]:
-        """The shapes of a sequence's elements, a single one if all are alike; empty for others."""
+        """The specs of a sequence's elements, a single one if all are alike; empty for others."""
         if (get_origin(self.core) or self.core) not in _SEQUENCES:
             return ()
         return tuple(OptionSpec(item) for item in get_args(self.core) if item is not ...) or (ANY,)
 
     @property
     def arms(self) -> tuple[OptionSpec, ...]:
-        """The alternatives of a union, or the shape alone."""
+        """The alternatives of a union; for any other type the spec alone."""
         if get_origin(self.core) in (Union, UnionType):
             return tuple(OptionSpec(arm) for arm in get_args(self.core))
         return (self,)
 
     @property
     def is_any(self) -> bool:
-        """Whether every value will do, as far as is known."""
+        """Whether nothing is known about the type."""
         return self.core is Any
 
     @property
     def is_table(self) -> bool:
         return bool(self.section or self.kind or self.mapping_of)
 
+    @property
+    def shared_keys(self) -> tuple[str, ...]:
+        """For the root of a recipe: the keys that reach every section that has them."""
+        return getattr(self.section, "shared_keys", ())
+
+    def sections_sharing(self, name: str) -> list[str]:
+        """For the root of a recipe: the sections that the key `name` reaches."""
+        if name not in self.shared_keys:
+            return []
+        return [
+            section
+            for section, spec in fields(self.section).items()
+            if section not in self.shared_keys and spec.section and name in fields(spec.section)
+        ]
+
     def child(self, name: str) -> OptionSpec | None:
-        """The shape of the key `name` below this one; None if there is no such key."""
+        """The spec of the key `name` below this one; None if there is no such key."""
         if self.section:
-            takes_more = getattr(self.section, "model_config", {}).get("extra") == "allow"
-            return fields(self.section).get(name, ANY if takes_more else None)
+            return fields(self.section).get(name, ANY if is_open(self.section) else None)
         if self.kind:
             return _NAME if name == "type" else ANY
         return ANY if self.is_any else self.mapping_of
 
     def find(self, key: Key) -> OptionSpec | None:
-        """The shape of a dotted key below this one; None if there is no such key."""
-        shape: OptionSpec | None = self
+        """The spec of a dotted key below this one; None if there is no such key."""
+        spec: OptionSpec | None = self
         for name in key:
-            shape = shape and shape.child(name)
-        return shape
+            spec = spec and spec.child(name)
+        return spec
 
     def accepts(self, value: Any) -> bool:
-        """Whether plain data is of this type, nothing being converted but what TOML has not."""
+        """Whether plain data is of this type; converts only to types that TOML does not have."""
         try:
             TypeAdapter(self.annotation).validate_json(json.dumps(value), strict=True)
         except ValidationError:
@@ -120,37 +138,52 @@ class OptionSpec:
 
 
 ANY = OptionSpec(Any)
-"""The shape of a key about which nothing is known yet, such as the option of a plugin."""
+"""The spec of a key about which nothing is known yet, such as an option of a plugin."""
 
 _NAME = OptionSpec(str)
 
 
 @lru_cache
 def fields(section: Any) -> Mapping[str, OptionSpec]:
-    """The keys of a pydantic model or a dataclass, in their order."""
-    if issubclass(section, BaseModel):
-        return {
-            field.alias or name: OptionSpec(
-                _annotated(field.annotation, field.metadata),
-                _pydantic_default(field),
-                " ".join((field.description or "").split()),
-            )
-            for name, field in section.model_fields.items()
-        }
-    hints = get_type_hints(section, include_extras=True)
+    """The keys of a pydantic model or a dataclass, in their order.
+
+    Raises whatever pydantic and `typing` raise for annotations that cannot be resolved.
+    """
     return {
-        field.name: OptionSpec(hints[field.name], _dataclass_default(field))
-        for field in dataclasses.fields(section)
-        if field.init
+        field.alias or name: OptionSpec(
+            _annotated(field.annotation, field.metadata),
+            _default(field),
+            " ".join((field.description or "").split()),
+        )
+        for name, field in _field_infos(section).items()
     }
 
 
 def all_keys(section: type, above: Key = ()) -> Iterator[tuple[Key, OptionSpec]]:
     """Every key at any depth, a section's own name before its keys."""
-    for name, shape in fields(section).items():
-        yield (*above, name), shape
-        if shape.section:
-            yield from all_keys(shape.section, (*above, name))
+    for name, spec in fields(section).items():
+        yield (*above, name), spec
+        if spec.section:
+            yield from all_keys(spec.section, (*above, name))
+
+
+def is_open(section: type) -> bool:
+    """Whether a table of this class may have keys that it does not declare."""
+    return getattr(section, "model_config", {}).get("extra") == "allow"
+
+
+def _field_infos(section: Any) -> Mapping[str, FieldInfo]:
+    if issubclass(section, BaseModel):
+        return section.model_fields
+    if is_pydantic_dataclass(section):
+        infos: dict[str, FieldInfo] = section.__pydantic_fields__
+        return infos
+    hints = get_type_hints(section, include_extras=True)
+    return {
+        field.name: FieldInfo.from_annotated_attribute(hints[field.name], field)
+        for field in dataclasses.fields(section)
+        if field.init
+    }
 
 
 def _unwrap(annotation: Any) -> tuple[Any, tuple[Any, ...], bool]:
@@ -171,14 +204,8 @@ def _annotated(annotation: Any, metadata: Sequence[Any]) -> Any:
     return Annotated[(annotation, *metadata)] if metadata else annotation
 
 
-def _pydantic_default(field: FieldInfo) -> Any:
+def _default(field: FieldInfo) -> Any:
     """The default; None where it depends on other fields, as only a plugin's option may."""
     if field.default_factory_takes_validated_data:
         return None
     return REQUIRED if field.is_required() else field.get_default(call_default_factory=True)
-
-
-def _dataclass_default(field: dataclasses.Field[Any]) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return REQUIRED if field.default is dataclasses.MISSING else field.default

@@ -47,10 +47,10 @@ def compose(
 ) -> Composition:
     """Merge the layers of a recipe, each beating those before it.
 
-    `files` are merged at the root, before the files that `argv` names. `defaults` are what the
-    command itself knows, such as the run's directory; they beat the schema's own only. Raises
-    `RecipeError` for a command line or a file that cannot be read. Whether the keys exist and the
-    values fit is for `validate` to say.
+    `files` are merged at the root, before the files that `argv` names. `defaults` are the values
+    that the command itself sets, such as the run's directory; they beat the schema's own only.
+    Raises `RecipeError` for a command line or a file that cannot be read. Unknown keys and values
+    that do not fit are left to `validate`.
     """
     root = OptionSpec(schema)
     line = read_command_line(argv, root)
@@ -58,17 +58,14 @@ def compose(
 
     def layers() -> Iterator[Table]:
         yield _schema_defaults(schema)
-        yield share(_command_defaults(defaults, root), root)
+        yield _share(_command_defaults(defaults, root), root)
         for include in [*given, *line.root_files, *line.section_files]:
             for layer in file_layers(include, root):
-                if layer.at:
-                    yield nest(layer.at, layer.tree, layer.tree.origin)
-                else:
-                    yield share(layer.tree, root)
-        yield share(line.flags, root)
+                yield _share(nest(layer.at, layer.tree, layer.tree.origin), root)
+        yield _share(line.flags, root)
 
     tree: Table = reduce(merge, layers())
-    return Composition(without_fragments(tree, root))
+    return Composition(_without_fragments(tree, root))
 
 
 def root_files(argv: Sequence[str], schema: type[Section]) -> list[Path]:
@@ -77,21 +74,21 @@ def root_files(argv: Sequence[str], schema: type[Section]) -> list[Path]:
 
 
 def _schema_defaults(section: type, given: BaseModel | None = None) -> Table:
-    """The defaults of every key below `section`, or what the instance `given` says of them.
+    """The defaults of every key below `section`, or the values of the instance `given`.
 
     A section that is off holds its own defaults all the same, ready to be switched on.
     """
     entries: dict[str, Node] = {}
-    for name, shape in fields(section).items():
-        default = shape.default if given is None else getattr(given, name)
-        if shape.section:
+    for name, spec in fields(section).items():
+        default = spec.default if given is None else getattr(given, name)
+        if spec.section:
             instance = default if isinstance(default, BaseModel) else None
-            table = _schema_defaults(shape.section, instance)
-            is_on = instance is not None or not shape.optional
+            table = _schema_defaults(spec.section, instance)
+            is_on = instance is not None or not spec.optional
             entries[name] = table if is_on else Table(table.entries, DEFAULT, switch=None)
-        elif default is not REQUIRED and not (default is None and shape.is_table):
+        elif default is not REQUIRED and not (default is None and spec.is_table):
             plain = default.model_dump() if isinstance(default, PluginTable) else default
-            entries[name] = node_of(plain, shape, DEFAULT)
+            entries[name] = node_of(plain, spec, DEFAULT)
     return Table(entries, DEFAULT)
 
 
@@ -101,49 +98,33 @@ def _command_defaults(defaults: Mapping[str, Any], root: OptionSpec) -> Table:
     return Table(entries, origin)
 
 
-def shared_keys(root: OptionSpec) -> tuple[str, ...]:
-    """The keys of the root that reach every section that has them."""
-    return getattr(root.section, "shared_keys", ())
-
-
-def sections_sharing(root: OptionSpec, name: str) -> list[str]:
-    """The sections that the shared key `name` reaches."""
-    if name not in shared_keys(root):
-        return []
-    return [
-        section
-        for section, shape in fields(root.section).items()
-        if section not in shared_keys(root) and shape.section and name in fields(shape.section)
-    ]
-
-
-def share(layer: Table, root: OptionSpec) -> Table:
+def _share(layer: Table, root: OptionSpec) -> Table:
     """Put the layer's shared keys beneath its sections' own keys.
 
     This switches no section on: see `Table.switch`.
     """
     entries = dict(layer.entries)
-    for name in shared_keys(root):
+    for name in root.shared_keys:
         if name in layer.entries:
-            for section in sections_sharing(root, name):
+            for section in root.sections_sharing(name):
                 shared = Table({name: layer.entries[name]}, layer.origin, switch=None)
                 own = entries.get(section)
                 entries[section] = shared if own is None else merge(shared, own)
     return replace(layer, entries=entries)
 
 
-def without_fragments(tree: Table, root: OptionSpec) -> Table:
+def _without_fragments(tree: Table, root: OptionSpec) -> Table:
     """Drop the root's plugin tables that lack a `type`.
 
-    `--model.name x` speaks of the models that the sections name, and of none at the root.
+    `--model.name x` sets an option of the models that the sections name, and names none itself.
     """
     entries = {
         name: node
         for name, node in tree.entries.items()
         if not (
-            name in shared_keys(root)
-            and (shape := root.child(name))
-            and shape.kind
+            name in root.shared_keys
+            and (spec := root.child(name))
+            and spec.kind
             and isinstance(node, Table)
             and "type" not in node.entries
         )

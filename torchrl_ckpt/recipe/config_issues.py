@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torchrl_ckpt.config.describe import describe, dotted, flag, toml
 from torchrl_ckpt.config.option_spec import Key, OptionSpec
 from torchrl_ckpt.plugin_api.errors import RecipeError
-from torchrl_ckpt.recipe.compose import Composition, sections_sharing
+from torchrl_ckpt.recipe.compose import Composition
 from torchrl_ckpt.recipe.tree import Leaf, Origin
 
 
@@ -113,7 +113,7 @@ def _problem(
 def _missing(key: Key, shape: OptionSpec, root: OptionSpec | None) -> str:
     """How to give a key that is missing, for a shared one at the root."""
     missing = key
-    if root and len(key) == 2 and key[0] in sections_sharing(root, key[1]):
+    if root and len(key) == 2 and key[0] in root.sections_sharing(key[1]):
         key = key[-1:]
     return (
         f"`{dotted(missing)}` is missing: write `{dotted(key)} = ...` in a recipe"

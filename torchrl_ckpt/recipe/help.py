@@ -11,7 +11,6 @@ from typing import Any
 from torchrl_ckpt.config.describe import describe, dotted, flag, listed, toml
 from torchrl_ckpt.config.option_spec import REQUIRED, Key, OptionSpec, all_keys, fields
 from torchrl_ckpt.config.section import PluginTable, Section
-from torchrl_ckpt.recipe.compose import sections_sharing, shared_keys
 
 _WIDTH = 88
 
@@ -103,14 +102,14 @@ class _Keys:
         return _paragraph(f"As with {flag(self._explained[section])} above: {names}", "  ")
 
     def _reach(self, key: Key) -> str:
-        if len(key) > 1 or key[0] not in shared_keys(self._root):
+        if len(key) > 1 or key[0] not in self._root.shared_keys:
             return ""
-        sections = [f"`{name}`" for name in sections_sharing(self._root, key[0])]
+        sections = [f"`{name}`" for name in self._root.sections_sharing(key[0])]
         return f" Shared: reaches {listed(sections, 'and')}."
 
     def _default(self, key: Key, shape: OptionSpec) -> str:
         name = key[-1]
-        is_shared = len(key) == 2 and key[0] in sections_sharing(self._root, name)
+        is_shared = len(key) == 2 and key[0] in self._root.sections_sharing(name)
         if name in self._defaults and (len(key) == 1 or is_shared):
             return f"default: {toml(self._defaults[name])}"
         if shape.default is REQUIRED:

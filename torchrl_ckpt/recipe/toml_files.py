@@ -1,10 +1,11 @@
-"""Recipe files: read, their `@` includes followed, and laid out as a series of layers."""
+"""Recipe files: read, and laid out as layers with their `@` includes expanded."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,22 @@ from torchrl_ckpt.config.option_spec import Key, OptionSpec
 from torchrl_ckpt.plugin_api.errors import RecipeError
 from torchrl_ckpt.recipe.normalize import node_of
 from torchrl_ckpt.recipe.toml_lines import key_lines
-from torchrl_ckpt.recipe.tree import Node, Origin, Table, display
+from torchrl_ckpt.recipe.tree import Node, Origin, Table, display, merge
 
 INCLUDE = "@"
 
 
 @dataclass(frozen=True)
 class Include:
-    """The wish to merge the file `path` at the key `at`.
+    """A request to merge the file `path` at the key `at`.
 
-    `asked_by` is the place of the wish, `parent` the include of the file that it stands in.
+    `requested_by` says where the request is written, for messages; `parent` is the include of the
+    file that holds it.
     """
 
     path: Path
     at: Key
-    asked_by: str
+    requested_by: str
     parent: Include | None = None
 
     @property
@@ -39,61 +41,86 @@ class Include:
 
 @dataclass(frozen=True)
 class Layer:
-    """The own keys of one file, to be merged at the key `at`."""
+    """A table of a recipe file, to be merged at the key `at`."""
 
     at: Key
     tree: Table
 
 
 def file_layers(include: Include, root: OptionSpec) -> Iterator[Layer]:
-    """What the file includes, depth first, then its own keys: each layer beats those before it."""
+    """Yield the layers of a file and of what it includes, each beating those before it.
+
+    What the recipe's root or one of its sections includes is a layer of its own, below the file's
+    keys, so that a shared key of this file beats it. Every other include is expanded in its table:
+    a shared key is handed down whole, wherever its parts are written. Raises `RecipeError` for a
+    file that cannot be read and for includes in a circle.
+    """
     _refuse_cycle(include)
     text, document = _read(include)
-    reader = _Reader(include, key_lines(text, document))
+    reader = _Reader(include, root, key_lines(text, document))
     tree = reader.table(document, (), root.find(include.at))
-    for inner in reader.includes:
+    for inner in reader.layered_includes:
         yield from file_layers(inner, root)
     yield Layer(include.at, tree)
 
 
 class _Reader:
-    """Turns one file into a tree of its own keys and a list of its includes."""
+    """Makes a tree of one file, and a list of the includes that are layers of their own."""
 
-    def __init__(self, include: Include, lines: Mapping[Key, int]) -> None:
+    def __init__(self, include: Include, root: OptionSpec, lines: Mapping[Key, int]) -> None:
         self._include = include
+        self._root = root
         self._lines = lines
         self._name = display(include.path)
         self._via = tuple(display(outer.path) for outer in reversed(include.chain[:-1]))
-        self.includes: list[Include] = []
+        self.layered_includes: list[Include] = []
 
-    def table(self, table: dict[str, Any], key: Key, shape: OptionSpec | None) -> Table:
-        """The table at `key` of this file. Its includes are noted before those of its tables."""
-        if INCLUDE in table:
-            self._note_includes(table[INCLUDE], key, (*key, INCLUDE))
+    def table(self, table: dict[str, Any], key: Key, spec: OptionSpec | None) -> Table:
+        """The table at `key` of this file, above what it includes."""
+        includes = self._includes(table[INCLUDE], key, (*key, INCLUDE)) if INCLUDE in table else []
+        beneath = self._expand(includes, key)
         entries = {
-            name: self._node(value, (*key, name), shape and shape.child(name))
+            name: self._node(value, (*key, name), spec and spec.child(name))
             for name, value in table.items()
             if name != INCLUDE
         }
-        return Table(entries, self._origin(key))
+        return reduce(merge, [*beneath, Table(entries, self._origin(key))])
 
-    def _node(self, value: Any, key: Key, shape: OptionSpec | None) -> Node:
+    def _node(self, value: Any, key: Key, spec: OptionSpec | None) -> Node:
         if isinstance(value, dict):
-            return self.table(value, key, shape)
-        if shape and shape.is_table and isinstance(value, str) and value.startswith(INCLUDE):
-            self._note_includes(value.removeprefix(INCLUDE).strip(), key, key)
-            return Table({}, self._origin(key))
-        return node_of(value, shape, self._origin(key))
+            return self.table(value, key, spec)
+        if spec and spec.is_table and isinstance(value, str) and value.startswith(INCLUDE):
+            includes = self._includes(value.removeprefix(INCLUDE).strip(), key, key)
+            return reduce(merge, [*self._expand(includes, key), Table({}, self._origin(key))])
+        return node_of(value, spec, self._origin(key))
 
-    def _note_includes(self, value: Any, at: Key, written_at: Key) -> None:
+    def _includes(self, value: Any, at: Key, written_at: Key) -> list[Include]:
+        """The includes that `value`, written at the key `written_at`, requests for the key `at`."""
         names = value if isinstance(value, list) else [value]
         place = self._origin(written_at).place
         if not all(isinstance(name, str) and name for name in names):
             raise RecipeError(f'{place}: "@" takes the name of a file or a list of names')
-        for name in names:
-            path = Path(os.path.abspath(self._include.path.parent / name))
-            asked_by = f"{place} includes `{name}`"
-            self.includes.append(Include(path, self._include.at + at, asked_by, self._include))
+        directory = self._include.path.parent
+        return [
+            Include(
+                path=Path(os.path.abspath(directory / name)),
+                at=self._include.at + at,
+                requested_by=f"{place} includes `{name}`",
+                parent=self._include,
+            )
+            for name in names
+        ]
+
+    def _expand(self, includes: list[Include], key: Key) -> list[Table]:
+        """What `includes` bring into the table at `key`; nothing if they are layers instead."""
+        if self._is_layered(self._include.at + key):
+            self.layered_includes += includes
+            return []
+        return [layer.tree for include in includes for layer in file_layers(include, self._root)]
+
+    def _is_layered(self, key: Key) -> bool:
+        """Whether `key` is the recipe's root or one of its sections."""
+        return not key or (len(key) == 1 and key[0] not in self._root.shared_keys)
 
     def _origin(self, key: Key) -> Origin:
         line = self._lines.get(key)
@@ -102,7 +129,7 @@ class _Reader:
 
 
 def _read(include: Include) -> tuple[str, dict[str, Any]]:
-    """The text of the file, and what it holds."""
+    """The text of the file, and its TOML document."""
     path = include.path
     try:
         text = path.read_bytes().decode()
@@ -111,14 +138,14 @@ def _read(include: Include) -> tuple[str, dict[str, Any]]:
         place = f"{display(path)}:{error.lineno}"
         raise RecipeError(f"{place}: not valid TOML: {error.msg}") from None
     except FileNotFoundError:
-        problem = f"there is no file `{display(path)}`"
+        reason = f"there is no file `{display(path)}`"
     except IsADirectoryError:
-        problem = f"`{display(path)}` is a directory, not a TOML file"
+        reason = f"`{display(path)}` is a directory, not a TOML file"
     except UnicodeDecodeError:
-        problem = f"`{display(path)}` is not a TOML file: it is not UTF-8 text"
+        reason = f"`{display(path)}` is not a TOML file: it is not UTF-8 text"
     except OSError as error:
-        problem = f"`{display(path)}` cannot be read: {error.strerror}"
-    raise RecipeError(f"{include.asked_by}: {problem}")
+        reason = f"`{display(path)}` cannot be read: {error.strerror}"
+    raise RecipeError(f"{include.requested_by}: {reason}")
 
 
 def _refuse_cycle(include: Include) -> None:
@@ -126,5 +153,5 @@ def _refuse_cycle(include: Include) -> None:
     files = [os.path.realpath(link.path) for link in chain]
     if files[-1] in files[:-1]:
         links = chain[files.index(files[-1]) + 1 :]
-        steps = "".join(f"\n  {link.asked_by}" for link in links)
+        steps = "".join(f"\n  {link.requested_by}" for link in links)
         raise RecipeError(f"recipes include each other in a circle:{steps}")

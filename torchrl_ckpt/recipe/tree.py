@@ -57,9 +57,11 @@ def merge(under: Node, over: Node, *, by_type: bool = True) -> Node:
 
 
 def nest(key: Key, node: Node, origin: Origin) -> Table:
-    """`node` at `key`, in tables that are switched on."""
-    name, *below = key
-    return Table({name: nest(tuple(below), node, origin) if below else node}, origin)
+    """`node` at `key`, in tables that are switched on; `node` itself, a table, at the root."""
+    for name in reversed(key):
+        node = Table({name: node}, origin)
+    assert isinstance(node, Table)
+    return node
 
 
 def _is_other_type(under: Table, over: Table) -> bool:
