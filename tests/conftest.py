@@ -1,3 +1,3 @@
 """Fixtures that several test folders share live in tests/support."""
 
-pytest_plugins: list[str] = []
+pytest_plugins = ["tests.support.inference_server"]

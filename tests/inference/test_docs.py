@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.inference.conftest import API_KEY, KEY, ROOT, Server, running_server, wait_until_up
+from tests.support.inference_server import API_KEY, KEY, ROOT, Server, running_server, wait_until_up
 
 PAGE = (ROOT / "docs" / "inference.md").read_text()
 EXAMPLES = re.findall(r"^```(bash|python)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)

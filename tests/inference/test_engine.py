@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torchrl_ckpt_transformers.digest import digest_tensors
 from torchrl_ckpt_transformers.engine import TransformersEngine, TransformersEngineConfig
 
-from tests.inference.conftest import tiny_model
+from tests.support.tiny_model import tiny_model
 from torchrl_ckpt.plugin_api.engines import DrawnTokens, GenerationRequest, Sample, Sampling
 from torchrl_ckpt.plugin_api.errors import ModelError
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.inference.conftest import AUTHORIZED, ROOT, Server, wait_until_up
+from tests.support.inference_server import AUTHORIZED, ROOT, Server, wait_until_up
 from torchrl_ckpt.serving_api.listener import bind
 
 
@@ -20,7 +20,7 @@ def test_the_server_ends_with_its_engine_even_in_a_load_that_never_returns(tmp_p
     with bind("127.0.0.1", 0) as listener, log.open("wb") as output:
         descriptor = listener.fileno()
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.inference.serve_mortal", str(descriptor), str(grave)],
+            [sys.executable, "-m", "tests.support.serve_mortal", str(descriptor), str(grave)],
             cwd=ROOT,
             pass_fds=[descriptor],
             stdout=output,

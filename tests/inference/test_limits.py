@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.inference.conftest import Server, failure, running_server, wait_until_up
+from tests.support.inference_server import Server, failure, running_server, wait_until_up
 
 OPTIONS = {"max_running": 1, "max_queued": 1, "max_sequences": 20_000, "max_body_bytes": 10_000}
 # Seconds of work for the engine, if nothing ends it.

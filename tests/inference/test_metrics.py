@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.inference.conftest import AUTHORIZED, running_server, wait_until_up
+from tests.support.inference_server import AUTHORIZED, running_server, wait_until_up
 
 
 def read(http: httpx.Client) -> dict[tuple[str, ...], float]:

@@ -10,7 +10,7 @@ import torch
 from torchrl_ckpt_transformers.model import TransformersModel, TransformersModelConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.inference.conftest import TINY, TOKENIZER, tiny_model
+from tests.support.tiny_model import TINY, TOKENIZER, tiny_model
 from torchrl_ckpt.plugin_api.errors import ModelError
 
 DOCUMENTS = [[5, 6, 7, 3, 7, 6, 5, 1], [9], [8, 9, 3, 9, 8, 1], [10, 11, 12, 13, 3]]

@@ -11,7 +11,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.inference.conftest import Server
+from tests.support.inference_server import Server
 
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
 # What programs commonly send, whether it changes anything or not.

@@ -10,16 +10,16 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 
-from tests.inference.conftest import (
+from tests.support.inference_server import (
     AUTHORIZED,
     KEY,
     Server,
     failure,
     running_server,
-    tiny_model,
     wait_until_up,
 )
-from tests.inference.scripted_engine import ScriptedEngine
+from tests.support.scripted_engine import ScriptedEngine
+from tests.support.tiny_model import tiny_model
 from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.inference.app import build_app
 from torchrl_ckpt.inference.http_errors import Forbidden

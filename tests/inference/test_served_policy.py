@@ -9,8 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.inference.conftest import KEY, tiny_model
-from tests.inference.scripted_engine import ScriptedEngine
+from tests.support.inference_server import KEY
+from tests.support.scripted_engine import ScriptedEngine
+from tests.support.tiny_model import tiny_model
 from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.inference.app import build_app
 from torchrl_ckpt.inference.http_errors import WeightsUnknown

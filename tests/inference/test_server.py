@@ -12,15 +12,15 @@ import httpx
 import pytest
 from torchrl_ckpt_transformers.engine import TransformersEngine, TransformersEngineConfig
 
-from tests.inference.conftest import (
+from tests.support.inference_server import (
     API_KEY,
     AUTHORIZED,
     KEY,
     failure,
     running_server,
-    tiny_model,
     wait_until_up,
 )
+from tests.support.tiny_model import tiny_model
 from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.inference.server import serve
 from torchrl_ckpt.plugin_api.errors import AddressInUse, RecipeError

@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
-from tests.inference.conftest import tiny_model
+from tests.support.tiny_model import tiny_model
 
 TOKENS = torch.tensor([[5, 6, 7, 3, 7, 6, 5, 1], [8, 9, 3, 9, 8, 1, 0, 0]])
 POSITIONS = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5, 0, 0]])

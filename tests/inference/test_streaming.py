@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.inference.conftest import failure
+from tests.support.inference_server import failure
 
 
 def events(http: httpx.Client, path: str, **request: Any) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.inference.conftest import tiny_model
+from tests.support.tiny_model import tiny_model
 
 
 def test_a_text_is_its_characters_and_nothing_else() -> None:

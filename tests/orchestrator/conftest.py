@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.inference.conftest import API_KEY, KEY, ROOT, logprobs_of, tiny_model
+from tests.support.inference_server import API_KEY, KEY, ROOT
+from tests.support.tiny_model import logprobs_of, tiny_model
 from torchrl_ckpt.run.weight_store import Canary, Policy, WeightStore
 from torchrl_ckpt.serving_api.listener import bind
 

@@ -19,7 +19,8 @@ from torchrl_ckpt_transformers.digest import digest_tensors
 from torchrl_ckpt_transformers.engine import TransformersEngine, TransformersEngineConfig
 
 import torchrl_ckpt.inference.server
-from tests.inference.conftest import API_KEY, tiny_model
+from tests.support.inference_server import API_KEY
+from tests.support.tiny_model import tiny_model
 from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.inference.app import build_app
 from torchrl_ckpt.inference.server import serve

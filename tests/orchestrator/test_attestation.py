@@ -37,7 +37,11 @@ class Server:
 
     async def load_weights(self, directory: Path, version: int) -> LoadedWeights:
         self.num_loads += 1
-        good = {"version": version, "weights_id": f"load-{self.num_loads}", "directory": str(directory)}
+        good = {
+            "version": version,
+            "weights_id": f"load-{self.num_loads}",
+            "directory": str(directory),
+        }
         return LoadedWeights(**{**good, "digest": DIGEST, "dtype": "float32", **self.report})
 
     async def logprobs(self, sequences: list[list[int]]) -> SequenceScores:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.inference.conftest import TOKENIZER, tiny_model
 from tests.orchestrator.conftest import Server
+from tests.support.tiny_model import TOKENIZER, tiny_model
 from torchrl_ckpt.config.orchestrator import OrchestratorConfig
 from torchrl_ckpt.orchestrator.main import orchestrate
 from torchrl_ckpt.plugin_api.errors import UserError, WaitTimeout, WrongPolicy

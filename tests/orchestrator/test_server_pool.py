@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import pytest
 
-from tests.inference.conftest import KEY, wait_until_up
 from tests.orchestrator.conftest import Server
+from tests.support.inference_server import KEY, wait_until_up
 from torchrl_ckpt.config.orchestrator import ClientConfig
 from torchrl_ckpt.orchestrator.server_pool import ServerPool
 from torchrl_ckpt.plugin_api.engines import GenerationRequest, Sampling

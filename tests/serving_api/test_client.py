@@ -14,7 +14,8 @@ from typing import TypeVar
 import pytest
 import torch
 
-from tests.inference.conftest import KEY, Server, tiny_model
+from tests.support.inference_server import KEY, Server
+from tests.support.tiny_model import tiny_model
 from torchrl_ckpt.plugin_api.engines import GenerationRequest, Sampling
 from torchrl_ckpt.plugin_api.errors import DataError, ServerUnreachable, WrongPolicy
 from torchrl_ckpt.serving_api.client import InferenceClient, RequestFailed, ServerBusy, ServerLost

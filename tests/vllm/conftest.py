@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.inference.conftest import API_KEY, KEY, logprobs_of, tiny_model
 from tests.jobs.commands import RECIPES, free_port, running
+from tests.support.inference_server import API_KEY, KEY
+from tests.support.tiny_model import logprobs_of, tiny_model
 from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.launcher.engine_env.engine_venv import server_python
 from torchrl_ckpt.plugin_api.errors import EngineEnvironmentFailed

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.inference.conftest import AUTHORIZED, wait_until_up
+from tests.support.inference_server import AUTHORIZED, wait_until_up
 from tests.vllm.conftest import CANARY, Published, VllmServer
 from torchrl_ckpt.orchestrator.attestation import attest
 from torchrl_ckpt.plugin_api.engines import GenerationRequest, Sampling

@@ -17,8 +17,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.inference.conftest import wait_until_up
 from tests.jobs.commands import RECIPES, ROOT, metrics, run, running, succeed
+from tests.support.inference_server import wait_until_up
 from tests.vllm.conftest import Published, vllm_server
 from torchrl_ckpt.orchestrator.attestation import attest
 from torchrl_ckpt.plugin_api.errors import WrongPolicy

@@ -1,4 +1,4 @@
-"""Serves the tiny model:  python -m tests.inference.serve_tiny SOCKET_DESCRIPTOR DIRECTORY OPTIONS
+"""Serves the tiny model:  python -m tests.support.serve_tiny SOCKET_DESCRIPTOR DIRECTORY OPTIONS
 
 OPTIONS is the recipe's `[inference]` as JSON, as far as it is not the default.
 """
@@ -13,7 +13,8 @@ from pathlib import Path
 
 from torchrl_ckpt_transformers.engine import TransformersEngine, TransformersEngineConfig
 
-from tests.inference.conftest import API_KEY, tiny_model
+from tests.support.inference_server import API_KEY
+from tests.support.tiny_model import tiny_model
 from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.inference.server import serve
 from torchrl_ckpt.run import logs

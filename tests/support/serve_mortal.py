@@ -1,4 +1,4 @@
-"""Serves an engine that dies on demand:  python -m tests.inference.serve_mortal SOCKET FILE
+"""Serves an engine that dies on demand:  python -m tests.support.serve_mortal SOCKET FILE
 
 It dies when FILE appears. Its loads never return, as calls of an engine in another process may not.
 """
@@ -9,8 +9,9 @@ import socket
 import sys
 from pathlib import Path
 
-from tests.inference.conftest import KEY, tiny_model
-from tests.inference.scripted_engine import ScriptedEngine
+from tests.support.inference_server import KEY
+from tests.support.scripted_engine import ScriptedEngine
+from tests.support.tiny_model import tiny_model
 from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.inference.server import serve
 from torchrl_ckpt.run import logs
