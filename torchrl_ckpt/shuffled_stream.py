@@ -1,7 +1,7 @@
-"""The order in which a data set is gone through: shuffled anew each epoch, and a place in it.
+"""An endless stream of a data set's indices, shuffled anew each epoch, and the position in it.
 
-The order is a function of seed and epoch alone, and the place is one number, so that a checkpoint
-holds it whatever the number of ranks.
+The order is a function of seed and epoch alone, and the position is one number, so that a
+checkpoint holds it whatever the number of ranks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torchrl_ckpt.plugin_api.errors import CheckpointMismatch
 
 
 class StreamPosition(TypedDict):
-    """Where a stream stands: `position` items of a data set of `size` were taken."""
+    """A stream's state: `position` indices of a data set of `size` were taken."""
 
     position: int
     size: int | None
@@ -33,20 +33,21 @@ class ShuffledStream:
         self._order = np.empty(0, dtype=np.int64)
 
     def take(self, count: int) -> list[int]:
-        """The next `count` indices."""
+        """Return the next `count` indices."""
         return [self._next() for _ in range(count)]
 
     def state_dict(self) -> StreamPosition:
         return {"position": self._position, "size": self._size}
 
-    def load_state_dict(self, place: StreamPosition) -> None:
-        if place["size"] != self._size:
+    def load_state_dict(self, state: StreamPosition) -> None:
+        """Go on from `state`. Raises `CheckpointMismatch` for a data set of another size."""
+        if state["size"] != self._size:
             raise CheckpointMismatch(
-                f"the checkpoint was made with {place['size']} samples in the data set, now there "
-                f"are {self._size}: the order of what is left cannot be kept. Resume with the same "
-                "data, or start a new run from its weights"
+                f"the checkpoint was made with {state['size']} samples in the data set, now there "
+                f"are {self._size}: the order of the remaining samples cannot be kept. Resume with "
+                "the same data, or start a new run from its weights"
             )
-        self._position = place["position"]
+        self._position = state["position"]
 
     def _next(self) -> int:
         position = self._position

@@ -1,4 +1,4 @@
-"""The loss of supervised fine-tuning."""
+"""Cross entropy, the loss of supervised fine-tuning."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torchrl_ckpt_losses.token_logprobs import masked_sum, token_logprobs
 
 
 class CrossEntropy:
-    """Mean negative log-likelihood of the target tokens, in nats a token.
+    """Mean negative log-likelihood of the target tokens, in nats per token.
 
-    Metric: `token_accuracy`, the share of targets that are the likeliest token.
+    Metric: `token_accuracy`, the share of targets that are the most likely token.
     """
 
     plugin_api = 1

@@ -1,4 +1,4 @@
-"""Group relative policy optimisation."""
+"""Group relative policy optimisation (GRPO), the loss of reinforcement learning."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class GrpoConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     clip_low: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """How far below 1 the ratio of the policies may lie before the gradient is cut."""
+    """How far below 1 the ratio of the policies may lie before the gradient is clipped."""
 
     clip_high: Annotated[float, Field(ge=0)] = 0.2
-    """How far above 1."""
+    """How far above 1 the ratio of the policies may lie before the gradient is clipped."""
 
 
 class Grpo:
@@ -30,9 +30,9 @@ class Grpo:
     one that generated the token (PPO, arXiv:1707.06347, equation 7; GRPO, arXiv:2402.03300,
     equation 3 without its KL term; token mean as in DAPO, arXiv:2503.14476, equation 8).
 
-    Metrics: `clip_fraction`, the share of tokens at which the gradient is cut; `kl`, an estimate
-    of KL(old || new) in nats a token (r - 1 - log r, which is never negative); `entropy` of the
-    policy in nats; `logprob_difference`, mean absolute difference to the generating engine.
+    Metrics: `clip_fraction`, the share of tokens whose gradient is clipped; `kl`, an estimate of
+    KL(old || new) in nats per token (r - 1 - log r, which is never negative); `entropy` of the
+    policy in nats; `logprob_difference`, the mean absolute difference to the generating engine.
     """
 
     plugin_api = 1
@@ -48,18 +48,18 @@ class Grpo:
         assert inputs.old_logprobs is not None
         mask, advantages = inputs.mask, inputs.advantages
         logprobs = token_logprobs(inputs.logits, inputs.targets)
-        # Outside the mask there is no old log-probability; 0 there keeps exp() finite.
+        # Outside the mask there is no old log-probability; 0 keeps exp() finite there.
         log_ratio = torch.where(mask, logprobs - inputs.old_logprobs, 0.0)
         ratio = log_ratio.exp()
         clipped = ratio.clamp(self._low, self._high)
         surrogate = torch.minimum(ratio * advantages, clipped * advantages)
         loss = -masked_sum(surrogate, mask) / inputs.num_tokens
         with torch.no_grad():
-            cut = (clipped * advantages < ratio * advantages).float()
+            is_clipped = (clipped * advantages < ratio * advantages).float()
             probabilities = inputs.logits.float().log_softmax(-1)
             entropy = -(probabilities.exp() * probabilities).sum(-1)
             metrics = {
-                "clip_fraction": cut,
+                "clip_fraction": is_clipped,
                 "kl": ratio - 1 - log_ratio,
                 "entropy": entropy,
                 "logprob_difference": log_ratio.abs(),

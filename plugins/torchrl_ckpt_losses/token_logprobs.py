@@ -1,4 +1,4 @@
-"""Log-probabilities of the target tokens, the one quantity that every loss starts from."""
+"""Log-probabilities of the target tokens, from which every loss is computed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def token_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Natural-log probability of each target, float32.
+    """Return the natural-log probability of each target, in float32.
 
     Shapes: `logits` `[..., vocabulary]`, `targets` and the result `[...]`.
     """
@@ -17,5 +17,5 @@ def token_logprobs(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def masked_sum(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Sum of `values` where `mask` is true; what stands elsewhere may be anything, even NaN."""
+    """Sum `values` where `mask` is true; values elsewhere are ignored, even NaN."""
     return torch.where(mask, values, 0.0).sum()

@@ -1,4 +1,4 @@
-"""Files are whole or absent, and their digests are those of what was written."""
+"""Files are whole or absent, and their digests are those of the bytes that were written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from torchrl_ckpt.plugin_api.durable_files import digest_file, read_json, recorded_file, write_json
+from torchrl_ckpt.plugin_api.durable_files import (
+    digest_file,
+    read_json,
+    record_json,
+    recorded_file,
+    write_json,
+)
 
 OVERWRITE_FOR_EVER = """
 import sys; from pathlib import Path; from torchrl_ckpt.plugin_api.durable_files import write_json
@@ -42,7 +48,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_a_record_is_taken_of_what_was_meant_and_not_of_what_is_on_disk(tmp_path: Path) -> None:
+def test_a_record_describes_the_bytes_written_and_not_those_on_disk_now(tmp_path: Path) -> None:
     with recorded_file(tmp_path, "deep/down/data") as (stream, records):
         stream.write(b"abc")
         stream.write(memoryview(bytearray(b"def")))
@@ -51,3 +57,18 @@ def test_a_record_is_taken_of_what_was_meant_and_not_of_what_is_on_disk(tmp_path
     assert (records[0].size, records[0].digest) == digest_file(path)
     path.write_bytes(b"abcdeF")
     assert digest_file(path) != (records[0].size, records[0].digest)
+
+
+def test_a_json_file_is_recorded_under_its_relative_path(tmp_path: Path) -> None:
+    record = record_json(tmp_path, "rng/rank_0.json", {"b": [1, 2], "a": None})
+    assert record.path == "rng/rank_0.json"
+    assert (record.size, record.digest) == digest_file(tmp_path / record.path)
+    assert read_json(tmp_path / record.path) == {"a": None, "b": [1, 2]}
+
+
+def test_progress_counts_every_byte_once(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(bytes(3 * 1024 * 1024 + 7))
+    counts: list[int] = []
+    size, _ = digest_file(path, counts.append)
+    assert sum(counts) == size == path.stat().st_size

@@ -15,13 +15,13 @@ from torchrl_ckpt.plugin_api.errors import ModelError
 
 
 @pytest.mark.parametrize(
-    ("sequence", "said"),
+    ("sequence", "message"),
     [([], "is empty"), ([1, 2, 3], "maximum length of 4"), ([5], r"in 0\.\.4"), ([-1], r"0\.\.4")],
 )
 def test_a_sequence_that_does_not_fit_is_refused_with_the_bound(
-    sequence: list[int], said: str
+    sequence: list[int], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         check_sequences([[4], sequence], max_tokens=2, max_length=4, vocabulary=5)
 
 

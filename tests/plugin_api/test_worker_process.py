@@ -1,4 +1,4 @@
-"""A companion does what it is told, says how it failed, dies with its owner and can be replaced."""
+"""A worker process executes calls, reports how it failed, dies with its owner, can be replaced."""
 
 from __future__ import annotations
 
@@ -32,78 +32,88 @@ def remembered() -> str | None:
     return os.environ.get("REMEMBERED")
 
 
-@pytest.fixture
-def companion() -> Iterator[WorkerProcess]:
-    companion = WorkerProcess("helper of this test", (remember, ("what it was told first",)))
-    companion.start()
-    yield companion
-    companion.close()
+@pytest.fixture(name="worker")
+def start_worker() -> Iterator[WorkerProcess]:
+    worker = WorkerProcess("test worker", (remember, ("from the setup",)))
+    worker.start()
+    yield worker
+    worker.close()
 
 
-def test_it_works_in_a_process_of_its_own_after_its_setup(companion: WorkerProcess) -> None:
-    pid, result = companion.call(product, 6, 7)
-    assert (pid, result) == (companion.pid, 42)
+def test_calls_run_in_another_process_after_its_setup(worker: WorkerProcess) -> None:
+    pid, result = worker.call(product, 6, 7)
+    assert (pid, result) == (worker.pid, 42)
     assert pid != os.getpid()
-    assert companion.call(remembered) == "what it was told first"
+    assert worker.call(remembered) == "from the setup"
 
 
-def test_what_fails_over_there_fails_here_and_it_goes_on(companion: WorkerProcess) -> None:
+def test_an_exception_is_raised_here_and_the_process_goes_on(worker: WorkerProcess) -> None:
     with pytest.raises(OSError, match="No space left") as caught:
-        companion.call(fail, OSError(28, "No space left on device"))
+        worker.call(fail, OSError(28, "No space left on device"))
     assert caught.value.errno == 28
     with pytest.raises(RuntimeError, match="KeyError"):
-        companion.call(fail, KeyError("a defect"))
-    assert companion.call(product, 2, 2)[1] == 4
+        worker.call(fail, KeyError("a defect"))
+    assert worker.call(product, 2, 2)[1] == 4
 
 
-def test_a_death_is_told_and_a_new_start_replaces_it(companion: WorkerProcess) -> None:
-    with pytest.raises(WorkerProcessDied, match="helper of this test was killed by SIGKILL"):
-        companion.call(os.kill, companion.call(os.getpid), signal.SIGKILL)
+def test_an_exception_in_the_setup_is_raised_by_the_first_call() -> None:
+    worker = WorkerProcess("test worker", (fail, (OSError(13, "Permission denied"),)))
+    worker.start()
+    with pytest.raises(PermissionError):
+        worker.call(product, 1, 1)
+    worker.close()
+
+
+def test_a_death_is_raised_and_a_new_start_replaces_the_process(worker: WorkerProcess) -> None:
+    with pytest.raises(WorkerProcessDied, match="test worker was killed by SIGKILL"):
+        worker.call(os.kill, worker.call(os.getpid), signal.SIGKILL)
     with pytest.raises(WorkerProcessDied):
-        companion.call(product, 1, 1)
-    companion.start()
-    assert companion.call(remembered) == "what it was told first"
+        worker.call(product, 1, 1)
+    worker.start()
+    assert worker.call(remembered) == "from the setup"
 
 
-def test_losing_patience_ends_it(companion: WorkerProcess) -> None:
+def test_an_exception_in_on_wait_kills_the_process(worker: WorkerProcess) -> None:
     began = time.monotonic()
 
-    def look() -> None:
+    def give_up() -> None:
         if time.monotonic() - began > 0.5:
             raise CheckpointFailed("too slow")
 
     with pytest.raises(CheckpointFailed, match="too slow"):
-        companion.call(time.sleep, 60, on_wait=look)
-    companion.start()
-    assert companion.call(product, 3, 3)[1] == 9
+        worker.call(time.sleep, 60, on_wait=give_up)
+    worker.start()
+    assert worker.call(product, 3, 3)[1] == 9
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_job_does_not_interrupt_it(companion: WorkerProcess, number: int) -> None:
-    pid, _ = companion.call(product, 1, 1)
+def test_the_signals_that_stop_a_job_do_not_interrupt_it(
+    worker: WorkerProcess, number: int
+) -> None:
+    pid, _ = worker.call(product, 1, 1)
     os.kill(pid, number)
-    assert companion.call(product, 5, 5) == (pid, 25)
+    assert worker.call(product, 5, 5) == (pid, 25)
 
 
-def test_children_that_were_forked_meanwhile_do_not_keep_it_from_its_end() -> None:
-    companion = WorkerProcess("helper of this test")
-    companion.start()
-    pid = companion.call(os.getpid)
+def test_close_ends_it_although_a_forked_child_holds_the_socket_too() -> None:
+    worker = WorkerProcess("test worker")
+    worker.start()
+    pid = worker.call(os.getpid)
     child = os.fork()
-    if child == 0:  # A worker of a data loader, say: it has all that this process has open.
+    if child == 0:  # Like a data loader's worker: it has every descriptor of this process.
         time.sleep(60)
         os._exit(0)
     began = time.monotonic()
-    companion.close()
+    worker.close()
     assert time.monotonic() - began < 3
     assert not psutil.pid_exists(pid)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
 
 
-def test_it_dies_with_its_owner_in_the_middle_of_its_work() -> None:
+def test_it_dies_with_its_owner_in_the_middle_of_a_call() -> None:
     owner = subprocess.Popen(
-        [sys.executable, "-c", _OWNER], stdout=subprocess.PIPE, text=True, env=os.environ
+        [sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True, env=os.environ
     )
     assert owner.stdout is not None
     worker = psutil.Process(int(owner.stdout.readline()))
@@ -112,11 +122,11 @@ def test_it_dies_with_its_owner_in_the_middle_of_its_work() -> None:
     worker.wait(5)  # Raises if it is still there.
 
 
-_OWNER = """
+OWNER = """
 import os, time
 from torchrl_ckpt.plugin_api.worker_process import WorkerProcess
-companion = WorkerProcess("worker")
-companion.start()
-print(companion.call(os.getpid), flush=True)
-companion.call(time.sleep, 60)
+worker = WorkerProcess("worker")
+worker.start()
+print(worker.call(os.getpid), flush=True)
+worker.call(time.sleep, 60)
 """

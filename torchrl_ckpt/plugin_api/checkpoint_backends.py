@@ -1,4 +1,8 @@
-"""Checkpoint backend plugins: tensors into files and back."""
+"""Checkpoint backend plugins: write tensors to files and read them back.
+
+A backend decides the files and nothing else: when to save, what to keep and what is committed is
+the core's part.
+"""
 
 from __future__ import annotations
 
@@ -13,75 +17,33 @@ if TYPE_CHECKING:
     import torch
     from torch.distributed import ProcessGroup
 
-
-@dataclass(frozen=True)
-class FileRecord:
-    """A file of a checkpoint, as it was written.
-
-    `path` is relative with `/`; `digest` is the xxh3-128 of its bytes in hexadecimal, taken while
-    writing, so that whatever happens to the bytes afterwards shows.
-    """
-
-    path: str
-    size: int
-    digest: str
-
-
-@dataclass(frozen=True)
-class Written:
-    """What one rank wrote, now that it is durable.
-
-    `metrics` is what the backend has measured of it, such as `write_seconds`, `hash_seconds` and
-    `staged_bytes`.
-    """
-
-    files: Sequence[FileRecord]
-    metrics: Mapping[str, float] = field(default_factory=dict)
-
-
 Advance = Callable[[int], object]
-"""Told of bytes as they are gone through, for who watches."""
-
-
-class Save(Protocol):
-    """A save under way."""
-
-    def wait_staged(self) -> None:
-        """Return once the state may change again. Raises nothing: `wait_written` does."""
-        ...
-
-    def wait_written(self, advance: Advance = lambda _: None) -> Written:
-        """Return once every byte that this rank wrote is durable. Collective, as `save` is.
-
-        Raises whatever the writer raised; every tensor of the state is in one of the files of one
-        of the ranks. `advance` hears of bytes as they are written.
-        """
-        ...
+"""Progress callback: called with the number of bytes just processed."""
 
 
 class CheckpointBackend(Plugin, Protocol):
-    """Puts tensors into files and back. When to save and what to keep is not its affair."""
+    """Writes the tensors of a training state to files and reads them back."""
 
     file_format: ClassVar[str]
-    """The name of what it writes. Backends of one format read each other's files."""
+    """The name of the format it writes. Backends of one format read each other's files."""
 
     in_background: ClassVar[bool]
     """Whether training goes on while it writes. `wait_written` is then called on a thread of its
-    own, and `save` only after the `wait_written` of the save before has returned."""
+    own, and `save` only after the `wait_written` of the previous save has returned."""
 
     def prepare(self, state: Mapping[str, torch.Tensor], group: ProcessGroup) -> None:
-        """Make ready what saves will need, before the first of them and before the first step.
+        """Set up what saves need, before the first step of training.
 
         `state` has the names, shapes and placement of what will be saved; its values do not
-        matter. Collective. Where it is not called, the first save does it, and takes longer.
+        matter. Collective. If it is not called, the first save does the same and takes longer.
         """
         ...
 
     def save(self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup) -> Save:
         """Begin to write `state` (tensors and DTensors under unique names) below `directory`.
 
-        Collective over `group`, which is the checkpoint's own (gloo) and used by nobody else; it
-        raises on every rank or on none.
+        Collective over `group`, a gloo group that only checkpoints use; it raises on every rank or
+        on none.
         """
         ...
 
@@ -94,7 +56,66 @@ class CheckpointBackend(Plugin, Protocol):
         ...
 
     def close(self) -> None:
-        """Drain what is under way and give back processes and buffers."""
+        """Finish a save in progress and release processes and buffers."""
+        ...
+
+
+class Save(Protocol):
+    """A save in progress."""
+
+    def wait_staged(self) -> None:
+        """Return once the state may change again. Raises nothing: `wait_written` does."""
+        ...
+
+    def wait_written(self, advance: Advance = lambda _: None) -> Written:
+        """Return once every byte that this rank wrote is durable. Collective, as `save` is.
+
+        Every tensor of the state is then in one of the files of one of the ranks. Raises whatever
+        the writer raised. `advance` is called as bytes are written.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Written:
+    """What one rank wrote, once it is durable.
+
+    `metrics` are the backend's own measurements, such as `write_seconds`, `hash_seconds` and
+    `staged_bytes`.
+    """
+
+    files: Sequence[FileRecord]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file of a checkpoint, as it was written.
+
+    `path` is relative with `/`; `digest` is the xxh3-128 of its bytes in hexadecimal. It is taken
+    while writing, so that any later change of the bytes is found.
+    """
+
+    path: str
+    size: int
+    digest: str
+
+
+@runtime_checkable
+class ReadableBackend(Protocol):
+    """Optional part of a checkpoint backend: reads its files without a model.
+
+    `torchrl-ckpt ckpt inspect`, `diff` and `export` need it. Both methods work in one process, join
+    no group and execute nothing that they read; they raise `CheckpointDamaged` for files that are
+    not what `save` wrote.
+    """
+
+    def describe(self, directory: Path) -> list[TensorDescription]:
+        """Describe what `save` wrote below `directory`, ordered by name."""
+        ...
+
+    def read(self, directory: Path, names: Collection[str]) -> dict[str, torch.Tensor]:
+        """Read the tensors `names`, whole and on CPU."""
         ...
 
 
@@ -105,21 +126,3 @@ class TensorDescription:
     name: str
     shape: tuple[int, ...]
     dtype: str
-
-
-@runtime_checkable
-class ReadableBackend(Protocol):
-    """What a checkpoint backend may offer besides: a look into its files without a model.
-
-    `torchrl-ckpt ckpt inspect`, `diff` and `export` need it. Both methods work in one process, join
-    no group and execute nothing that they read; they raise `CheckpointDamaged` for files that are
-    not what `save` wrote.
-    """
-
-    def describe(self, directory: Path) -> list[TensorDescription]:
-        """What `save` has put below `directory`, by name."""
-        ...
-
-    def read(self, directory: Path, names: Collection[str]) -> dict[str, torch.Tensor]:
-        """Those tensors, whole and on CPU."""
-        ...

@@ -1,4 +1,9 @@
-"""Files that are whole or absent: written beside their place, fsynced, then renamed into it."""
+"""Files that survive a crash or a power failure: written whole, fsynced, their names fsynced too.
+
+Two ways to write one. `write_bytes` and `write_json` replace a file in one rename, so that a reader
+sees the old content or the new. `recorded_file` and `record_json` write a new file of a checkpoint
+and return its `FileRecord`; the checkpoint itself appears in one rename.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +19,11 @@ import xxhash
 
 from torchrl_ckpt.plugin_api.checkpoint_backends import Advance, FileRecord
 
-_CHUNK = 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
 
 
 class Writable(Protocol):
-    """What `DigestingStream` writes into."""
+    """The part of a binary file that `DigestingStream` uses."""
 
     def write(self, data: Any, /) -> int: ...
 
@@ -28,10 +33,10 @@ class Writable(Protocol):
 
 
 class DigestingStream:
-    """Passes bytes on to a file and takes their size and digest on the way.
+    """Writes to a file and computes size and digest of the bytes on the way.
 
-    It cannot seek: a digest of what was written is a digest of the file only if it was written
-    from front to back.
+    It cannot seek: the digest of the bytes written is that of the file only if they are written
+    from front to back. `hash_seconds` is the time that the digest took.
     """
 
     def __init__(self, stream: Writable) -> None:
@@ -52,7 +57,7 @@ class DigestingStream:
         return len(view)
 
     def close(self) -> None:
-        """The file belongs to who opened it."""
+        """Leave the file open: whoever opened it closes it."""
 
     def tell(self) -> int:
         return self.size
@@ -68,11 +73,11 @@ class DigestingStream:
 
 
 def digest_file(path: Path, advance: Advance = lambda _: None) -> tuple[int, str]:
-    """Size and xxh3-128 of a file as it is on disk now."""
+    """Return size and xxh3-128 of a file as it is on disk now."""
     hasher = xxhash.xxh3_128()
     size = 0
-    # The same memory for every piece: to find new memory takes longer than to fill it.
-    memory = memoryview(bytearray(_CHUNK))
+    # One buffer for all chunks: allocating new memory takes longer than filling it.
+    memory = memoryview(bytearray(_CHUNK_BYTES))
     with open(path, "rb", buffering=0) as file:
         while count := file.readinto(memory):
             hasher.update(memory[:count])
@@ -82,7 +87,7 @@ def digest_file(path: Path, advance: Advance = lambda _: None) -> tuple[int, str
 
 
 def fsync_file(path: Path) -> None:
-    """Make the bytes of a file durable that was written without."""
+    """Make the bytes of a file durable that was written without fsync."""
     _fsync(path, os.O_RDONLY)
 
 
@@ -100,7 +105,7 @@ def _fsync(path: Path, flags: int) -> None:
 
 
 def make_directory(directory: Path) -> None:
-    """Create `directory` and the missing ones above it, and make each new name durable."""
+    """Create `directory` and its missing parents, and make each new name durable."""
     if directory.is_dir():
         return
     make_directory(directory.parent)
@@ -110,7 +115,11 @@ def make_directory(directory: Path) -> None:
 
 @contextmanager
 def recorded_file(root: Path, relative: str) -> Iterator[tuple[DigestingStream, list[FileRecord]]]:
-    """A new file `root/relative`: its stream, and a list with its record once it is durable."""
+    """Open the new file `root/relative` for writing.
+
+    Yields its stream and a list. When the block ends, the file is made durable and its record is
+    appended to the list.
+    """
     records: list[FileRecord] = []
     path = root / relative
     make_directory(path.parent)
@@ -123,14 +132,14 @@ def recorded_file(root: Path, relative: str) -> Iterator[tuple[DigestingStream, 
 
 
 def record_json(root: Path, relative: str, value: Any) -> FileRecord:
-    """Write `value` durably to the new file `root/relative` and say what was written."""
+    """Write `value` durably to the new file `root/relative` and return its record."""
     with recorded_file(root, relative) as (stream, records):
         stream.write(_json_bytes(value))
     return records[0]
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Put `data` at `path` so that a reader sees the old file or the new one, whole."""
+    """Replace the file at `path` by `data`: a reader sees the old file or the new one, whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with open(temporary, "wb") as file:
         file.write(data)
@@ -141,12 +150,15 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Put `value` at `path` so that a reader sees the old file or the new one, whole."""
+    """Replace the file at `path` by `value` as JSON, as `write_bytes` does.
+
+    Raises `ValueError` for NaN and infinities, and then leaves the old file.
+    """
     write_bytes(path, _json_bytes(value))
 
 
 def read_json(path: Path) -> Any:
-    """Raises `FileNotFoundError`, or `ValueError` for what is not JSON."""
+    """Read JSON. Raises `FileNotFoundError`, or `ValueError` for a file that is not JSON."""
     return json.loads(path.read_bytes())
 
 

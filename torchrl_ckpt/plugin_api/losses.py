@@ -1,4 +1,4 @@
-"""Loss plugins: logits and targets in, a scalar and metrics out."""
+"""Loss plugins: from logits and targets to a scalar and metrics."""
 
 from __future__ import annotations
 
@@ -12,16 +12,24 @@ if TYPE_CHECKING:
     import torch
 
 
+class Loss(Plugin, Protocol):
+    """Computes a micro-batch's share of the loss and of the metrics of the whole batch."""
+
+    requires: ClassVar[frozenset[str]]
+    """Which of `advantages` and `old_logprobs` it needs."""
+
+    def __call__(self, inputs: LossInputs) -> LossOutput: ...
+
+
 @dataclass(frozen=True)
 class LossInputs:
-    """One micro-batch, shifted so that position t of every tensor speaks of the same target token.
+    """One micro-batch, shifted so that position t of every tensor is about the same target token.
 
     Shapes: `logits` `[rows, length, vocabulary]` (already divided by the sampling temperature);
     all others `[rows, length]`. `mask` is true where a target counts. `documents` numbers the
     samples within each row from 0, with -1 for padding. `advantages` and `old_logprobs` (natural
-    log, as the policy that generated the tokens gave them) are there only for a loss that requires
-    them. `num_tokens` and `num_samples` count the whole global batch, over all micro-batches and
-    ranks.
+    log, under the policy that generated the tokens) are there only for a loss that requires them.
+    `num_tokens` and `num_samples` count the whole global batch, over all micro-batches and ranks.
     """
 
     logits: torch.Tensor
@@ -36,16 +44,7 @@ class LossInputs:
 
 @dataclass(frozen=True)
 class LossOutput:
-    """`loss` and `metrics` of micro-batches and ranks are *added up* to those of the batch."""
+    """`loss` and `metrics` of all micro-batches and ranks are *summed* to those of the batch."""
 
     loss: torch.Tensor
     metrics: Mapping[str, torch.Tensor] = field(default_factory=dict)
-
-
-class Loss(Plugin, Protocol):
-    """Logits and targets in, a scalar and metrics out."""
-
-    requires: ClassVar[frozenset[str]]
-    """Which of `advantages` and `old_logprobs` it needs."""
-
-    def __call__(self, inputs: LossInputs) -> LossOutput: ...

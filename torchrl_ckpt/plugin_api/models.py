@@ -13,28 +13,15 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 
-class Tokenizer(Protocol):
-    """The part of a Hugging Face tokenizer that is used."""
-
-    eos_token_id: int
-    pad_token_id: int | None
-
-    def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]: ...
-
-    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = ...) -> str: ...
-
-    def apply_chat_template(self, conversation: Sequence[Message], **kwargs: Any) -> Any: ...
-
-
 class Model(Plugin, Protocol):
-    """Builds a causal language model, shards it, and speaks Hugging Face's directory format."""
+    """Builds a causal language model, shards it, and exports it in Hugging Face's format."""
 
     def tokenizer(self) -> Tokenizer:
-        """Raises `ModelError` where the directory holds none."""
+        """Load the model's tokenizer. Raises `ModelError` where the directory holds none."""
         ...
 
     def build(self, *, pretrained: bool) -> torch.nn.Module:
-        """The model on CPU in float32.
+        """Build the model on CPU in float32.
 
         `pretrained` false leaves the weights random (drawn from torch's global generator), for a
         caller that loads a checkpoint over them. The module is called with `input_ids` and
@@ -55,10 +42,24 @@ class Model(Plugin, Protocol):
         ...
 
 
+class Tokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that is used."""
+
+    eos_token_id: int
+    pad_token_id: int | None
+
+    def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]: ...
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = ...) -> str: ...
+
+    def apply_chat_template(self, conversation: Sequence[Message], **kwargs: Any) -> Any: ...
+
+
 @runtime_checkable
 class DigestingModel(Protocol):
-    """What a model plugin may offer besides: it tells the weights of an engine by their digest."""
+    """Optional part of a model plugin: computes the digest by which an engine's weights are
+    recognised."""
 
     def digest(self, state: Mapping[str, torch.Tensor]) -> str:
-        """What `Engine.weights_digest` gives once an engine has loaded the export of `state`."""
+        """Return what `Engine.weights_digest` returns after the export of `state` was loaded."""
         ...

@@ -1,7 +1,8 @@
-"""Ties processes to the one that started them, so that none outlives the runner however it ends.
+"""Ends a process when the process that started it ends, so that none outlives the launcher.
 
 As a script it does so for any program: `python parent_death.py PROGRAM [ARGUMENT ...]` ties itself
-to its parent and becomes the program. It imports only the standard library, to start at once.
+to its parent and then becomes the program. It imports only the standard library, so that it starts
+fast.
 """
 
 from __future__ import annotations
@@ -12,20 +13,20 @@ import signal
 import sys
 from collections.abc import Iterator
 
-ANCESTOR_VARIABLE = "TORCHRL_CKPT_LIFELINE"
-"""The environment variable with the process id of an ancestor that must be alive. Whoever starts
-processes elsewhere, on another machine say, takes it out of their environment."""
+ANCESTOR_VARIABLE = "TORCHRL_CKPT_ANCESTOR_PID"
+"""The environment variable with the process id of an ancestor that must be alive. A program that
+starts processes elsewhere, on another machine for example, removes it from their environment."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent's thread that started it ends.
+    """Have the kernel kill this process when the thread of its parent that started it ends.
 
-    Every process asks for itself, torchrun's workers too: the wish survives `exec`, not `fork`.
-    Where the parent ended before this was called, the process dies now. Only Linux can do this;
-    elsewhere nothing happens.
+    Every process calls this for itself, torchrun's workers too: the setting survives `exec`, but
+    not `fork`. If the parent ended before this call, the process is killed now. Only Linux can do
+    this; elsewhere nothing happens.
     """
     if sys.platform != "linux":
         return
@@ -48,8 +49,10 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _lineage() -> Iterator[int]:
-    """This process's id (it may be the ancestor that became another program), its parent's, and so
-    on, as far as they can be seen."""
+    """Yield the ids of this process, its parent and so on, as far as they are visible.
+
+    This process counts: the ancestor may have become another program by `exec`.
+    """
     pid = os.getpid()
     while pid > 0:
         yield pid

@@ -1,28 +1,30 @@
-"""What every plugin is: a class that an entry point names.
+"""What plugins of every kind have in common.
 
-It states `plugin_api = 1`, may carry a `Config` (a pydantic model or a dataclass; the plugin's
-table in the recipe, less `type`, is checked against it), and is built as `Plugin(config)`, or
-`Plugin()` where it has no `Config`. This package does not import torch, so that plugins can be
-listed and checked without it.
+A plugin is a class that an entry point of the group `torchrl_ckpt.KIND` names. It states
+`plugin_api = 1` and may carry a `Config`, a pydantic model or a dataclass: the plugin's table in
+the recipe, without `type`, is checked against it. It is built as `Plugin(config)`, or as `Plugin()`
+where it has no `Config`.
+
+This package does not import torch, so that plugins can be listed and checked without it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
-
-if TYPE_CHECKING:
-    pass
-
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 PLUGIN_API = 1
-
+"""The version of this interface, which a plugin states as its `plugin_api`."""
 
 Kind = Literal["models", "losses", "checkpoint_backends", "environments", "engines"]
-
-
 KINDS: tuple[Kind, ...] = ("models", "losses", "checkpoint_backends", "environments", "engines")
+
+
+class Plugin(Protocol):
+    """A plugin class of any kind."""
+
+    plugin_api: ClassVar[int]
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,8 @@ class MaybePath:
 
 PathOrName = Annotated[str, MaybePath()]
 
-
 Message = Mapping[str, Any]
 """One chat message: `{"role": ..., "content": ...}`."""
 
-
 Json = Any
-"""What `json.dumps` takes: the only form in which state that is not a tensor is kept."""
-
-
-class Plugin(Protocol):
-    """What every plugin class carries, whatever its kind."""
-
-    plugin_api: ClassVar[int]
+"""What `json.dumps` takes: the only form in which state other than tensors is saved."""

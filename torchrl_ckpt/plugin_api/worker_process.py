@@ -1,10 +1,10 @@
-"""A process beside this one that does its calls, so that its work does not hold this interpreter.
+"""A child process that executes calls, so that their work does not hold this process's interpreter.
 
-    python -m torchrl_ckpt.plugin_api.worker_process DESCRIPTOR    # how `Companion` starts it
+    python -m torchrl_ckpt.plugin_api.worker_process DESCRIPTOR    # how `WorkerProcess` starts it
 
-Calls and answers go over a socket pair as pickles: both ends are this program, and nobody else can
-reach it. The child is tied to the thread that started it and dies with it, so that a killed trainer
-leaves nobody behind who still writes.
+Calls and results are pickled and sent over a socket pair that only the two processes have: both
+ends are this program. The child is tied to the thread that started it and dies with it, so that
+nothing goes on writing after the trainer was killed.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from torchrl_ckpt.plugin_api.parent_death import die_with_parent
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.1
-_LAST_WORDS_SECONDS = 5.0
+_EXIT_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
 
 
 class WorkerProcess:
-    """A child process called `name`, which first does `setup` and then one call after the other.
+    """A child process called `name` that executes `setup` once and then one call after another.
 
-    `pass_fds` are open in it under the same numbers. Functions go by name, so they must be found in
-    a module. Not for several threads at once.
+    `pass_fds` are open in it under the same numbers. Functions are pickled by name, so they must be
+    importable. Not thread-safe.
     """
 
     def __init__(
@@ -57,62 +57,33 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int | None:
-        """The process's id, if it was started."""
+        """The process id; None before the first start."""
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Start the process, or a new one where it has died. Returns before it is ready.
+        """Start the process unless it is alive. Returns before it is ready.
 
         The process lives no longer than the thread that calls this.
         """
         if self._process is not None:
             if self._process.poll() is None:
                 return
-            _log.warning("the %s had %s; starting a new one", self._name, self._how_it_ended())
+            _log.warning("the %s had %s; starting a new one", self._name, self._describe_end())
             self.close()
         ours, theirs = socket.socketpair()
         with theirs:
             fds = (theirs.fileno(), *self._pass_fds)
-            self._process = self._launch(theirs.fileno(), fds)
+            self._process = self.launch(theirs.fileno(), fds)
         self._connection = Connection(ours.detach())
         self._is_set_up = self._setup is None
         if self._setup is not None:
             self._send(*self._setup)
 
-    def call(
-        self, function: Callable[..., T], *args: Any, on_wait: Callable[[], object] | None = None
-    ) -> T:
-        """`function(*args)`, done over there; raises what it raises.
+    def launch(self, connection: int, fds: Sequence[int]) -> subprocess.Popen[bytes]:
+        """Start a new program that serves the descriptor `connection` and has `fds` open.
 
-        `on_wait` is called ten times a second meanwhile; should it raise, the process is killed.
-        Raises `WorkerProcessDied` where the process ends before it has answered.
+        `start` calls this. A program that would be slow to import may replace it by a fork.
         """
-        try:
-            if not self._is_set_up:
-                good, error = self._receive(on_wait)
-                if not good:
-                    self._kill()
-                    raise error
-                self._is_set_up = True
-            self._send(function, args)
-            good, answer = self._receive(on_wait)
-        except (ConnectionError, EOFError):
-            raise WorkerProcessDied(f"the {self._name} {self._how_it_ended()}") from None
-        if not good:
-            raise answer
-        return answer
-
-    def close(self) -> None:
-        """End the process, once it has done what it was told."""
-        self._disconnect()
-        if self._process is not None:
-            try:
-                self._process.wait(_LAST_WORDS_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._kill()
-            self._process = None
-
-    def _launch(self, connection: int, fds: Sequence[int]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", __name__, str(connection)],
             stdin=subprocess.DEVNULL,
@@ -120,13 +91,47 @@ class WorkerProcess:
             env=self._env,
         )
 
+    def call(
+        self, function: Callable[..., T], *args: Any, on_wait: Callable[[], object] | None = None
+    ) -> T:
+        """Execute `function(*args)` in the process; return its result or raise its exception.
+
+        `on_wait` is called ten times a second meanwhile; if it raises, the process is killed. An
+        exception other than `OSError` and `UserError` arrives as a `RuntimeError` with its text.
+        Raises `WorkerProcessDied` where the process ends before it has answered.
+        """
+        try:
+            if not self._is_set_up:
+                succeeded, error = self._receive(on_wait)
+                if not succeeded:
+                    self._kill()
+                    raise error
+                self._is_set_up = True
+            self._send(function, args)
+            succeeded, result = self._receive(on_wait)
+        except (ConnectionError, EOFError):
+            raise WorkerProcessDied(f"the {self._name} {self._describe_end()}") from None
+        if not succeeded:
+            raise result
+        return result
+
+    def close(self) -> None:
+        """End the process after the call it is executing; kill it if that takes too long."""
+        self._disconnect()
+        if self._process is not None:
+            try:
+                self._process.wait(_EXIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._kill()
+            self._process = None
+
     def _send(self, function: Callable[..., object], args: Sequence[Any]) -> None:
         if self._connection is None:
             raise EOFError
         self._connection.send((function, tuple(args)))
 
     def _receive(self, on_wait: Callable[[], object] | None) -> tuple[bool, Any]:
-        """Whether it went well, and the result or the error."""
+        """Wait for `(succeeded, result or exception)`."""
         if self._connection is None:
             raise EOFError
         try:
@@ -140,31 +145,31 @@ class WorkerProcess:
             self._kill()
             raise
 
-    def _how_it_ended(self) -> str:
+    def _describe_end(self) -> str:
         if self._process is None:
             return "was never started"
         try:
-            code = self._process.wait(_LAST_WORDS_SECONDS)
+            code = self._process.wait(_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             self._kill()
             return "stopped answering and was killed"
         if code < 0:
             return f"was killed by {signal.Signals(-code).name}"
-        return f"ended with exit code {code}; this process's log has its last words"
+        return f"ended with exit code {code}; the log of this component shows its last output"
 
     def _kill(self) -> None:
-        """Kill the process. One that hangs in the kernel, on a dead network file system say, may
-        outlive that for a while; nobody waits for it."""
+        """Kill the process. If it hangs in the kernel, on a dead network file system for example,
+        it may outlive this call for a while; nothing waits for it."""
         self._disconnect()
         if self._process is not None:
             self._process.kill()
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_LAST_WORDS_SECONDS)
+                self._process.wait(_EXIT_SECONDS)
 
     def _disconnect(self) -> None:
         if self._connection is None:
             return
-        # To close it is not enough: children that this process has forked hold it as well.
+        # Closing is not enough: children that this process has forked hold the socket as well.
         with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as ours:
             ours.shutdown(socket.SHUT_RDWR)
         self._connection.close()
@@ -172,9 +177,9 @@ class WorkerProcess:
 
 
 def serve(connection: Connection) -> None:
-    """Do what comes, until the other end closes."""
+    """Execute calls until the other end closes."""
     die_with_parent()
-    # Ctrl-C and a stopped job reach every process at once; a save under way is to be finished.
+    # Ctrl-C and a stopped job reach every process at once; a save in progress must be finished.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     while True:

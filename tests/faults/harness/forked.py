@@ -20,7 +20,7 @@ _POLL_SECONDS = 0.005
 def fork_companions() -> None:
     """From now on, in this process."""
     patch.object(
-        WorkerProcess, "_launch", lambda _, connection, fds: _Forked(connection, fds)
+        WorkerProcess, "launch", lambda _, connection, fds: _Forked(connection, fds)
     ).start()
 
 
