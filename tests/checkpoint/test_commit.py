@@ -65,7 +65,7 @@ def test_a_new_request_forgets_the_parts_of_an_attempt_that_died(layout: Layout)
 def test_saving_a_step_again_replaces_it_whole(layout: Layout, save: Save) -> None:
     first = read_manifest(save(5))
     second = read_manifest(save(5))
-    assert second.about["created"] > first.about["created"]
+    assert second.metadata["created"] > first.metadata["created"]
     assert layout.steps() == [5]
     prune(layout, Retention())
     assert layout.leftovers() == []

@@ -31,8 +31,8 @@ def kept(steps: list[int], **rules: Any) -> list[int]:
         ({"keep": 3}, [6, 8, 10]),
         ({"keep": 1}, [10]),
         ({"keep": 1, "keep_every": 4}, [4, 8, 10]),
-        ({"keep": 1, "resumed_from": 2}, [2, 10]),
-        ({"keep": 1, "resumed_from": 7}, [10]),
+        ({"keep": 1, "resume_step": 2}, [2, 10]),
+        ({"keep": 1, "resume_step": 7}, [10]),
         ({"keep": 9}, STEPS),
     ],
 )
@@ -62,7 +62,7 @@ def test_the_best_is_of_the_steps_there_are_the_later_of_equals_and_finite(
 
 def test_every_verdict_has_its_reasons() -> None:
     rule = Best("reward/mean", "max", 1, {2: 0.831, 4: 0.5})
-    verdicts = judge([1, 2, 4, 8], Retention(keep=1, keep_every=4, best=rule, resumed_from=1))
+    verdicts = judge([1, 2, 4, 8], Retention(keep=1, keep_every=4, best=rule, resume_step=1))
     assert [(verdict.kept, *verdict.reasons) for verdict in verdicts] == [
         (True, "resumed from"),
         (True, "best reward/mean 0.831"),

@@ -12,14 +12,15 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from torchrl_ckpt import registry
 from torchrl_ckpt.checkpoint.commit import commit, request, wait_for_parts
 from torchrl_ckpt.checkpoint.layout import MODEL, OPTIM, STATE, TENSORS, TRAINER, Layout
 from torchrl_ckpt.checkpoint.part import finish_part, open_part
 from torchrl_ckpt.cli.exit import exit_code_of
 from torchrl_ckpt.cli.main import _main
+from torchrl_ckpt.config.section import PluginTable
 from torchrl_ckpt.plugin_api.checkpoint_backends import FileRecord
 from torchrl_ckpt.plugin_api.durable_files import record_json, write_json
+from torchrl_ckpt.registry.loading import create
 from torchrl_ckpt.run.metrics import MetricsLog
 
 TOKENIZER = Path(__file__).parents[2] / "recipes/reverse/tokenizer"
@@ -44,6 +45,18 @@ RECIPE: dict[str, Any] = {
     "loss": {"type": "cross_entropy"},
     "ckpt": {"directory": "checkpoints", "backend": {"type": "dcp"}, "resume_step": None},
 }
+
+
+def attempt(root: Path) -> dict[str, Any]:
+    """The attempt in `resolved.json`, as the launcher writes it."""
+    return {
+        "output_dir": str(root),
+        "number": 1,
+        "max_steps": RECIPE["max_steps"],
+        "resume_step": None,
+        "ckpt": {key: value for key, value in RECIPE["ckpt"].items() if key != "resume_step"},
+    }
+
 
 LOSSES = {2: 0.3, 4: 0.2, 6: 0.9}
 
@@ -79,7 +92,9 @@ def run(made: Path, tmp_path: Path) -> Path:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("ckpt") / "run"
     root.mkdir()
-    write_json(root / "resolved.json", {"command": "sft", "recipe": RECIPE})
+    write_json(
+        root / "resolved.json", {"command": "sft", "attempt": attempt(root), "recipe": RECIPE}
+    )
     metrics = MetricsLog(root / "metrics.jsonl")
     layout = Layout(root / RECIPE["ckpt"]["directory"])
     store = dist.FileStore(str(root.parent / "store"), 1)
@@ -94,7 +109,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _save(layout: Layout, step: int) -> None:
     partial = request(layout, step, [TRAINER])
     part = open_part(partial, TRAINER)
-    backend = registry.create("checkpoint_backends", "dcp", {})
+    backend = create("checkpoint_backends", PluginTable(type="dcp"))
     save = backend.save(_tensors(step), part / TENSORS, dist.group.WORLD)
     records = [
         FileRecord(f"{TENSORS}/{file.path}", file.size, file.digest)
@@ -110,6 +125,7 @@ def _save(layout: Layout, step: int) -> None:
         "world_size": 1,
         "versions": {"torch": torch.__version__},
         "plugins": {"checkpoint_backends": plugin},
+        "command": "sft",
         "recipe": RECIPE,
     }
     commit(layout, step, [TRAINER], wait_for_parts(partial, [TRAINER], timeout=1), about)
@@ -118,8 +134,7 @@ def _save(layout: Layout, step: int) -> None:
 def _tensors(step: int) -> dict[str, torch.Tensor]:
     """A model that grows by `step` in one tensor, and an optimiser of one."""
     torch.manual_seed(0)
-    options = {name: value for name, value in RECIPE["model"].items() if name != "type"}
-    model = registry.create("models", RECIPE["model"]["type"], options).build(pretrained=False)
+    model = create("models", PluginTable(**RECIPE["model"])).build(pretrained=False)
     tensors = {MODEL + name: tensor for name, tensor in model.state_dict().items()}
     tensors["model.model.norm.weight"] = torch.ones(16) + step
     return {**tensors, f"{OPTIM}state.norm.step": torch.tensor(7.0)}

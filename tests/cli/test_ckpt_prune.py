@@ -19,7 +19,13 @@ def steps(run: Path) -> list[int]:
 
 def set_ckpt(run: Path, **settings: object) -> None:
     resolved = read_json(run / "resolved.json")
-    resolved["recipe"]["ckpt"] |= settings
+    resolved["attempt"]["ckpt"] |= settings
+    write_json(run / "resolved.json", resolved)
+
+
+def set_resume_step(run: Path, step: int) -> None:
+    resolved = read_json(run / "resolved.json")
+    resolved["attempt"]["resume_step"] = step
     write_json(run / "resolved.json", resolved)
 
 
@@ -53,7 +59,7 @@ def test_without_flags_the_recipe_decides(ckpt, run: Path) -> None:
 
 
 def test_the_step_resumed_from_stays(ckpt, run: Path) -> None:
-    set_ckpt(run, resume_step=2)
+    set_resume_step(run, 2)
     assert ckpt("prune", run, "--keep", 1, "--yes").code == 0
     assert steps(run) == [2, 6]
 

@@ -1,4 +1,4 @@
-"""What a resumed run does otherwise is said, and refused where it cannot work."""
+"""Changed options are noted on resume, and refused where an exact resume is impossible."""
 
 from __future__ import annotations
 
@@ -23,15 +23,19 @@ RECIPE: dict[str, Any] = {
 }
 
 
+def manifest(command: str, recipe: dict[str, Any]) -> Manifest:
+    return Manifest(20, ("trainer",), (), {"command": command, "recipe": recipe})
+
+
 def notes(**changes: Any) -> list[str]:
     recipe = copy.deepcopy(RECIPE)
     for key, value in changes.items():
         section, _, name = key.rpartition("__")
         (recipe[section] if section else recipe)[name] = value
-    return notes_on_resume(Manifest(20, ("trainer",), (), {"recipe": RECIPE}), recipe)
+    return notes_on_resume(manifest("sft", RECIPE), "sft", recipe)
 
 
-def test_going_on_as_before_needs_no_word() -> None:
+def test_a_resume_with_the_same_recipe_needs_no_note() -> None:
     assert notes(max_steps=40, output_dir="outputs/b") == []
 
 
@@ -40,13 +44,13 @@ def test_a_seed_is_refused_by_name() -> None:
         notes(seed=1)
 
 
-def test_a_new_learning_rate_is_said_to_count() -> None:
+def test_a_new_learning_rate_is_noted() -> None:
     assert notes(optim__lr=0.2) == [
-        "`optim.lr` was 0.1 and is 0.2 now: it counts from the next step on"
+        "`optim.lr` was 0.1 and is 0.2 now: it applies from the next step on"
     ]
 
 
-def test_other_data_and_another_world_size_say_what_that_means() -> None:
+def test_other_data_and_another_world_size_are_noted_with_their_consequence() -> None:
     (data,) = notes(data__files=["b.jsonl"])
     assert "`data.files` was ['a.jsonl'] and is ['b.jsonl'] now" in data
     assert "other data" in data
@@ -54,25 +58,37 @@ def test_other_data_and_another_world_size_say_what_that_means() -> None:
     assert "the same to the bit, but sums are done in another order" in ranks
 
 
-def test_a_schedule_that_hangs_on_max_steps_is_explained() -> None:
+def test_a_schedule_that_depends_on_max_steps_is_explained() -> None:
     before = copy.deepcopy(RECIPE)
     before["scheduler"]["decay_steps"] = None
-    manifest = Manifest(20, ("trainer",), (), {"recipe": before})
-    (note,) = notes_on_resume(manifest, {**before, "max_steps": 40})
+    (note,) = notes_on_resume(manifest("sft", before), "sft", {**before, "max_steps": 40})
     assert "another schedule" in note
     assert "scheduler.decay_steps" in note
 
 
-def test_another_backend_cannot_read_what_the_first_one_wrote() -> None:
+def test_a_backend_that_cannot_read_the_files_is_refused() -> None:
     with pytest.raises(CheckpointMismatch, match=r"`ckpt\.backend` was 'dcp'.*is 'other' now"):
         notes(ckpt__backend={"type": "other"})
 
 
-def test_the_roots_keys_of_a_job_do_not_count_beside_its_sections() -> None:
+def test_the_shared_keys_of_the_root_do_not_count_beside_the_sections() -> None:
     job = {"seed": None, "trainer": RECIPE, "orchestrator": {"seed": 0}}
-    manifest = Manifest(20, ("trainer", "orchestrator"), (), {"recipe": job})
-    assert notes_on_resume(manifest, {**job, "seed": 0}) == []
+    saved = manifest("rl", job)
+    assert notes_on_resume(saved, "rl", {**job, "seed": 0}) == []
     with pytest.raises(CheckpointMismatch, match=r"`orchestrator\.seed` was 0 and is 3 now"):
-        notes_on_resume(manifest, {**job, "orchestrator": {"seed": 3}})
+        notes_on_resume(saved, "rl", {**job, "orchestrator": {"seed": 3}})
+
+
+def test_the_other_kind_of_training_is_refused() -> None:
+    job = {"trainer": RECIPE, "orchestrator": {"seed": 0}}
     with pytest.raises(CheckpointMismatch, match="one of reinforcement learning"):
-        notes_on_resume(manifest, RECIPE)
+        notes_on_resume(manifest("rl", job), "sft", RECIPE)
+
+
+def test_a_component_started_alone_is_compared_with_its_own_section() -> None:
+    saved = manifest("rl", {"trainer": RECIPE, "orchestrator": {"seed": 0}})
+    faster = {**RECIPE, "optim": {"lr": 0.2}}
+    (note,) = notes_on_resume(saved, "trainer", faster)
+    assert "`trainer.optim.lr` was 0.1 and is 0.2 now" in note
+    with pytest.raises(CheckpointMismatch, match=r"`orchestrator\.seed` was 0 and is 3 now"):
+        notes_on_resume(saved, "orchestrator", {"seed": 3})

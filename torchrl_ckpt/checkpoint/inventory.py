@@ -63,7 +63,7 @@ def _committed(step: int, path: Path) -> Entry:
         manifest = read_manifest(path)
     except CheckpointDamaged:
         return _other("damaged", step, path)
-    created = manifest.about["created"]
+    created = manifest.metadata["created"]
     return Entry(step, "committed", path, created, manifest.size, manifest.parts)
 
 

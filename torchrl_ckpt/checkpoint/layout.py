@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from torchrl_ckpt.config.ckpt import CheckpointConfig
+
 MANIFEST = "manifest.json"
 PART = "part.json"
 REQUEST = "request.json"
@@ -32,6 +34,11 @@ class Layout:
     """The paths below `root`, a run's `checkpoints`."""
 
     root: Path
+
+    @classmethod
+    def of_run(cls, output_dir: Path, ckpt: CheckpointConfig) -> Layout:
+        """The checkpoint directory of the run in `output_dir`."""
+        return cls(output_dir / ckpt.directory)
 
     def step(self, step: int) -> Path:
         """A committed checkpoint. It is there if and only if every part of it is whole."""

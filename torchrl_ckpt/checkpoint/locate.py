@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import MANIFEST, Layout
-from torchrl_ckpt.checkpoint.manifest import trainer_section
 from torchrl_ckpt.checkpoint.resume import listed
-from torchrl_ckpt.plugin_api.durable_files import read_json
+from torchrl_ckpt.config.ckpt import CheckpointConfig
 from torchrl_ckpt.plugin_api.errors import CheckpointNotFound
-from torchrl_ckpt.plugin_api.plugin import Json
+from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.directory import RunDirectory
-
-_DIRECTORY = "checkpoints"
+from torchrl_ckpt.run.resolved import read_attempt
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def find(where: Path) -> CheckpointLocation:
     if not (layout.named() or layout.leftovers() or layout.quarantined()):
         raise CheckpointNotFound(
             f"{where} is neither a run's directory nor one of checkpoints: it holds no "
-            f"{run.resolved.name}, no {_DIRECTORY} and no step"
+            f"{run.resolved.name}, no {_layout(run).root.name} and no step"
         )
     is_of_run = _layout(above).root.resolve() == where.resolve()
     return CheckpointLocation(layout, above if is_of_run else None)
@@ -70,12 +68,12 @@ def is_checkpoint(where: Path) -> bool:
     ).named().values()
 
 
-def checkpoint_table(run: RunDirectory) -> Json:
-    """`ckpt` of the recipe that the run was last started with; empty where it had none."""
-    if not run.resolved.is_file():
-        return {}
-    return trainer_section(read_json(run.resolved)["recipe"]).get("ckpt") or {}
+def latest_attempt(run: RunDirectory) -> Attempt | None:
+    """The latest start of the run; None where `resolved.json` is not there."""
+    return read_attempt(run.resolved) if run.resolved.is_file() else None
 
 
 def _layout(run: RunDirectory) -> Layout:
-    return Layout(run.root / checkpoint_table(run).get("directory", _DIRECTORY))
+    attempt = latest_attempt(run)
+    ckpt = attempt.ckpt if attempt is not None else None
+    return Layout.of_run(run.root, ckpt or CheckpointConfig())

@@ -13,35 +13,37 @@ import xxhash
 from torchrl_ckpt.checkpoint.layout import MANIFEST
 from torchrl_ckpt.plugin_api.checkpoint_backends import FileRecord
 from torchrl_ckpt.plugin_api.durable_files import record_json
-from torchrl_ckpt.plugin_api.errors import CheckpointDamaged
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointMismatch
 from torchrl_ckpt.plugin_api.plugin import Json
+from torchrl_ckpt.run.resolved import recipe_sections
 
-FORMAT = 1
+FORMAT = 2
+"""Of checkpoints as a whole: the manifest, the parts and the batches that they carry."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A committed checkpoint's record. `about` is everything besides the files."""
+    """A committed checkpoint's record. `metadata` is everything besides the files."""
 
     step: int
     parts: tuple[str, ...]
     files: tuple[FileRecord, ...]
-    about: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
     @property
     def trainer_recipe(self) -> Json:
         """The trainer's section of the recipe, whatever kind of job it was."""
-        return trainer_section(self.about["recipe"])
+        return self.recipe_sections["trainer"]
+
+    @property
+    def recipe_sections(self) -> dict[str, Json]:
+        """The recipe of the job that saved it, by component."""
+        return recipe_sections(self.metadata["command"], self.metadata["recipe"])
 
     @property
     def size(self) -> int:
         """Bytes of all its files."""
         return sum(file.size for file in self.files)
-
-
-def trainer_section(recipe: Json) -> Json:
-    """Of a resolved recipe: reinforcement learning has a table for it, fine-tuning is one."""
-    return recipe.get("trainer", recipe)
 
 
 def write_manifest(directory: Path, content: Mapping[str, Json]) -> None:
@@ -51,7 +53,11 @@ def write_manifest(directory: Path, content: Mapping[str, Json]) -> None:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Raises `CheckpointDamaged` for a record that is not there or not as it was written."""
+    """Read and check the record.
+
+    Raises `CheckpointDamaged` for one that is missing or not as it was written, and
+    `CheckpointMismatch` for one of another format.
+    """
     path = directory / MANIFEST
     try:
         content = json.loads(path.read_bytes())
@@ -66,8 +72,11 @@ def read_manifest(directory: Path) -> Manifest:
     if seal != _seal(content) or whole.encode() != path.read_bytes():
         raise CheckpointDamaged(f"{path} is not as it was written: its seal does not fit")
     if content["format"] != FORMAT:
-        raise CheckpointDamaged(
-            f"{path} has format {content['format']}, this version reads format {FORMAT}"
+        # Not damaged: `latest` must not put it aside.
+        raise CheckpointMismatch(
+            f"{path} has checkpoint format {content['format']}, and this version of torchrl-ckpt "
+            f"reads format {FORMAT}. Resume with the version that wrote it, or export its model "
+            "with that version and start a new run from the weights"
         )
     files = tuple(FileRecord(**file) for file in content.pop("files"))
     for file in files:

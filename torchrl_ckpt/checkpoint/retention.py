@@ -8,12 +8,12 @@ import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from torchrl_ckpt.checkpoint.commit import out_of_sight
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.config.ckpt import CheckpointConfig
+from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.metrics import values_by_step
 
 _log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class Retention:
     keep: int | None = None
     keep_every: int | None = None
     best: Best | None = None
-    resumed_from: int | None = None
+    resume_step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -122,18 +122,18 @@ def _verdict(step: int, rules: Retention, newest: set[int], best: set[int]) -> V
         else:
             known = f"{rules.best.metric} {value:.4g}"
             (for_it if step in best else against).append(f"best {known}")
-    if step == rules.resumed_from:
+    if step == rules.resume_step:
         for_it.append("resumed from")
     if for_it:
         return Verdict(step, True, tuple(for_it))
     return Verdict(step, False, tuple(f"not {reason}" for reason in against))
 
 
-def retention_rules(config: CheckpointConfig, metrics: Path) -> Retention:
-    """The rules of `config`. `metrics` is the run's `metrics.jsonl`."""
+def retention_rules(attempt: Attempt) -> Retention:
+    """The rules of the attempt's `ckpt`, with the values so far of the metric in `keep_best`."""
+    ckpt = attempt.ckpt or CheckpointConfig()
     best = None
-    if (wanted := config.keep_best) is not None:
-        values = values_by_step(metrics, wanted.component, wanted.metric)
+    if (wanted := ckpt.keep_best) is not None:
+        values = values_by_step(attempt.run.metrics, wanted.component, wanted.metric)
         best = Best(wanted.metric, wanted.direction, wanted.count, values)
-    resumed_from = config.resume_step if isinstance(config.resume_step, int) else None
-    return Retention(config.keep, config.keep_every, best, resumed_from)
+    return Retention(ckpt.keep, ckpt.keep_every, best, attempt.resume_step)

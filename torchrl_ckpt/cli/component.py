@@ -18,7 +18,8 @@ from torchrl_ckpt.config.sft_recipe import SftRecipe
 from torchrl_ckpt.config.trainer import RlTrainerConfig
 from torchrl_ckpt.plugin_api.parent_death import die_with_parent
 from torchrl_ckpt.run import logs
-from torchrl_ckpt.run.resolved import read_about, read_section
+from torchrl_ckpt.run.attempt import Attempt
+from torchrl_ckpt.run.resolved import read_attempt, read_run_metadata, read_section
 
 
 def main(argv: list[str]) -> None:
@@ -31,16 +32,22 @@ def main(argv: list[str]) -> None:
         case RlTrainerConfig() | SftRecipe():
             from torchrl_ckpt.trainer.main import train
 
-            train(config, read_about(resolved))
+            train(config, _attempt(resolved), read_run_metadata(resolved))
         case OrchestratorConfig():
             from torchrl_ckpt.orchestrator.main import orchestrate
 
-            orchestrate(config)
+            orchestrate(config, _attempt(resolved))
         case InferenceConfig():
             from torchrl_ckpt.inference.main import serve_recipe
 
             with socket.socket(fileno=int(argv[2])) as listener:
                 serve_recipe(config, listener, in_job=True)
+
+
+def _attempt(resolved: Path) -> Attempt:
+    attempt = read_attempt(resolved)
+    assert attempt is not None
+    return attempt
 
 
 if __name__ == "__main__":

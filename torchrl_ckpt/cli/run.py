@@ -14,10 +14,9 @@ from torchrl_ckpt.config.section import Section
 from torchrl_ckpt.config.sft_recipe import SftRecipe
 from torchrl_ckpt.config.trainer import RlTrainerConfig
 from torchrl_ckpt.launcher.recipe_loader import default_values, load_recipe
-from torchrl_ckpt.launcher.start import only_one
-from torchrl_ckpt.recipe import help_text
-from torchrl_ckpt.run.directory import RunDirectory
-from torchrl_ckpt.run.resolved import SCHEMAS, write_resolved
+from torchrl_ckpt.launcher.start import record_recipe
+from torchrl_ckpt.recipe.help import help_text
+from torchrl_ckpt.run.resolved import SCHEMAS
 
 _ABOUT = {
     "sft": "Supervised fine-tuning.",
@@ -64,21 +63,10 @@ def recipe_command(command: str, argv: Sequence[str], *, files: Sequence[Path] =
     if "--show-config" in asked:
         print("\n".join(loaded.origins))
     elif "--dry-run" in asked:
-        run = RunDirectory(_output_dir(loaded.recipe), attempt=0)
-        run.root.mkdir(parents=True, exist_ok=True)
-        with only_one(run.root):
-            write_resolved(run.resolved, command, loaded.recipe)
-        print(f"the recipe is good; all of it is in {run.resolved}")
+        print(f"the recipe is good; all of it is in {record_recipe(command, loaded.recipe)}")
     else:
         _run(loaded.recipe)
     return None
-
-
-def _output_dir(recipe: Section) -> Path:
-    if isinstance(recipe, RlRecipe):
-        return recipe.trainer.output_dir
-    assert isinstance(recipe, RlTrainerConfig | SftRecipe | OrchestratorConfig | InferenceConfig)
-    return recipe.output_dir
 
 
 def _run(recipe: Section) -> None:

@@ -1,4 +1,4 @@
-"""What a resumed run does otherwise than the one that saved the checkpoint, and whether it may."""
+"""Compares a resumed run's recipe with the checkpoint's: what has changed, and whether it may."""
 
 from __future__ import annotations
 
@@ -6,24 +6,28 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torchrl_ckpt import registry
 from torchrl_ckpt.checkpoint.manifest import Manifest
 from torchrl_ckpt.plugin_api.errors import CheckpointMismatch, UserError
 from torchrl_ckpt.plugin_api.plugin import Json
+from torchrl_ckpt.registry.loading import load_plugin
+from torchrl_ckpt.run.resolved import recipe_sections
 
-_ABSENT = object()
+_UNSET = object()
 
-# What a key's change makes impossible. Keys are those of either kind of recipe.
+# Options are named as a user of the command writes them: those of `sft` have no prefix.
+
+# Changes that make an exact resume impossible, and why.
 _REFUSED = {
     "seed": "the data would come in another order, and samples would be skipped or repeated",
     "orchestrator.seed": "problems would be skipped or repeated",
-    "orchestrator.async_level": "the batches under way would not fit",
+    "orchestrator.async_level": "the batches in flight would not fit",
 }
 
-# What may change without a word: it is this start's affair, or what one resumes for.
-_SILENT = (
+# Changes that need no note: options of this start alone, and what a run is resumed to change.
+_NOT_NOTED = (
     "attempt",
     "ckpt",
+    "collective_timeout",
     "data.num_workers",
     "export_weights",
     "max_steps",
@@ -42,17 +46,17 @@ _SILENT = (
     "output_dir",
     "trainer.attempt",
     "trainer.ckpt",
+    "trainer.collective_timeout",
     "trainer.export_weights",
     "trainer.max_steps",
-    "trainer.model",  # A warm start names a directory, a resume does not need it.
+    "trainer.model",  # A warm start names a directory, which a resume does not need.
     "trainer.output_dir",
     "trainer.rollout_timeout",
     "trainer.seed",
     "trainer.warm_start",
-    "warm_start",
 )
 
-_MEANING = {
+_CONSEQUENCES = {
     "data": "what comes next is other data than the uninterrupted run would have seen",
     "model": "the tensors must fit, and what is computed with them may differ",
     "orchestrator.environment": "what comes next are other problems",
@@ -63,90 +67,105 @@ _MEANING = {
 
 @dataclass(frozen=True)
 class Change:
-    """A key of the recipe that is not as it was."""
+    """An option that differs from the checkpoint's recipe."""
 
-    key: str
+    option: str
     before: Any
     now: Any
 
     def __str__(self) -> str:
-        return f"`{self.key}` was {_shown(self.before)} and is {_shown(self.now)} now"
+        return f"`{self.option}` was {_shown(self.before)} and is {_shown(self.now)} now"
 
 
-def notes_on_resume(manifest: Manifest, recipe: Json) -> list[str]:
-    """What to tell the user about going on from `manifest` with `recipe` (as JSON).
+def notes_on_resume(manifest: Manifest, command: str, recipe: Json) -> list[str]:
+    """What to tell the user about resuming from `manifest` by `command` with `recipe` (as JSON).
 
-    Raises `CheckpointMismatch`, naming the key, where it cannot work.
+    Only components that both recipes configure are compared. Raises `CheckpointMismatch`, naming
+    the option, where the resume cannot work.
     """
-    before, recipe = manifest.about["recipe"], dict(recipe)
-    if ("trainer" in before) != ("trainer" in recipe):
-        kind = "reinforcement learning" if "trainer" in before else "supervised fine-tuning"
+    saved_by = manifest.metadata["command"]
+    if (saved_by == "sft") != (command == "sft"):
+        kind = "supervised fine-tuning" if saved_by == "sft" else "reinforcement learning"
         raise CheckpointMismatch(f"the checkpoint of step {manifest.step} is one of {kind}")
-    old, new = (one.get("trainer", one) for one in (before, recipe))
-    saved_by, loaded_by = (one["ckpt"]["backend"]["type"] for one in (old, new))
-    if saved_by != loaded_by and not _reads(loaded_by, saved_by):
-        raise CheckpointMismatch(
-            f"cannot resume from step {manifest.step}: `ckpt.backend` was {saved_by!r}, which "
-            f"wrote it, and is {loaded_by!r} now. Use the old value"
+    before, now = manifest.recipe_sections, recipe_sections(command, recipe)
+    if "trainer" in now:
+        _check_backend(manifest.step, before["trainer"], now["trainer"])
+    changes = [
+        change
+        for component in before
+        if component in now
+        for change in _changes(
+            before[component], now[component], "" if command == "sft" else component
         )
-    changes = list(_changes(_without_root_keys(before), _without_root_keys(recipe)))
+    ]
     for change in changes:
-        if change.key in _REFUSED:
+        if change.option in _REFUSED:
             raise CheckpointMismatch(
-                f"cannot resume from step {manifest.step}: {change}; {_REFUSED[change.key]}. "
+                f"cannot resume from step {manifest.step}: {change}; {_REFUSED[change.option]}. "
                 "Use the old value, or start a new run from the weights"
             )
-    spoken = [change for change in changes if not _is_below(change.key, _SILENT)]
-    return [*_note_on_schedule(before, recipe), *(_note(change) for change in spoken)]
+    notes = [_note(change) for change in changes if not _is_below(change.option, _NOT_NOTED)]
+    if "trainer" in now:
+        notes = [*_note_on_schedule(before["trainer"], now["trainer"]), *notes]
+    return notes
 
 
-def _reads(reader: str, writer: str) -> bool:
-    """Whether one checkpoint backend reads the files of another, which may not be installed."""
+def _check_backend(step: int, before: Json, now: Json) -> None:
+    """Raise `CheckpointMismatch` where the backend of `now` cannot read the files."""
+    writer, reader = (
+        (section["ckpt"] or {"backend": {"type": "dcp"}})["backend"]["type"]
+        for section in (before, now)
+    )
+    if writer != reader and not _can_read(reader, writer):
+        raise CheckpointMismatch(
+            f"cannot resume from step {step}: `ckpt.backend` was {writer!r}, which wrote it, and "
+            f"is {reader!r} now. Use the old value"
+        )
+
+
+def _can_read(reader: str, writer: str) -> bool:
+    """Whether one backend reads the files of another, which may not be installed any more."""
     try:
-        one, other = (registry.load("checkpoint_backends", name).cls for name in (reader, writer))
+        formats = [
+            load_plugin("checkpoint_backends", name).cls.file_format for name in (reader, writer)
+        ]
     except UserError:
         return False
-    return bool(one.file_format == other.file_format)
-
-
-def _without_root_keys(recipe: Json) -> Json:
-    """The sections alone where there are any: the root's shared keys have reached them."""
-    sections = {name: recipe[name] for name in ("trainer", "orchestrator") if name in recipe}
-    return sections or recipe
+    return bool(formats[0] == formats[1])
 
 
 def _note(change: Change) -> str:
-    for key, meaning in _MEANING.items():
-        if _is_below(change.key.removeprefix("trainer."), (key,)):
-            return f"{change}: {meaning}"
-    return f"{change}: it counts from the next step on"
+    for option, consequence in _CONSEQUENCES.items():
+        if _is_below(change.option.removeprefix("trainer."), (option,)):
+            return f"{change}: {consequence}"
+    return f"{change}: it applies from the next step on"
 
 
 def _note_on_schedule(before: Json, now: Json) -> Iterator[str]:
-    """A decay that ends at `max_steps` is another one when `max_steps` is."""
-    old, new = before.get("trainer", before), now.get("trainer", now)
-    schedule = new["scheduler"]
+    """A decay that ends at `max_steps` changes with it."""
+    schedule = now["scheduler"]
     depends = schedule["name"] != "constant" and schedule["decay_steps"] is None
-    if depends and old["max_steps"] != new["max_steps"]:
+    if depends and before["max_steps"] != now["max_steps"]:
         yield (
-            f"`max_steps` was {old['max_steps']} and is {new['max_steps']} now, and the learning "
-            "rate decays until then: the steps so far followed another schedule than those of a "
-            f"run of {new['max_steps']} steps. `scheduler.decay_steps` makes it independent"
+            f"`max_steps` was {before['max_steps']} and is {now['max_steps']} now, and the "
+            "learning rate decays until then: the steps so far followed another schedule than "
+            f"those of a run of {now['max_steps']} steps. `scheduler.decay_steps` makes the "
+            "schedule independent of `max_steps`"
         )
 
 
-def _changes(before: Json, now: Json, key: str = "") -> Iterator[Change]:
+def _changes(before: Json, now: Json, option: str) -> Iterator[Change]:
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for name in [*before, *(name for name in now if name not in before)]:
-            inner = f"{key}.{name}" if key else name
-            yield from _changes(before.get(name, _ABSENT), now.get(name, _ABSENT), inner)
+            inner = f"{option}.{name}" if option else name
+            yield from _changes(before.get(name, _UNSET), now.get(name, _UNSET), inner)
     elif before != now:
-        yield Change(key, before, now)
+        yield Change(option, before, now)
 
 
-def _is_below(key: str, sections: tuple[str, ...]) -> bool:
-    return any(key == section or key.startswith(f"{section}.") for section in sections)
+def _is_below(option: str, sections: tuple[str, ...]) -> bool:
+    return any(option == section or option.startswith(f"{section}.") for section in sections)
 
 
 def _shown(value: Any) -> str:
-    return "unset" if value is None or value is _ABSENT else repr(value)
+    return "unset" if value is None or value is _UNSET else repr(value)

@@ -1,9 +1,12 @@
-"""The start of a run: whose directory it is, what it goes on from, and what is set aside."""
+"""The start of a run, settled: its directory, what it resumes from, and the recipe to run.
+
+`rl` and `sft` own their run's directory: they lock it and clear away what an interrupted start
+left. A component that is started by hand joins an attempt instead and changes nothing. Both settle
+it in the same way (`_settle`).
+"""
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,95 +15,146 @@ from pathlib import Path
 from torchrl_ckpt.checkpoint.commit import recover
 from torchrl_ckpt.checkpoint.fork import fork
 from torchrl_ckpt.checkpoint.layout import Layout
-from torchrl_ckpt.checkpoint.locate import find
+from torchrl_ckpt.checkpoint.locate import find, latest_attempt
 from torchrl_ckpt.checkpoint.manifest import Manifest
 from torchrl_ckpt.checkpoint.resume import choose, refuse_to_overwrite, set_aside_after
 from torchrl_ckpt.config.ckpt import CheckpointConfig
+from torchrl_ckpt.config.inference import InferenceConfig
+from torchrl_ckpt.config.orchestrator import OrchestratorConfig
+from torchrl_ckpt.config.rl_recipe import RlRecipe
+from torchrl_ckpt.config.section import Section
+from torchrl_ckpt.config.settings import to_json
+from torchrl_ckpt.config.sft_recipe import SftRecipe
+from torchrl_ckpt.config.trainer import RlTrainerConfig
 from torchrl_ckpt.launcher.recipe_diff import notes_on_resume
-from torchrl_ckpt.plugin_api.errors import RecipeError, RunDirectoryInUse
-from torchrl_ckpt.plugin_api.plugin import Json
+from torchrl_ckpt.plugin_api.errors import RecipeError
 from torchrl_ckpt.run import metrics
-from torchrl_ckpt.run.directory import RunDirectory
+from torchrl_ckpt.run.attempt import Attempt
+from torchrl_ckpt.run.directory import RunDirectory, locked_run, next_attempt
+from torchrl_ckpt.run.resolved import write_resolved
+
+Recipe = SftRecipe | RlRecipe | RlTrainerConfig | OrchestratorConfig
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """A start of a run. `resumed_from` is the verified checkpoint's step, 0 for a fresh start;
-    `notes` are what the user should know about it."""
+class Start:
+    """A settled attempt, and what the user should know about it."""
 
-    run: RunDirectory
-    resumed_from: int
+    attempt: Attempt
     notes: list[str]
 
 
 @contextmanager
-def begin(
-    output_dir: Path, ckpt: CheckpointConfig | None, max_steps: int, recipe: Json
-) -> Iterator[Attempt]:
-    """Take the run's directory for this process and settle what to go on from.
+def begin_attempt(command: str, recipe: SftRecipe | RlRecipe) -> Iterator[Start]:
+    """Lock the run's directory and settle its next attempt.
 
     Nothing is overwritten before it is clear that the run can start. Raises `RunDirectoryInUse`,
-    `CheckpointNotFound`, `CheckpointDamaged`, `CheckpointMismatch` or `RecipeError`.
+    `RunDirectoryUnwritable`, `CheckpointNotFound`, `CheckpointDamaged`, `CheckpointMismatch` or
+    `RecipeError`.
     """
-    # Checkpoints count as the run's even where this start has not switched checkpointing on.
-    config = ckpt or CheckpointConfig()
-    layout = Layout(output_dir / config.directory)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with only_one(output_dir):
+    shared = _shared_options(recipe)
+    with locked_run(shared.output_dir):
+        layout = _layout(shared.output_dir, shared.ckpt)
         recover(layout)
-        notes: list[str] = []
-        manifest = _checkpoint(layout, config)
+        number = next_attempt(shared.output_dir)
+        start, manifest = _settle(command, recipe, number, quarantine=True)
         if manifest is not None:
-            _check_something_left(manifest.step, max_steps)
-            notes = notes_on_resume(manifest, recipe)
             set_aside_after(layout, manifest.step)
-            if config.resume_from is not None:
-                fork(find(config.resume_from).layout.step(manifest.step), layout)
-        run = RunDirectory(output_dir, _next_attempt(output_dir))
+            if shared.ckpt is not None and shared.ckpt.resume_from is not None:
+                fork(find(shared.ckpt.resume_from).layout.step(manifest.step), layout)
+        run = start.attempt.run
         run.logs.mkdir(parents=True)
-        after = manifest.step if manifest is not None else -1
-        metrics.truncate_after(run.metrics, after, backup=run.logs / "metrics.before.jsonl")
-        yield Attempt(run, max(after, 0), notes)
+        last_kept = -1 if manifest is None else manifest.step
+        metrics.truncate_after(run.metrics, last_kept, backup=run.logs / "metrics.before.jsonl")
+        yield start
 
 
-def _checkpoint(layout: Layout, config: CheckpointConfig) -> Manifest | None:
-    """The verified checkpoint to go on from; None for a fresh start."""
-    if config.resume_from is not None:
+def join_attempt(command: str, config: RlTrainerConfig | OrchestratorConfig) -> Start:
+    """Settle the attempt of a component that is started by hand.
+
+    Trainer and orchestrator settle the same one where their options agree. Nothing is locked and
+    nothing is changed on disk, since the other one may be at work. Raises as `begin_attempt` does.
+    """
+    if config.ckpt is not None and config.ckpt.resume_from is not None:
+        raise RecipeError(
+            "`ckpt.resume_from` is for `sft` and `rl`; use `torchrl-ckpt ckpt fork` first, then "
+            "`--ckpt.resume-step`"
+        )
+    return _settle(command, config, config.attempt, quarantine=False)[0]
+
+
+def record_recipe(command: str, recipe: Section) -> Path:
+    """Write `resolved.json` as a start would, and start nothing; returns its path.
+
+    What the latest start of the run has resumed from stays on record. Raises `RunDirectoryInUse`
+    and `RunDirectoryUnwritable`.
+    """
+    if isinstance(recipe, InferenceConfig):
+        output_dir = recipe.output_dir
+    else:
+        assert isinstance(recipe, Recipe)
+        output_dir = _shared_options(recipe).output_dir
+    run = RunDirectory(output_dir, attempt=0)
+    with locked_run(output_dir):
+        attempt = None
+        if isinstance(recipe, Recipe):
+            latest = latest_attempt(run)
+            attempt = _attempt(recipe, 0, None if latest is None else latest.resume_step)
+        write_resolved(run.resolved, command, recipe, attempt)
+    return run.resolved
+
+
+def _settle(
+    command: str, recipe: Recipe, number: int, *, quarantine: bool
+) -> tuple[Start, Manifest | None]:
+    """The attempt, and the manifest of the verified checkpoint that it resumes from, if any."""
+    shared = _shared_options(recipe)
+    layout = _layout(shared.output_dir, shared.ckpt)
+    manifest = _checkpoint(layout, shared.ckpt or CheckpointConfig(), quarantine=quarantine)
+    notes: list[str] = []
+    if manifest is not None:
+        _check_steps_left(manifest.step, shared.max_steps)
+        notes = notes_on_resume(manifest, command, to_json(recipe))
+    attempt = _attempt(recipe, number, None if manifest is None else manifest.step)
+    return Start(attempt, notes), manifest
+
+
+def _attempt(recipe: Recipe, number: int, resume_step: int | None) -> Attempt:
+    shared = _shared_options(recipe)
+    return Attempt(
+        output_dir=shared.output_dir,
+        number=number,
+        max_steps=shared.max_steps,
+        resume_step=resume_step,
+        ckpt=shared.ckpt,
+    )
+
+
+def _shared_options(recipe: Recipe) -> SftRecipe | RlTrainerConfig | OrchestratorConfig:
+    """The section with the options that all components share; the loader has compared them."""
+    return recipe.trainer if isinstance(recipe, RlRecipe) else recipe
+
+
+def _layout(output_dir: Path, ckpt: CheckpointConfig | None) -> Layout:
+    # Checkpoints belong to the run even where this start has not switched checkpointing on.
+    return Layout.of_run(output_dir, ckpt or CheckpointConfig())
+
+
+def _checkpoint(layout: Layout, ckpt: CheckpointConfig, *, quarantine: bool) -> Manifest | None:
+    """The verified checkpoint to resume from; None for a fresh start."""
+    if ckpt.resume_from is not None:
         refuse_to_overwrite(layout)
-        source = find(config.resume_from).layout
-        return choose(source, config.resume_step or "latest", quarantine=False)
-    if config.resume_step is not None:
-        return choose(layout, config.resume_step)
+        source = find(ckpt.resume_from).layout
+        return choose(source, ckpt.resume_step or "latest", quarantine=False)
+    if ckpt.resume_step is not None:
+        return choose(layout, ckpt.resume_step, quarantine=quarantine)
     refuse_to_overwrite(layout)
     return None
 
 
-def _check_something_left(step: int, max_steps: int) -> None:
+def _check_steps_left(step: int, max_steps: int) -> None:
     if step >= max_steps:
         raise RecipeError(
             f"the checkpoint is of step {step} and `max_steps` is {max_steps}, so there is nothing "
             "left to train; raise `--max-steps`"
         )
-
-
-def _next_attempt(output_dir: Path) -> int:
-    earlier = (output_dir / "logs").glob("attempt_*")
-    return 1 + max((int(path.name.removeprefix("attempt_")) for path in earlier), default=0)
-
-
-@contextmanager
-def only_one(output_dir: Path) -> Iterator[None]:
-    """Hold the directory's lock, which the kernel releases however this process ends."""
-    with open(output_dir / ".lock", "a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise RunDirectoryInUse(
-                f"{output_dir} is in use by another run (process {lock.read().strip()}); wait for "
-                "it or choose another `--output-dir`"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield

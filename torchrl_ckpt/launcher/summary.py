@@ -1,4 +1,4 @@
-"""What a run says when it ends."""
+"""The last lines of a run: what was trained, which checkpoints there are, how to resume."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from torchrl_ckpt.checkpoint.layout import Layout
-from torchrl_ckpt.config.ckpt import CheckpointConfig
-from torchrl_ckpt.config.trainer import TrainerConfig
 from torchrl_ckpt.run import metrics
-from torchrl_ckpt.run.directory import RunDirectory
+from torchrl_ckpt.run.attempt import Attempt
 
 
 def last_row(rows: Sequence[dict[str, Any]], component: str) -> dict[str, Any]:
@@ -17,29 +15,31 @@ def last_row(rows: Sequence[dict[str, Any]], component: str) -> dict[str, Any]:
     return next(row for row in reversed(rows) if row["component"] == component)
 
 
-def checkpoint_lines(run: RunDirectory, ckpt: CheckpointConfig | None, last_step: int) -> list[str]:
+def checkpoint_lines(attempt: Attempt) -> list[str]:
     """Which checkpoints there are now, if checkpointing is on."""
-    if ckpt is None:
+    if attempt.ckpt is None:
         return []
-    layout = Layout(run.root / ckpt.directory)
+    layout = Layout.of_run(attempt.output_dir, attempt.ckpt)
     steps = layout.steps()
     lines = [f"checkpoints: {', '.join(map(str, steps)) or 'none'} in {layout.root}"]
-    if last_step not in steps:
-        lines.append(f"warning: step {last_step} has no checkpoint; see {run.log('trainer')}")
+    if attempt.max_steps not in steps:
+        log = attempt.run.log("trainer")
+        lines.append(f"warning: step {attempt.max_steps} has no checkpoint; see {log}")
     return lines
 
 
-def stopped_early(run: RunDirectory, config: TrainerConfig) -> str | None:
-    """What to say where the trainer was asked to stop and did so before its last step."""
+def stopped_early(attempt: Attempt) -> str | None:
+    """How to go on where the trainer has stopped before its last step, as asked; else None."""
+    run = attempt.run
     steps = [row["step"] for row in metrics.read(run.metrics) if row["component"] == "trainer"]
     step = max(steps, default=0)
-    if not run.stop.exists() or step >= config.max_steps:
+    if not run.stop.exists() or step >= attempt.max_steps:
         return None
-    text = f"stopped after step {step} of {config.max_steps}, as asked"
-    if config.ckpt is None:
+    text = f"stopped after step {step} of {attempt.max_steps}, as asked"
+    if attempt.ckpt is None:
         return f"{text}; nothing was saved, since checkpointing is off (`--ckpt`)"
-    saved = Layout(run.root / config.ckpt.directory).steps()
+    saved = Layout.of_run(attempt.output_dir, attempt.ckpt).steps()
     if step not in saved:
         newest = f"; the newest is step {saved[-1]}" if saved else ""
         return f"{text}, but that step could not be saved{newest}"
-    return f"{text}; go on from there with `--ckpt.resume-step {step}`"
+    return f"{text}; resume with `--ckpt.resume-step {step}`"

@@ -1,4 +1,4 @@
-"""Sees to it that the model which a job starts from is there, and trains it first if it is not."""
+"""Provides the weights that a job starts from: trains them first where they are missing."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from torchrl_ckpt.config.sft_recipe import SftRecipe
 from torchrl_ckpt.config.trainer import RlTrainerConfig
 from torchrl_ckpt.launcher.recipe_loader import load_recipe
 from torchrl_ckpt.launcher.sft import run_sft
+from torchrl_ckpt.run.attempt import Attempt
 
 
-def warm_started(config: RlTrainerConfig) -> RlTrainerConfig:
-    """`config` with the final weights of its `warm_start` recipe as its model."""
-    if config.warm_start is None:
+def warm_started(config: RlTrainerConfig, attempt: Attempt) -> RlTrainerConfig:
+    """`config` with the final weights of its `warm_start` recipe as its model.
+
+    A resumed attempt takes its weights from the checkpoint, so nothing is trained for it.
+    """
+    if config.warm_start is None or attempt.resume_step is not None:
         return config
     weights = final_weights(config.warm_start)
     # The directory brings the architecture along; the recipe's would contradict it.
@@ -22,7 +26,7 @@ def warm_started(config: RlTrainerConfig) -> RlTrainerConfig:
 
 
 def final_weights(recipe_file: Path) -> Path:
-    """Where the final model of a fine-tuning recipe is; trained now if it is not there."""
+    """The directory of a fine-tuning recipe's final model; trained now if it is missing."""
     recipe = load_recipe("sft", [], files=[recipe_file]).recipe
     assert isinstance(recipe, SftRecipe)
     weights = recipe.output_dir / "weights" / f"step_{recipe.max_steps}"

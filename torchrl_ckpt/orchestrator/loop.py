@@ -19,7 +19,7 @@ from torchrl_ckpt.orchestrator.scoring import Scored, summary
 from torchrl_ckpt.orchestrator.server_pool import ServerPool
 from torchrl_ckpt.orchestrator.state import COMPONENT, OrchestratorState
 from torchrl_ckpt.plugin_api.environments import Environment, Problem
-from torchrl_ckpt.run.directory import RunDirectory
+from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.metrics import MetricsLog, values_by_step
 from torchrl_ckpt.run.polling import Deadline, wait_for_async
 from torchrl_ckpt.run.progress import ProgressLog
@@ -30,11 +30,12 @@ _log = logging.getLogger(__name__)
 
 
 class Loop:
-    """Generates the batches of the steps after `resumed_from`, and answers checkpoint requests."""
+    """Generates the batches of the attempt's steps, and answers checkpoint requests."""
 
     def __init__(
         self,
         config: OrchestratorConfig,
+        attempt: Attempt,
         environment: Environment,
         state: OrchestratorState,
         pool: ServerPool,
@@ -42,7 +43,6 @@ class Loop:
         evaluator: Evaluator | None,
         *,
         progress: ProgressLog,
-        resumed_from: int,
     ) -> None:
         self._config = config
         self._environment = environment
@@ -51,11 +51,11 @@ class Loop:
         self._generator = generator
         self._evaluator = evaluator
         self._served: tuple[int, Attested] | None = None
-        self._resumed_from = resumed_from
-        self._run = run = RunDirectory(config.output_dir, config.attempt)
+        self._attempt = attempt
+        self._run = run = attempt.run
         self._weights = WeightStore(run.weights)
         self._rollouts = RolloutStore(run.rollouts)
-        self._layout = Layout(run.root / config.ckpt.directory) if config.ckpt else None
+        self._layout = Layout.of_run(run.root, attempt.ckpt) if attempt.ckpt else None
         self._metrics = MetricsLog(run.metrics)
         self._progress = progress
 
@@ -66,14 +66,14 @@ class Loop:
         for batch in carried:
             self._deliver(batch)
         # A checkpoint of the last step carries what a longer run would have trained on next.
-        ahead = self._config.async_level if self._config.ckpt is not None else 0
-        for step in range(self._state.progress.step + 1, self._config.max_steps + ahead + 1):
-            wanted = max(self._resumed_from, step - 1 - self._config.async_level)
+        ahead = self._config.async_level if self._attempt.ckpt is not None else 0
+        for step in range(self._state.progress.step + 1, self._attempt.max_steps + ahead + 1):
+            wanted = max(self._attempt.resume_step or 0, step - 1 - self._config.async_level)
             policy, attested = await self._serve(wanted)
             if policy.last:
                 return
             self._deliver(await self._generate(step, policy, attested))
-        await self._serve(self._config.max_steps)
+        await self._serve(self._attempt.max_steps)
 
     async def _serve(self, version: int) -> tuple[Policy, Attested]:
         """Wait for a policy, do what is to be done at its boundary, and have it served.
@@ -99,15 +99,15 @@ class Loop:
 
     def _published(self, version: int) -> Policy | None:
         # The last one is looked for first: if it appears only then, so has `version` by now.
-        last = self._weights.last(self._config.attempt)
-        return self._weights.read(version, self._config.attempt) or last
+        last = self._weights.last(self._attempt.number)
+        return self._weights.read(version, self._attempt.number) or last
 
     async def _evaluate(self, policy: Policy) -> None:
         done = values_by_step(self._run.metrics, "evaluation", "reward/mean")
         if policy.version in done:  # By the attempt that this one goes on from.
             return
         if self._evaluator is not None and self._evaluator.is_due(
-            policy.version, last=policy.last and policy.version == self._config.max_steps
+            policy.version, last=policy.last and policy.version == self._attempt.max_steps
         ):
             row = await self._evaluator.evaluate()
             self._metrics.write("evaluation", policy.version, row)
@@ -134,7 +134,7 @@ class Loop:
         self._count(step, problems, rollouts, tokens)
         return RolloutBatch(
             step=step,
-            attempt=config.attempt,
+            attempt=self._attempt.number,
             policy_version=policy.version,
             temperature=config.sampling.temperature,
             rollouts=rollouts,
@@ -177,5 +177,5 @@ class Loop:
     def _deliver(self, batch: RolloutBatch) -> None:
         self._rollouts.write(batch)
         # A batch that no step of this run trains on belongs to the checkpoint alone.
-        if batch.step <= self._config.max_steps:
+        if batch.step <= self._attempt.max_steps:
             self._metrics.write(COMPONENT, batch.step, batch.metrics)

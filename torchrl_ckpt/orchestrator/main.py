@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import logging
 
-from torchrl_ckpt import registry
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.config.orchestrator import OrchestratorConfig
 from torchrl_ckpt.orchestrator.evaluation import Evaluator
@@ -15,9 +14,8 @@ from torchrl_ckpt.orchestrator.loop import Loop
 from torchrl_ckpt.orchestrator.rollout_generator import RolloutGenerator
 from torchrl_ckpt.orchestrator.server_pool import ServerPool
 from torchrl_ckpt.orchestrator.state import COMPONENT, OrchestratorState
-from torchrl_ckpt.plugin_api.environments import Environment
-from torchrl_ckpt.plugin_api.models import Model
-from torchrl_ckpt.run.directory import RunDirectory
+from torchrl_ckpt.registry.loading import create
+from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.progress import ProgressLog
 from torchrl_ckpt.run.rollout_store import RolloutBatch
 from torchrl_ckpt.shuffled_stream import ShuffledStream
@@ -25,22 +23,19 @@ from torchrl_ckpt.shuffled_stream import ShuffledStream
 _log = logging.getLogger(__name__)
 
 
-def orchestrate(config: OrchestratorConfig) -> None:
+def orchestrate(config: OrchestratorConfig, attempt: Attempt) -> None:
     """Run the orchestrator until the trainer has published its last policy."""
-    asyncio.run(_orchestrate(config))
+    asyncio.run(_orchestrate(config, attempt))
 
 
-async def _orchestrate(config: OrchestratorConfig) -> None:
-    environment: Environment = registry.create(
-        "environments", config.environment.type, config.environment.options
-    )
-    model: Model = registry.create("models", config.model.type, config.model.options)
+async def _orchestrate(config: OrchestratorConfig, attempt: Attempt) -> None:
+    environment = create("environments", config.environment)
+    model = create("models", config.model)
     state = OrchestratorState(
         ShuffledStream(environment.size("train"), config.seed), async_level=config.async_level
     )
-    carried, resumed_from = _resume(config, state)
-    run = RunDirectory(config.output_dir, config.attempt)
-    progress = ProgressLog(run.progress, COMPONENT)
+    carried = _resume(attempt, state)
+    progress = ProgressLog(attempt.run.progress, COMPONENT)
     async with contextlib.aclosing(ServerPool(config.client, progress)) as pool:
         generator = RolloutGenerator(
             pool,
@@ -60,23 +55,23 @@ async def _orchestrate(config: OrchestratorConfig) -> None:
             )
         loop = Loop(
             config,
+            attempt,
             environment,
             state,
             pool,
             generator,
             evaluator,
             progress=progress,
-            resumed_from=resumed_from,
         )
         await loop.run(carried)
 
 
-def _resume(config: OrchestratorConfig, state: OrchestratorState) -> tuple[list[RolloutBatch], int]:
-    """The batches that the checkpoint carries, now of this attempt, and its step; 0 if fresh."""
-    if config.ckpt is None or config.ckpt.resume_step is None:
-        return [], 0
-    step = config.ckpt.resume_step
-    assert isinstance(step, int)
-    carried = state.restore(Layout(config.output_dir / config.ckpt.directory), step)
-    _log.info("resumed from step %d with %d batches under way", step, len(carried))
-    return [dataclasses.replace(batch, attempt=config.attempt) for batch in carried], step
+def _resume(attempt: Attempt, state: OrchestratorState) -> list[RolloutBatch]:
+    """Restore `state`; returns the batches that the checkpoint carries, now of this attempt."""
+    if attempt.resume_step is None:
+        return []
+    assert attempt.ckpt is not None
+    layout = Layout.of_run(attempt.output_dir, attempt.ckpt)
+    carried = state.restore(layout, attempt.resume_step)
+    _log.info("resumed from step %d with %d batches in flight", attempt.resume_step, len(carried))
+    return [dataclasses.replace(batch, attempt=attempt.number) for batch in carried]

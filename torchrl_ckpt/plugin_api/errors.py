@@ -53,6 +53,10 @@ class RunDirectoryInUse(UserError):
     """A fresh run in a directory that holds checkpoints, or that another run is using."""
 
 
+class RunDirectoryUnwritable(UserError):
+    """A run's directory that cannot be created or written to."""
+
+
 class CheckpointNotFound(UserError):
     """A checkpoint was asked for that is not there."""
 

@@ -1,10 +1,13 @@
-"""`resolved.json`: a job's recipe with every value in place, from the runner to its processes."""
+"""`resolved.json`: what a job's processes read instead of flags.
+
+It holds the command, the attempt, the recipe with every value in place, and the plugins in use.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from torchrl_ckpt import registry
 from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.config.orchestrator import OrchestratorConfig
 from torchrl_ckpt.config.rl_recipe import RlRecipe
@@ -14,6 +17,8 @@ from torchrl_ckpt.config.sft_recipe import SftRecipe
 from torchrl_ckpt.config.trainer import RlTrainerConfig
 from torchrl_ckpt.plugin_api.durable_files import read_json, write_json
 from torchrl_ckpt.plugin_api.plugin import Json
+from torchrl_ckpt.registry.lookup import find_plugin
+from torchrl_ckpt.run.attempt import Attempt
 
 SCHEMAS: dict[str, type[Section]] = {
     "sft": SftRecipe,
@@ -22,12 +27,20 @@ SCHEMAS: dict[str, type[Section]] = {
     "orchestrator": OrchestratorConfig,
     "inference": InferenceConfig,
 }
-"""What each command's recipe is checked against."""
+"""The schema of each command's recipe."""
 
 
-def write_resolved(path: Path, command: str, recipe: Section) -> None:
-    content = {"command": command, "recipe": to_json(recipe), "plugins": _plugins(recipe)}
-    write_json(path, content)
+def write_resolved(path: Path, command: str, recipe: Section, attempt: Attempt | None) -> None:
+    """Write what the processes of `command` need. `attempt` is None for a server alone."""
+    write_json(
+        path,
+        {
+            "command": command,
+            "attempt": None if attempt is None else attempt.model_dump(mode="json"),
+            "recipe": to_json(recipe),
+            "plugins": _plugins(recipe),
+        },
+    )
 
 
 def read_section(path: Path, component: str) -> Section:
@@ -37,15 +50,30 @@ def read_section(path: Path, component: str) -> Section:
     return getattr(recipe, component) if isinstance(recipe, RlRecipe) else recipe
 
 
-def read_about(path: Path) -> Json:
-    """The whole recipe and its plugins as JSON, for the records of a checkpoint."""
-    content = read_json(path)
-    return {name: content[name] for name in ("recipe", "plugins")}
+def read_attempt(path: Path) -> Attempt | None:
+    """The attempt that the launcher has settled; None for a server alone."""
+    attempt = read_json(path)["attempt"]
+    return None if attempt is None else Attempt.model_validate(attempt)
+
+
+def read_run_metadata(path: Path) -> Json:
+    """Everything in the file as JSON, for the manifests of checkpoints."""
+    return read_json(path)
+
+
+def recipe_sections(command: str, recipe: Mapping[str, Json]) -> dict[str, Json]:
+    """The sections of a resolved recipe by component, whichever command it is for.
+
+    A recipe for reinforcement learning has a table for each; any other is a section itself.
+    """
+    if command == "rl":
+        return {name: recipe[name] for name in ("trainer", "orchestrator")}
+    return {"trainer" if command == "sft" else command: recipe}
 
 
 def _plugins(recipe: Section) -> Json:
-    """Name, distribution and version of every plugin that has a hand in the job, by kind."""
-    found = {kind: registry.find(kind, name) for kind, name, _ in named_plugins(recipe)}
+    """Name, distribution and version of every plugin that the recipe names, by kind."""
+    found = {kind: find_plugin(kind, name) for kind, name, _ in named_plugins(recipe)}
     return {
         kind: {"name": plugin.name, "distribution": plugin.distribution, "version": plugin.version}
         for kind, plugin in found.items()

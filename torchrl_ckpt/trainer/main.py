@@ -6,20 +6,16 @@ import logging
 import signal
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from torchrl_ckpt import registry
-from torchrl_ckpt.checkpoint.layout import Layout
-from torchrl_ckpt.config.section import PluginTable
 from torchrl_ckpt.config.sft_recipe import SftDataConfig, SftRecipe
 from torchrl_ckpt.config.trainer import RlTrainerConfig
 from torchrl_ckpt.plugin_api.errors import RecipeError
-from torchrl_ckpt.plugin_api.losses import Loss
 from torchrl_ckpt.plugin_api.models import Model
 from torchrl_ckpt.plugin_api.plugin import Json
-from torchrl_ckpt.run.directory import RunDirectory
+from torchrl_ckpt.registry.loading import create
+from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.metrics import MetricsLog
 from torchrl_ckpt.run.progress import ProgressLog
 from torchrl_ckpt.run.rollout_store import RolloutStore
@@ -41,14 +37,16 @@ _COLLECTIVE_TIMEOUT = 3600.0
 _log = logging.getLogger(__name__)
 
 
-def train(config: SftRecipe | RlTrainerConfig, about: Mapping[str, Json]) -> None:
-    """Run this rank. `about` goes into the manifests of its checkpoints."""
-    run = RunDirectory(config.output_dir, config.attempt)
+def train(
+    config: SftRecipe | RlTrainerConfig, attempt: Attempt, metadata: Mapping[str, Json]
+) -> None:
+    """Run this rank. `metadata` goes into the manifests of its checkpoints."""
+    run = attempt.run
     stop = _StopRequest(run.stop)
     with join_world(threads=config.threads, timeout=_COLLECTIVE_TIMEOUT) as world:
         seed_everything(config.seed, stream=0)  # The same on all ranks: they build one model.
-        resuming = config.ckpt is not None and config.ckpt.resume_step is not None
-        plugin: Model = _create("models", config.model)
+        resuming = attempt.resume_step is not None
+        plugin = create("models", config.model)
         model = plugin.build(pretrained=not resuming)
         dtype = torch.bfloat16 if world.device.type == "cuda" else torch.float32
         plugin.parallelize(model, world.mesh, param_dtype=dtype)
@@ -56,18 +54,18 @@ def train(config: SftRecipe | RlTrainerConfig, about: Mapping[str, Json]) -> Non
         seed_everything(config.seed, stream=world.rank + 1)
 
         optimizer = build_optimizer(model, config.optim)
-        scheduler = build_scheduler(optimizer, config.scheduler, config.max_steps)
+        scheduler = build_scheduler(optimizer, config.scheduler, attempt.max_steps)
         weights = WeightStore(run.weights)
-        publisher = Publisher(plugin, model, weights, attempt=config.attempt, world=world)
-        source = _source(config, plugin, run, world)
-        loss: Loss = _create("losses", config.loss)
+        publisher = Publisher(plugin, model, weights, attempt=attempt.number, world=world)
+        source = _source(config, attempt, plugin, world)
+        loss = create("losses", config.loss)
         if missing := loss.requires - source.provides:
             raise RecipeError(
                 f"the loss {config.loss.type!r} needs {', '.join(sorted(missing))}, which "
                 "supervised fine-tuning does not have; choose another `loss`"
             )
         state = TrainingState(model, optimizer, scheduler, source, Progress())
-        checkpoints = _checkpoints(config, run, about, world)
+        checkpoints = _checkpoints(config, attempt, metadata, world)
         if checkpoints is not None and resuming:
             checkpoints.restore(state)
             _log.info("resumed from step %d", state.progress.step)
@@ -93,7 +91,7 @@ def train(config: SftRecipe | RlTrainerConfig, about: Mapping[str, Json]) -> Non
             publisher=publisher,
             serving=is_rl,
             keeping=config.export_weights,
-            max_steps=config.max_steps,
+            max_steps=attempt.max_steps,
             checkpoints=checkpoints,
             stop_requested=stop.requested,
         ).run()
@@ -116,17 +114,13 @@ class _StopRequest:
         self._signalled = True
 
 
-def _create(kind: Any, table: PluginTable) -> Any:
-    return registry.create(kind, table.type, table.options)
-
-
 def _source(
-    config: SftRecipe | RlTrainerConfig, plugin: Model, run: RunDirectory, world: World
+    config: SftRecipe | RlTrainerConfig, attempt: Attempt, plugin: Model, world: World
 ) -> BatchSource:
     if isinstance(config, RlTrainerConfig):
         return RolloutSource(
-            RolloutStore(run.rollouts),
-            attempt=config.attempt,
+            RolloutStore(attempt.run.rollouts),
+            attempt=attempt.number,
             timeout=config.rollout_timeout,
             world=world,
         )
@@ -141,24 +135,25 @@ def _source(
 
 def _samples(data: SftDataConfig, plugin: Model) -> FileSamples | EnvironmentSamples:
     if data.environment is not None:
-        return EnvironmentSamples(_create("environments", data.environment), plugin.tokenizer())
+        return EnvironmentSamples(create("environments", data.environment), plugin.tokenizer())
     return FileSamples(data.files, plugin.tokenizer())
 
 
 def _checkpoints(
-    config: SftRecipe | RlTrainerConfig, run: RunDirectory, about: Mapping[str, Json], world: World
+    config: SftRecipe | RlTrainerConfig,
+    attempt: Attempt,
+    metadata: Mapping[str, Json],
+    world: World,
 ) -> Checkpointer | None:
-    if config.ckpt is None:
+    if attempt.ckpt is None:
         return None
     others = ("orchestrator",) if isinstance(config, RlTrainerConfig) else ()
     return Checkpointer(
-        config.ckpt,
-        Layout(config.output_dir / config.ckpt.directory),
-        _create("checkpoint_backends", config.ckpt.backend),
+        attempt,
+        create("checkpoint_backends", attempt.ckpt.backend),
         world,
         parts=(COMPONENT, *others),
-        about=about,
-        metrics=run.metrics,
-        progress=ProgressLog(run.progress, COMPONENT),
+        metadata=metadata,
+        progress=ProgressLog(attempt.run.progress, COMPONENT),
         seed=config.seed,
     )

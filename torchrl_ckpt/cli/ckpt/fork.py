@@ -1,24 +1,29 @@
-"""`torchrl-ckpt ckpt fork`: start another run from a checkpoint of this one."""
+"""`torchrl-ckpt ckpt fork`: copy a checkpoint into a new run, which can resume from it."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from torchrl_ckpt.checkpoint.fork import fork
 from torchrl_ckpt.checkpoint.layout import Layout
-from torchrl_ckpt.checkpoint.locate import find_one
 from torchrl_ckpt.checkpoint.manifest import read_manifest
 from torchrl_ckpt.checkpoint.resume import refuse_to_overwrite
 from torchrl_ckpt.checkpoint.verify import verify
-from torchrl_ckpt.cli.ckpt.arguments import add_action, add_step, add_where
-from torchrl_ckpt.cli.ckpt.printing import byte_progress
-from torchrl_ckpt.launcher.start import only_one
+from torchrl_ckpt.cli.ckpt.arguments import (
+    add_command,
+    add_json,
+    add_run_or_checkpoint,
+    add_step,
+    add_target,
+    selected_checkpoint,
+)
+from torchrl_ckpt.cli.ckpt.printing import byte_progress, print_json
+from torchrl_ckpt.run.directory import locked_run
 
 _DESCRIPTION = """\
-Verify a checkpoint and copy it into the directory of a new run, where it can be resumed from. It
-appears there whole or not at all. A run that has checkpoints of its own is refused.
+Verify a checkpoint and copy it into the directory of a new run, which can resume from it. The copy
+appears whole or not at all. A run that already has checkpoints is refused.
 """
 
 _EXAMPLES = """\
@@ -28,39 +33,43 @@ _EXAMPLES = """\
 """
 
 
-def add_parser(actions: Any) -> None:
-    parser = add_action(
-        actions,
+def add_parser(commands: Any) -> None:
+    parser = add_command(
+        commands,
         "fork",
         _fork,
-        summary="take a checkpoint over into a new run's directory",
+        summary="copy a checkpoint into a new run, which can resume from it",
         description=_DESCRIPTION,
         examples=_EXAMPLES,
     )
-    add_where(parser)
-    parser.add_argument("run", metavar="RUN", type=Path, help="the new run's directory")
+    add_run_or_checkpoint(parser)
+    add_target(parser, "the new run's directory; it must hold no checkpoint")
     add_step(parser)
     parser.add_argument(
         "--link",
         action="store_true",
-        help="hard-link the files instead of copying them: no space is needed, but a fault of the "
-        "disk then hits both runs",
+        help="hard-link the files instead of copying them: this takes no space, but a fault of the "
+        "disk damages both runs",
     )
+    add_json(parser)
 
 
 def _fork(args: argparse.Namespace) -> int:
-    source = find_one(args.where, args.step)
+    source = selected_checkpoint(args.run, args.step)
     manifest = read_manifest(source)
-    # Where the new run looks for it, if it is run from the same recipe.
-    target = Layout(args.run / manifest.trainer_recipe["ckpt"]["directory"])
-    refuse_to_overwrite(target)
+    # The new run looks for it there if its recipe is the same.
+    layout = Layout(args.target / manifest.trainer_recipe["ckpt"]["directory"])
+    refuse_to_overwrite(layout)
     with byte_progress("verifying", manifest.size) as advance:
         verify(source, advance=advance)
-    args.run.mkdir(parents=True, exist_ok=True)
-    with only_one(args.run):
-        fork(source, target, link=args.link)
-    print(
-        f"step {manifest.step} of {source.parent} is in {target.root}; go on there with "
-        f"`--output-dir {args.run} --ckpt.resume-step {manifest.step}`"
-    )
+    with locked_run(args.target):
+        copy = fork(source, layout, link=args.link)
+    if args.json:
+        result = {"path": source, "step": manifest.step, "target": args.target, "copy": copy}
+        print_json(result)
+    else:
+        print(
+            f"step {manifest.step} of {source.parent} is in {layout.root}; resume from it with "
+            f"`--output-dir {args.target} --ckpt.resume-step {manifest.step}`"
+        )
     return 0

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from torchrl_ckpt.checkpoint.locate import CheckpointLocation, checkpoint_table, find
+from torchrl_ckpt.checkpoint.locate import CheckpointLocation, find, latest_attempt
 from torchrl_ckpt.checkpoint.retention import Retention, Verdict, judge, remove, retention_rules
-from torchrl_ckpt.cli.ckpt.arguments import add_action, add_json, add_run, positive
+from torchrl_ckpt.cli.ckpt.arguments import add_command, add_json, add_run, positive
 from torchrl_ckpt.cli.ckpt.printing import console, print_json, table
 from torchrl_ckpt.config.ckpt import CheckpointConfig, KeepBestConfig
-from torchrl_ckpt.launcher.start import only_one
 from torchrl_ckpt.plugin_api.errors import CheckpointFailed, CheckpointNotFound, RecipeError
-from torchrl_ckpt.run.directory import RunDirectory
+from torchrl_ckpt.run.attempt import Attempt
+from torchrl_ckpt.run.directory import RunDirectory, locked_run
 
 _DESCRIPTION = """\
 Show which checkpoints of a run are kept and which are not, by which rule, and remove the latter.
@@ -32,9 +32,9 @@ _EXAMPLES = """\
 """
 
 
-def add_parser(actions: Any) -> None:
-    parser = add_action(
-        actions,
+def add_parser(commands: Any) -> None:
+    parser = add_command(
+        commands,
         "prune",
         _prune,
         summary="remove the checkpoints that a rule does not keep",
@@ -57,12 +57,12 @@ def add_parser(actions: Any) -> None:
 
 
 def _prune(args: argparse.Namespace) -> int:
-    place = find(args.where)
+    place = find(args.run)
     run = _run(place)
     if args.dry_run:
         _show(args, judge(place.layout.steps(), _rules(args, run)))
         return 0
-    with only_one(run.root):
+    with locked_run(run.root):
         verdicts = judge(place.layout.steps(), _rules(args, run))
         condemned = [verdict.step for verdict in verdicts if not verdict.kept]
         if args.yes or not condemned:
@@ -88,16 +88,16 @@ def _run(place: CheckpointLocation) -> RunDirectory:
 
 def _rules(args: argparse.Namespace, run: RunDirectory) -> Retention:
     """By the flags, or else by the recipe; nothing of it is guessed."""
-    recipe = CheckpointConfig.model_validate(checkpoint_table(run))
-    wanted = _from_flags(args) or recipe
-    if wanted.keep is None:
+    latest = latest_attempt(run)
+    ckpt = _from_flags(args) or (None if latest is None else latest.ckpt)
+    if ckpt is None or ckpt.keep is None:
         raise RecipeError(
             "nothing says how many checkpoints to keep: give `--keep N` (the recipe's `ckpt.keep` "
             "is unset as well)"
         )
-    rules = retention_rules(
-        wanted.model_copy(update={"resume_step": recipe.resume_step}), run.metrics
-    )
+    if latest is None:
+        latest = Attempt(output_dir=run.root, number=0, max_steps=0, resume_step=None, ckpt=None)
+    rules = retention_rules(latest.model_copy(update={"output_dir": run.root, "ckpt": ckpt}))
     if rules.best is not None and not rules.best.values:
         raise RecipeError(
             f"{run.metrics} has no {rules.best.metric!r}, so nobody can tell which checkpoint is "
