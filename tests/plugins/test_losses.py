@@ -12,7 +12,7 @@ from torchrl_ckpt_losses.grpo import Grpo, GrpoConfig
 from torchrl_ckpt.plugin_api.losses import LossInputs
 
 
-def inputs(**changes: object) -> LossInputs:
+def make_inputs(**changes: object) -> LossInputs:
     generator = torch.Generator().manual_seed(0)
     rows, length, vocabulary = 3, 5, 7
     mask = torch.rand(rows, length, generator=generator) < 0.6
@@ -29,17 +29,17 @@ def inputs(**changes: object) -> LossInputs:
     return LossInputs(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def row(whole: LossInputs, index: int) -> LossInputs:
-    """One row of a batch as a micro-batch of its own."""
+def micro_batch(batch: LossInputs, row: int) -> LossInputs:
+    """Return one row of a batch as a micro-batch."""
     parts = {
-        name: value[index : index + 1] if isinstance(value, torch.Tensor) else value
-        for name, value in vars(whole).items()
+        name: value[row : row + 1] if isinstance(value, torch.Tensor) else value
+        for name, value in vars(batch).items()
     }
     return LossInputs(**parts)
 
 
 def test_cross_entropy_is_the_mean_over_learned_tokens() -> None:
-    batch = inputs()
+    batch = make_inputs()
     expected = torch.nn.functional.cross_entropy(
         batch.logits[batch.mask], batch.targets[batch.mask]
     )
@@ -48,8 +48,8 @@ def test_cross_entropy_is_the_mean_over_learned_tokens() -> None:
 
 @pytest.mark.parametrize("loss", [CrossEntropy(), Grpo(GrpoConfig())])
 def test_micro_batches_add_up_to_the_batch(loss: CrossEntropy | Grpo) -> None:
-    batch = inputs()
-    whole, parts = loss(batch), [loss(row(batch, index)) for index in range(3)]
+    batch = make_inputs()
+    whole, parts = loss(batch), [loss(micro_batch(batch, row)) for row in range(3)]
     assert sum(part.loss.item() for part in parts) == pytest.approx(whole.loss.item(), rel=1e-5)
     for name, value in whole.metrics.items():
         summed = sum(part.metrics[name].item() for part in parts)
@@ -57,8 +57,8 @@ def test_micro_batches_add_up_to_the_batch(loss: CrossEntropy | Grpo) -> None:
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy(), Grpo(GrpoConfig())])
-def test_what_is_masked_gives_no_gradient_even_if_it_is_nan(loss: CrossEntropy | Grpo) -> None:
-    batch = inputs()
+def test_masked_tokens_give_no_gradient_even_if_they_are_nan(loss: CrossEntropy | Grpo) -> None:
+    batch = make_inputs()
     assert batch.old_logprobs is not None
     batch.old_logprobs[~batch.mask] = math.nan
     loss(batch).loss.backward()
@@ -69,9 +69,9 @@ def test_what_is_masked_gives_no_gradient_even_if_it_is_nan(loss: CrossEntropy |
 
 
 def test_grpo_on_policy_is_the_policy_gradient() -> None:
-    batch = inputs()
+    batch = make_inputs()
     logprobs = batch.logits.log_softmax(-1).gather(-1, batch.targets[..., None]).squeeze(-1)
-    on_policy = inputs(logits=batch.logits, old_logprobs=logprobs.detach())
+    on_policy = make_inputs(logits=batch.logits, old_logprobs=logprobs.detach())
     loss = Grpo(GrpoConfig())(on_policy).loss
     assert on_policy.advantages is not None
     mean_advantage = on_policy.advantages[on_policy.mask].mean().item()
@@ -85,13 +85,13 @@ def test_grpo_on_policy_is_the_policy_gradient() -> None:
 def test_grpo_cuts_the_gradient_outside_the_clip_range() -> None:
     logits = torch.zeros(1, 2, 2, requires_grad=True)
     half = math.log(0.5)
-    batch = inputs(
+    batch = make_inputs(
         logits=logits,
         targets=torch.zeros(1, 2, dtype=torch.int64),
         mask=torch.ones(1, 2, dtype=torch.bool),
         documents=torch.zeros(1, 2, dtype=torch.int64),
-        # The first token's ratio is 2 and its advantage positive; the second's is the same the
-        # other way round, where clipping would hide a mistake and is not done.
+        # Both ratios are 2. With a positive advantage the loss is clipped; with a negative one it
+        # is not, since clipping would stop the policy from correcting a mistake.
         old_logprobs=torch.tensor([[half - math.log(2), half - math.log(2)]]),
         advantages=torch.tensor([[1.0, -1.0]]),
         num_tokens=2,

@@ -199,3 +199,11 @@ def test_the_rng_state_survives_json(tmp_path: Path) -> None:
     seed_everything(9, 9)
     set_rng_state(json.loads(kept))
     assert torch.rand(3).tolist() == expected
+
+
+def test_buffers_that_a_forward_pass_changes_are_known(world: World) -> None:
+    def changes(*layers: torch.nn.Module) -> bool:
+        return state(world, torch.nn.Sequential(*layers)).changes_in_forward
+
+    assert not changes(torch.nn.Linear(2, 2), torch.nn.LayerNorm(2))
+    assert changes(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
