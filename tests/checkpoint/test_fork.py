@@ -36,7 +36,7 @@ def test_what_changes_while_it_is_copied_is_found_and_nothing_is_left(
 ) -> None:
     origin = save(3)
     (origin / "trainer/state.json").write_text("{}")
-    with pytest.raises(CheckpointDamaged, match=r"trainer/state\.json is not as its manifest says"):
+    with pytest.raises(CheckpointDamaged, match=r"trainer/state\.json differs from what its manifest says"):
         fork(origin, target)
     assert list(target.root.iterdir()) == []
 

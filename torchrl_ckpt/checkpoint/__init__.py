@@ -1,1 +1,1 @@
-"""When to save, commit, verify, resume and retain. It knows no storage format."""
+"""Checkpoints on disk: commit, verification, resume, retention. It knows no tensor format."""

@@ -1,4 +1,9 @@
-"""The one place where a checkpoint comes to be: a request, whole parts, a manifest, one rename."""
+"""How a checkpoint comes into being: a request, whole parts, a manifest, one rename.
+
+In this order: `check_space` and `request` before the policy of the step is published, then every
+process writes its part (`part.py`), then `wait_for_parts` and `commit`. `recover` clears away what
+an interrupted save or deletion left behind.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +35,10 @@ _log = logging.getLogger(__name__)
 
 
 def request(layout: Layout, step: int, parts: Sequence[str]) -> Path:
-    """Ask every process named in `parts` for its share of step `step`; returns where to put it.
+    """Ask every process in `parts` for its part of the checkpoint of `step`.
 
-    Training waits for this, and what is not committed need not outlast a power failure: nothing is
-    synced before `commit`.
+    Returns the directory of the partial checkpoint. Nothing is fsynced: training waits for this,
+    and a checkpoint that is not committed need not survive a power failure.
     """
     partial = layout.partial(step)
     if partial.exists():
@@ -64,11 +69,14 @@ def commit(
     step: int,
     parts: Sequence[str],
     records: Sequence[FileRecord],
-    about: Mapping[str, Json],
+    metadata: Mapping[str, Json],
 ) -> Path:
     """Make the partial checkpoint of `step` the committed one, in a single rename.
 
-    An earlier one of the same step waits out of sight for the next prune to remove it.
+    `records` are the files of all parts; `metadata` goes into the manifest. An earlier checkpoint
+    of the same step is renamed to `Layout.replaced`, and the next prune removes it. Raises
+    `CheckpointDamaged` for a file that is shorter or longer than was written, or `OSError`; then
+    the earlier checkpoint is back in its place.
     """
     partial = layout.partial(step)
     check_sizes(partial, records)
@@ -79,7 +87,7 @@ def commit(
     write_manifest(
         partial,
         {
-            **about,
+            **metadata,
             "step": step,
             "parts": list(parts),
             "created": time.time(),
@@ -88,8 +96,8 @@ def commit(
     )
     committed, replaced = layout.step(step), layout.replaced(step)
     if committed.exists():
-        # The step is saved again, after a resume from an earlier one. Should this process die
-        # before the new one is in its place, `recover` puts the old one back.
+        # The step is saved again, after a resume from an earlier one. If this process dies before
+        # the rename below, `recover` puts the old checkpoint back.
         os.rename(committed, replaced)
     try:
         fsync_directory(layout.root)
@@ -103,7 +111,7 @@ def commit(
 
 
 def out_of_sight(layout: Layout, step: int) -> None:
-    """Take a committed step away in one rename; its files go later."""
+    """Take a committed step off the list in one rename; its files are deleted afterwards."""
     target = layout.deleting(step)
     if target.exists():
         shutil.rmtree(target)
@@ -112,10 +120,10 @@ def out_of_sight(layout: Layout, step: int) -> None:
 
 
 def recover(layout: Layout) -> None:
-    """Bring the directory to rest after an interrupted save or deletion. None may be under way.
+    """Clear away what an interrupted save or deletion left. No save may be in progress.
 
-    A committed step whose place nobody has taken after all is put back; what is not committed, or
-    no longer, is removed.
+    A checkpoint that was to be replaced, and was not, is put back. Partial checkpoints and those
+    being deleted are removed.
     """
     for step, path in layout.replacements().items():
         if not layout.step(step).exists():
@@ -128,19 +136,19 @@ def recover(layout: Layout) -> None:
             _log.warning("could not remove %s, left by an earlier run: %s", path, error)
 
 
-_OVERHEAD = 1.05  # Of the formats around the tensors.
-_RESERVE = 4 * 1024 * 1024  # For what else the run writes: state, logs, metrics.
+_FORMAT_OVERHEAD = 1.05  # What the file format adds to the tensors.
+_RESERVE_BYTES = 4 * 1024 * 1024  # For the rest of what the run writes: state, logs, metrics.
 
 
 def check_space(directory: Path, planned_bytes: int) -> None:
-    """Raise `CheckpointFailed` where `planned_bytes` of tensors do not fit beside what is there."""
+    """Raise `CheckpointFailed` unless `planned_bytes` of tensors fit into the free space."""
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     free = shutil.disk_usage(existing).free
-    needed = int(planned_bytes * _OVERHEAD) + _RESERVE
+    needed = int(planned_bytes * _FORMAT_OVERHEAD) + _RESERVE_BYTES
     if free < needed:
         raise CheckpointFailed(
             f"{directory} has {_mebibytes(free)} free, and the checkpoint needs "
-            f"{_mebibytes(needed)}; make room, or keep fewer checkpoints (`ckpt.keep`)"
+            f"{_mebibytes(needed)}; free some space, or keep fewer checkpoints (`ckpt.keep`)"
         )
 
 

@@ -1,4 +1,4 @@
-"""Copies a committed checkpoint into another run's directory, so that it can go on from there."""
+"""Copies a committed checkpoint into another run's directory, so that the run can go on from it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from torchrl_ckpt.plugin_api.durable_files import (
 )
 from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointFailed, RunDirectoryInUse
 
-_CHUNK = 16 * 1024 * 1024
+_CHUNK_BYTES = 16 * 1024 * 1024
 
 
 def fork(origin: Path, target: Layout, *, link: bool = False) -> Path:
-    """Copy the checkpoint at `origin`, which the caller has verified, whole or not at all.
+    """Copy the checkpoint at `origin`, which the caller has verified; return the new directory.
 
-    What is copied is compared with the manifest once more on the way. With `link` the files are
-    shared instead: that costs no space, and nothing ever writes to them again, but a fault of the
-    disk then hits both. Raises `CheckpointDamaged`, `CheckpointFailed`, or `RunDirectoryInUse`
-    where `target` has that step.
+    It appears whole or not at all, and each file is compared with the manifest while it is copied.
+    With `link` the files are hard links instead. That takes no space, and nothing writes to them
+    again, but a fault of the disk damages both. Raises `CheckpointDamaged`, `CheckpointFailed`, or
+    `RunDirectoryInUse` where `target` has that step.
     """
     manifest = read_manifest(origin)
     committed, partial = target.step(manifest.step), target.partial(manifest.step)
     if committed.exists():
-        raise RunDirectoryInUse(f"{committed} is there already; fork into another directory")
+        raise RunDirectoryInUse(f"{committed} exists already; fork into another directory")
     shutil.rmtree(partial, ignore_errors=True)
     record = FileRecord(MANIFEST, *digest_file(origin / MANIFEST))
     try:
@@ -47,18 +47,18 @@ def fork(origin: Path, target: Layout, *, link: bool = False) -> Path:
     return committed
 
 
-def _copy(origin: Path, partial: Path, promised: FileRecord) -> None:
+def _copy(origin: Path, partial: Path, expected: FileRecord) -> None:
     with (
-        open(origin / promised.path, "rb") as file,
-        recorded_file(partial, promised.path) as (stream, records),
+        open(origin / expected.path, "rb") as file,
+        recorded_file(partial, expected.path) as (stream, records),
     ):
-        shutil.copyfileobj(file, stream, _CHUNK)
-    if records != [promised]:
-        raise CheckpointDamaged(f"{origin / promised.path} is not as its manifest says")
+        shutil.copyfileobj(file, stream, _CHUNK_BYTES)
+    if records != [expected]:
+        raise CheckpointDamaged(f"{origin / expected.path} differs from what its manifest says")
 
 
-def _link(origin: Path, partial: Path, promised: FileRecord) -> None:
-    path = partial / promised.path
+def _link(origin: Path, partial: Path, expected: FileRecord) -> None:
+    path = partial / expected.path
     make_directory(path.parent)
-    os.link(origin / promised.path, path)
+    os.link(origin / expected.path, path)
     fsync_directory(path.parent)

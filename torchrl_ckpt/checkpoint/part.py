@@ -1,4 +1,5 @@
-"""One process's share of a checkpoint: its files, then `part.json`: now they are whole."""
+"""One process's part of a checkpoint: its files, and then `part.json`, which declares them
+whole."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointFailed
 
 
 def open_part(partial: Path, component: str) -> Path:
-    """The directory for `component`'s files in a checkpoint being written."""
+    """Create the directory for `component`'s files in a partial checkpoint and return it."""
     directory = partial / component
     directory.mkdir(exist_ok=True)
     return directory
@@ -29,11 +30,11 @@ def finish_part(directory: Path, records: Iterable[FileRecord]) -> None:
 
 
 def refuse_part(partial: Path, component: str, reason: str) -> None:
-    """Say that `component` cannot write its part, so that nobody waits for it.
+    """Record that `component` cannot write its part, so that the trainer stops waiting for it.
 
-    On a full disk even that may not be possible; then the request is withdrawn, which always is.
+    A full disk may not even have room for that; then the request is removed, which needs no room.
     """
-    with suppress(FileNotFoundError):  # Who asked may have given up as well.
+    with suppress(FileNotFoundError):  # The trainer may have given the checkpoint up already.
         shutil.rmtree(partial / component, ignore_errors=True)
         try:
             write_json(partial / REFUSAL, {"component": component, "reason": reason})
@@ -42,13 +43,15 @@ def refuse_part(partial: Path, component: str, reason: str) -> None:
 
 
 def read_part(partial: Path, component: str) -> list[FileRecord] | None:
-    """The files of a finished part, or None while it is being written.
+    """Return the files of a finished part, or None while it is being written.
 
-    Raises `CheckpointFailed` where it never will be.
+    Raises `CheckpointFailed` where `component` has given it up.
     """
     with suppress(FileNotFoundError):
         refusal = read_json(partial / REFUSAL)
-        raise CheckpointFailed(f"the {refusal['component']} said: {refusal['reason']}")
+        raise CheckpointFailed(
+            f"the {refusal['component']} could not write its part: {refusal['reason']}"
+        )
     try:
         part = read_json(partial / component / PART)
     except FileNotFoundError:
@@ -58,12 +61,12 @@ def read_part(partial: Path, component: str) -> list[FileRecord] | None:
             ) from None
         return None
     except json.JSONDecodeError:
-        return None  # Its only write is under way.
+        return None  # It is being written.
     return [FileRecord(**file) for file in part["files"]]
 
 
 def requests_for(layout: Layout, component: str) -> Iterator[tuple[int, Path]]:
-    """Checkpoints under way that still want `component`'s part: step and directory."""
+    """Yield step and directory of each partial checkpoint that waits for `component`'s part."""
     for step, partial in layout.partials().items():
         try:
             request = read_json(partial / REQUEST)
@@ -75,7 +78,7 @@ def requests_for(layout: Layout, component: str) -> Iterator[tuple[int, Path]]:
 
 
 def check_sizes(directory: Path, records: Iterable[FileRecord]) -> None:
-    """Raise `CheckpointDamaged` for a file that is not as long as was written."""
+    """Raise `CheckpointDamaged` for a file that is missing or not as long as was written."""
     for record in records:
         path = directory / record.path
         size = path.stat().st_size if path.is_file() else -1

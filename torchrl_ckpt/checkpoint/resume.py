@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and whether a fresh run may start at all."""
+"""Which checkpoint a run resumes from, and whether a fresh run may start at all."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _log = logging.getLogger(__name__)
 
 
 def choose(layout: Layout, wanted: int | Literal["latest"], *, quarantine: bool = True) -> Manifest:
-    """Verify and return the checkpoint to resume from.
+    """Verify the checkpoint to resume from and return its manifest.
 
-    `latest` steps back to the newest good one and puts the bad ones above it into quarantine,
-    unless the run is somebody else's (`quarantine` false). Raises
-    `CheckpointNotFound` or `CheckpointDamaged`, listing what there is, and never picks none.
+    `latest` is the newest good one; with `quarantine`, damaged ones above it are moved to
+    quarantine (not those of another run). Raises `CheckpointNotFound` or `CheckpointDamaged` with
+    the steps there are: a resume never falls back to a fresh start.
     """
     steps = list(layout.named())
     if wanted != "latest":
@@ -50,9 +50,9 @@ def choose(layout: Layout, wanted: int | Literal["latest"], *, quarantine: bool 
 
 
 def set_aside_after(layout: Layout, step: int) -> None:
-    """Put the steps after `step` into quarantine: the run takes another course from there on.
+    """Move the steps after `step` to quarantine: the resumed run will do them again.
 
-    Left in place, they would be newer than what is saved next, for retention and for `latest`.
+    Left in place, they would be newer than the next saves for retention and for `latest`.
     """
     for later in layout.named():
         if later > step:
@@ -60,18 +60,18 @@ def set_aside_after(layout: Layout, step: int) -> None:
 
 
 def refuse_to_overwrite(layout: Layout) -> None:
-    """Raise `RunDirectoryInUse` where a fresh run would write beside earlier checkpoints."""
+    """Raise `RunDirectoryInUse` where a fresh run would write next to earlier checkpoints."""
     if steps := list(layout.named()):
         raise RunDirectoryInUse(
-            f"{layout.root} already holds checkpoints ({listed(steps)}). To go on from one of "
+            f"{layout.root} already holds checkpoints ({listed(steps)}). To resume from one of "
             f"them add `--ckpt.resume-step {steps[-1]}` (or `latest`), without "
-            "`--ckpt.resume-from`; to start afresh choose another `--output-dir` or remove that "
+            "`--ckpt.resume-from`; to start afresh choose another `--output-dir`, or remove that "
             "directory"
         )
 
 
 def listed(steps: list[int]) -> str:
-    """What there is, for a message on what there is not."""
+    """Describe `steps` for a message about a step that is not among them."""
     if not steps:
         return "it holds none"
     return "there are steps " + ", ".join(map(str, steps))

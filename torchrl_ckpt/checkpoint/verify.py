@@ -1,4 +1,5 @@
-"""Does a checkpoint still hold what its manifest promises? Without torch, byte for byte."""
+"""Verification: every file of a checkpoint against size and digest in its manifest, without
+torch."""
 
 from __future__ import annotations
 
@@ -13,9 +14,10 @@ from torchrl_ckpt.plugin_api.errors import CheckpointDamaged
 
 
 def verify(directory: Path, *, advance: Advance = lambda _: None) -> Manifest:
-    """Check every file of a committed checkpoint.
+    """Check every file of a committed checkpoint and return its manifest.
 
-    Raises `CheckpointDamaged`, naming every file that is missing, changed, or not in the manifest.
+    Raises `CheckpointDamaged`, which names every file that is missing, changed or not in the
+    manifest, and what `read_manifest` raises.
     """
     manifest = read_manifest(directory)
     if faults := list(_faults(directory, manifest, advance)):
@@ -24,8 +26,8 @@ def verify(directory: Path, *, advance: Advance = lambda _: None) -> Manifest:
 
 
 def _faults(directory: Path, manifest: Manifest, advance: Advance) -> Iterator[str]:
-    promised = {file.path: file for file in manifest.files}
-    for path, file in promised.items():
+    expected = {file.path: file for file in manifest.files}
+    for path, file in expected.items():
         try:
             size, digest = digest_file(directory / path, advance)
         except OSError as error:
@@ -37,5 +39,5 @@ def _faults(directory: Path, manifest: Manifest, advance: Advance) -> Iterator[s
             yield f"{path} has changed (xxh3-128 {digest} instead of {file.digest})"
     for found in sorted(directory.rglob("*")):
         relative = found.relative_to(directory).as_posix()
-        if not found.is_dir() and relative != MANIFEST and relative not in promised:
+        if not found.is_dir() and relative != MANIFEST and relative not in expected:
             yield f"{relative} is not in the manifest"
