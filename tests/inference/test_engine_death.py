@@ -12,12 +12,12 @@ from pathlib import Path
 import httpx
 
 from tests.support.inference_server import AUTHORIZED, ROOT, Server, wait_until_up
-from torchrl_ckpt.serving_api.listener import bind
+from torchrl_ckpt.serving_api.listener import open_listener
 
 
 def test_the_server_ends_with_its_engine_even_in_a_load_that_never_returns(tmp_path: Path) -> None:
     grave, log = tmp_path / "grave", tmp_path / "server.log"
-    with bind("127.0.0.1", 0) as listener, log.open("wb") as output:
+    with open_listener("127.0.0.1", 0) as listener, log.open("wb") as output:
         descriptor = listener.fileno()
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.serve_mortal", str(descriptor), str(grave)],

@@ -26,7 +26,7 @@ from torchrl_ckpt.inference.server import serve
 from torchrl_ckpt.plugin_api.errors import AddressInUse, RecipeError
 from torchrl_ckpt.plugin_api.models import Model
 from torchrl_ckpt.serving_api.keys import find_key
-from torchrl_ckpt.serving_api.listener import bind
+from torchrl_ckpt.serving_api.listener import open_listener
 
 
 def complete(http: httpx.Client, **request: Any) -> dict[str, Any]:
@@ -238,8 +238,8 @@ def test_the_network_is_served_only_with_a_key_of_ones_own(published: Path) -> N
 
 
 def test_a_port_that_is_taken_names_its_holder() -> None:
-    with bind("127.0.0.1", 0) as first:
+    with open_listener("127.0.0.1", 0) as first:
         first.listen()
         port = first.getsockname()[1]
         with pytest.raises(AddressInUse, match=f"127.0.0.1:{port} is taken by process"):
-            bind("127.0.0.1", port)
+            open_listener("127.0.0.1", port)

@@ -18,7 +18,7 @@ import torch
 from tests.support.inference_server import API_KEY, KEY, ROOT
 from tests.support.tiny_model import logprobs_of, tiny_model
 from torchrl_ckpt.run.weight_store import Canary, Policy, WeightStore
-from torchrl_ckpt.serving_api.listener import bind
+from torchrl_ckpt.serving_api.listener import open_listener
 
 SEQUENCES = [[5, 6, 7, 3, 7, 6, 5, 1], [9, 3, 9, 1, 4, 4, 8, 2]]
 
@@ -78,7 +78,7 @@ def start_server(
     with ExitStack() as resources:
 
         def start() -> Server:
-            listener = resources.enter_context(bind("127.0.0.1", 0))
+            listener = resources.enter_context(open_listener("127.0.0.1", 0))
             lie_file = tmp_path_factory.mktemp("lie") / "lie"
             server = Server(root, listener, lie_file)
             resources.callback(server.kill)

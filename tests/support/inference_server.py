@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from tests.support.tiny_model import tiny_model
-from torchrl_ckpt.serving_api.listener import bind
+from torchrl_ckpt.serving_api.listener import open_listener
 
 ROOT = Path(__file__).parents[2]
 SERVE = "tests.support.serve_tiny"
@@ -59,7 +59,7 @@ def running_server(
 
     `options` are keys of its recipe's `[inference]`; its output goes to `log`.
     """
-    with bind("127.0.0.1", 0) as sock, ExitStack() as files:
+    with open_listener("127.0.0.1", 0) as sock, ExitStack() as files:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", SERVE),

@@ -6,11 +6,9 @@ import os
 import socket
 from pathlib import Path
 
-from torchrl_ckpt import registry
 from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.inference.server import serve
-from torchrl_ckpt.plugin_api.engines import Engine
-from torchrl_ckpt.plugin_api.models import Model
+from torchrl_ckpt.registry.loading import create
 from torchrl_ckpt.run.directory import RunDirectory
 
 # Where the runs of this directory publish their policies; see `output_dir` in the recipe's schema.
@@ -24,12 +22,10 @@ def serve_recipe(config: InferenceConfig, listener: socket.socket, *, in_job: bo
     below the working directory.
     """
     own = RunDirectory(config.output_dir, attempt=0).weights if in_job else Path(_RUNS).resolve()
-    model: Model = registry.create("models", config.model.type, config.model.options)
-    engine: Engine = registry.create("engines", config.engine.type, config.engine.options)
     serve(
         config,
-        model=model,
-        engine=engine,
+        model=create("models", config.model),
+        engine=create("engines", config.engine),
         key=os.environ.get(config.api_key_env) or None,
         allowed_dirs=config.allowed_dirs or [own],
         sockets=[listener],

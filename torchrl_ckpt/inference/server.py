@@ -20,7 +20,7 @@ from torchrl_ckpt.plugin_api.engines import Engine, MortalEngine
 from torchrl_ckpt.plugin_api.errors import RecipeError
 from torchrl_ckpt.plugin_api.models import Model
 from torchrl_ckpt.serving_api.keys import is_loopback, published_key
-from torchrl_ckpt.serving_api.listener import bind
+from torchrl_ckpt.serving_api.listener import open_listener
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def serve(
     """Serve until SIGTERM or SIGINT; requests that are under way are answered first.
 
     `key` is the one from the environment; None makes a random one and leaves it for this user's
-    other processes while the server runs. `sockets` are bound already (by `bind`, or inherited).
+    other processes while the server runs. `sockets` are bound already (by `open_listener`, or inherited).
     Raises `EngineGone` where the engine dies; `AddressInUse`; and `RecipeError` for a server that
     the network reaches without a key of its own, and for a `weight_update` that the engine cannot
     do.
@@ -65,7 +65,7 @@ def serve(
         )
     with contextlib.ExitStack() as resources:
         if sockets is None:
-            sockets = [resources.enter_context(bind(config.host, config.port))]
+            sockets = [resources.enter_context(open_listener(config.host, config.port))]
         host, port = sockets[0].getsockname()[:2]
         resources.enter_context(_stoppable())
         resources.callback(engine.close)

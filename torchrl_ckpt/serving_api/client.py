@@ -25,7 +25,7 @@ from torchrl_ckpt.serving_api.protocol import (
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
-_LONGEST_HEALTH_SECONDS = 30.0
+_HEALTH_TIMEOUT_SECONDS = 30.0
 
 # Each is an open file here and there, and a server works on far fewer at a time.
 _MOST_COMPLETIONS = 256
@@ -66,7 +66,8 @@ class SequenceScores:
 
 
 class InferenceClient:
-    """A server at `base_url`; `timeout` (seconds) bounds every wait for it but that for samples.
+    """A server at `base_url`; `timeout` (seconds) bounds every wait for it but that for samples,
+    and `health_timeout` that for a health check.
 
     Samples have no such bound, since a request waits for those before it: whoever asks watches the
     server's health meanwhile. Whatever is asked may be asked again: the same request to the same
@@ -77,9 +78,17 @@ class InferenceClient:
     that the server cannot serve; `WrongPolicy` where it has no good weights.
     """
 
-    def __init__(self, base_url: str, *, key: str | None, timeout: float) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        key: str | None,
+        timeout: float,
+        health_timeout: float = _HEALTH_TIMEOUT_SECONDS,
+    ) -> None:
         self.base_url = base_url.rstrip("/")
         self.timeout = timeout
+        self._health_timeout = health_timeout
         self._places = asyncio.Semaphore(_MOST_COMPLETIONS)
         self._http = httpx.AsyncClient(
             base_url=self.base_url,
@@ -104,15 +113,17 @@ class InferenceClient:
         await self._http.aclose()
 
     async def check_health(self) -> None:
-        """Return if the server is up. Raises `ServerLost` where it does not answer soon, or says
-        that it is not well, too."""
-        limit = min(self.timeout, _LONGEST_HEALTH_SECONDS)
+        """Return if the server is healthy. Raises `ServerLost` where it reports that it is not, or
+        does not answer within `health_timeout` seconds."""
+        limit = self._health_timeout
         try:
             async with asyncio.timeout(limit):
-                await self._ask(Health, "GET", "/health", "its health")
+                await self._ask(
+                    Health, "GET", "/health", "its health", timeout=httpx.Timeout(None)
+                )
         except TimeoutError as error:
             raise ServerLost(
-                f"{self.base_url} did not say within {limit:.0f} s whether it is well"
+                f"{self.base_url} did not answer a health check within {limit:.0f} s"
             ) from error
         except (DataError, RequestFailed, WrongPolicy) as error:
             raise ServerLost(str(error)) from error

@@ -11,7 +11,7 @@ import psutil
 from torchrl_ckpt.plugin_api.errors import AddressInUse
 
 
-def bind(host: str, port: int) -> socket.socket:
+def open_listener(host: str, port: int) -> socket.socket:
     """A socket at the address, which no one else can have now; port 0 is any free one.
 
     Raises `AddressInUse`, naming who has it where that can be seen.
