@@ -24,10 +24,11 @@ from pathlib import Path
 
 import torch
 
-from tests.faults.harness.rehearsal import one_rank
-from torchrl_ckpt import registry
+from tests.support.toy_training import one_rank
+from torchrl_ckpt.config.section import PluginTable
 from torchrl_ckpt.plugin_api.engines import Engine
 from torchrl_ckpt.plugin_api.models import Model
+from torchrl_ckpt.registry.loading import create
 from torchrl_ckpt.run.weight_store import Policy, WeightStore
 from torchrl_ckpt.trainer.distributed import World
 from torchrl_ckpt.trainer.publisher import Publisher
@@ -62,10 +63,10 @@ class Moved:
 def recipes_model(weights: Path | None) -> Model:
     """The model of the recipes, or what is in `weights`."""
     if weights is not None:
-        return registry.create("models", "transformers", {"name": str(weights)})
+        return create("models", PluginTable(type="transformers", name=str(weights)))
     table = tomllib.loads((_RECIPES / "model.toml").read_text())
     table["tokenizer"] = str(_RECIPES / table["tokenizer"])
-    return registry.create("models", table.pop("type"), table)
+    return create("models", PluginTable(**table))
 
 
 def publish(plugin: Model, dtype: torch.dtype, root: Path, world: World) -> Iterator[Published]:
@@ -149,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for trainer in _TRAINERS:
             published = list(publish(plugin, trainer, Path(root), world))
             for dtype in arguments.dtypes:
-                engine = registry.create("engines", arguments.engine, {"dtype": dtype})
+                engine = create("engines", PluginTable(type=arguments.engine, dtype=dtype))
                 engine.start(plugin, max_length=64, threads=0)
                 answers = asyncio.run(answer(engine, published))
                 engine.close()

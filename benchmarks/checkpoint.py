@@ -35,7 +35,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 
-from benchmarks.contestants import CONTESTANTS
+from benchmarks.save_method import CONTESTANTS
 from torchrl_ckpt.config.trainer import OptimizerConfig, SchedulerConfig
 from torchrl_ckpt.trainer.distributed import World, join_world
 from torchrl_ckpt.trainer.optimizer import build_optimizer, build_scheduler

@@ -18,15 +18,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.faults.harness import strace
-from tests.faults.harness.damage import Thoroughness, files_of, unnoticed_cuts, unnoticed_flips
-from tests.faults.harness.jobs import Ending, Job, draw_strikes, run_through, run_uninterrupted
-from tests.faults.harness.promise import Promise
-from tests.faults.harness.rehearsal import SaveOptions, one_rank
-from tests.faults.harness.saving import Saver
-from tests.faults.harness.scenarios import restart_scenarios, save_scenarios
-from tests.faults.harness.strace import Call
-from tests.faults.harness.trials import Errno, Scenario, Stage
+from tests.support.faults import strace
+from tests.support.faults.damage import Thoroughness, files_of, unnoticed_cuts, unnoticed_flips
+from tests.support.faults.invariants import Promise
+from tests.support.faults.job_trial import Ending, Job, draw_strikes, run_through, run_uninterrupted
+from tests.support.faults.saver import Saver
+from tests.support.faults.scenario import restart_scenarios, save_scenarios
+from tests.support.faults.scenario_trials import Errno, Scenario, Stage
+from tests.support.faults.strace import Call
+from tests.support.toy_training import SaveOptions, one_rank
 from torchrl_ckpt.checkpoint.layout import Layout
 
 _THREADS = (1, 3)

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.checkpoint import memory_of_tree
-from tests.faults.harness.rehearsal import Rehearsal, SaveOptions, one_rank
+from tests.support.toy_training import Rehearsal, SaveOptions, one_rank
 from torchrl_ckpt.checkpoint.layout import MANIFEST, Layout
 from torchrl_ckpt.checkpoint.manifest import write_manifest
 from torchrl_ckpt.checkpoint.resume import choose

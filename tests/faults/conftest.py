@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.harness import strace
-from tests.faults.harness.promise import Promise
-from tests.faults.harness.rehearsal import one_rank
-from tests.faults.harness.saving import Saver
+from tests.support.faults import strace
+from tests.support.faults.invariants import Promise
+from tests.support.faults.saver import Saver
+from tests.support.toy_training import one_rank
 
 
 @pytest.fixture(scope="package")

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.harness.damage import (
+from tests.support.faults.damage import (
     Thoroughness,
     files_of,
     is_named,
     unnoticed_cuts,
     unnoticed_flips,
 )
-from tests.faults.harness.rehearsal import SaveOptions
-from tests.faults.harness.saving import Saver
+from tests.support.faults.saver import Saver
+from tests.support.toy_training import SaveOptions
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.verify import verify
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.harness.durability import not_durable
-from tests.faults.harness.promise import Promise
-from tests.faults.harness.saving import Saver
-from tests.faults.harness.scenarios import save_scenarios
-from tests.faults.harness.strace import REMOVES, Call
-from tests.faults.harness.trials import Stage
+from tests.support.faults.durability import not_durable
+from tests.support.faults.invariants import Promise
+from tests.support.faults.saver import Saver
+from tests.support.faults.scenario import save_scenarios
+from tests.support.faults.scenario_trials import Stage
+from tests.support.faults.strace import REMOVES, Call
 
 pytestmark = pytest.mark.usefixtures("needs_strace")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.harness.jobs import Job, draw_strikes, run_through, run_uninterrupted
+from tests.support.faults.job_trial import Job, draw_strikes, run_through, run_uninterrupted
 
 pytestmark = pytest.mark.slow
 

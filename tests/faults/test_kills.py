@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.harness.promise import Promise
-from tests.faults.harness.saving import Saver
-from tests.faults.harness.scenarios import restart_scenarios, save_scenarios
-from tests.faults.harness.strace import sample
-from tests.faults.harness.trials import Scenario, Stage
+from tests.support.faults.invariants import Promise
+from tests.support.faults.saver import Saver
+from tests.support.faults.scenario import restart_scenarios, save_scenarios
+from tests.support.faults.scenario_trials import Scenario, Stage
+from tests.support.faults.strace import sample
 
 pytestmark = pytest.mark.usefixtures("needs_strace")
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from tests.faults.harness.jobs import MAX_STEPS, Job
+from tests.support.faults.job_trial import MAX_STEPS, Job
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.verify import verify
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from tests.faults.harness.strace import MAKES, OPENS, RENAMES, RESIZES, SYNCS, WRITES, Call
+from tests.support.faults.strace import MAKES, OPENS, RENAMES, RESIZES, SYNCS, WRITES, Call
 
 
 def not_durable(calls: Iterable[Call]) -> set[str]:

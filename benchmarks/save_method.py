@@ -16,11 +16,12 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
 from torch.distributed.tensor import DTensor
 
-from torchrl_ckpt import registry
 from torchrl_ckpt.checkpoint.layout import TENSORS, Layout
 from torchrl_ckpt.checkpoint.verify import verify
 from torchrl_ckpt.config.ckpt import CheckpointConfig
 from torchrl_ckpt.config.section import PluginTable
+from torchrl_ckpt.registry.loading import create
+from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.progress import ProgressLog
 from torchrl_ckpt.trainer.checkpointer import COMPONENT, Checkpointer
 from torchrl_ckpt.trainer.distributed import World
@@ -218,15 +219,23 @@ class Ours:
         self._state = state
         self._layout = Layout(directory)
         self._world = world
-        self._backend = registry.create("checkpoint_backends", backend, {"threads": threads})
+        self._backend = create("checkpoint_backends", PluginTable(type=backend, threads=threads))
         self._checkpoints = Checkpointer(
-            CheckpointConfig(backend=PluginTable(type=backend), on_failure="stop"),
-            self._layout,
+            Attempt(
+                output_dir=directory.parent,
+                number=0,
+                max_steps=1,
+                resume_step=None,
+                ckpt=CheckpointConfig(
+                    directory=directory.name,
+                    backend=PluginTable(type=backend),
+                    on_failure="stop",
+                ),
+            ),
             self._backend,
             world,
             parts=(COMPONENT,),
-            about={"recipe": {}},
-            metrics=directory.parent / "metrics.jsonl",
+            metadata={},
             progress=ProgressLog(directory.parent / "progress.jsonl", COMPONENT),
             seed=0,
         )

@@ -1,11 +1,11 @@
 """A fork server: does what a job does with its checkpoints, in a new process each time.
 
-    python -m tests.faults.saver
+    python -m tests.support.faults.fork_server
 
 Starting torch takes seconds, so it is done once, here. Each line of standard input is a task as
 JSON. The answer is the ids of a child that has prepared everything and waits, and of the processes
 that work for it, or null where that failed; on the next line it goes on, and the second answer
-tells how it ended. Between the two a fault can be put in its way. `harness.saving` is the client.
+tells how it ended. Between the two a fault can be put in its way. `saver.py` is the client.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from unittest.mock import patch
 import psutil
 import torch
 
-from tests.faults.harness.forked import fork_companions
-from tests.faults.harness.rehearsal import Rehearsal, SaveOptions, one_rank, started_again
-from torchrl_ckpt import registry
+from tests.support.faults.forked_worker import fork_companions
+from tests.support.toy_training import Rehearsal, SaveOptions, one_rank, started_again
 from torchrl_ckpt.plugin_api.errors import UserError, WorkerProcessDied
+from torchrl_ckpt.registry.loading import load_plugin
 from torchrl_ckpt.run import logs
 
 
@@ -64,7 +64,7 @@ _PR_SET_PTRACER_ANY = 2**64 - 1
 def main() -> None:
     # The imports that torch puts off until they are needed.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    registry.load("checkpoint_backends", "async_dcp")
+    load_plugin("checkpoint_backends", "async_dcp")
     for line in sys.stdin:
         _serve(json.loads(line))
 

@@ -1,4 +1,4 @@
-"""The client of `tests.faults.saver`: processes that save, with or without a fault in their way."""
+"""The client of `tests.support.faults.fork_server`: processes that save, with or without a fault in their way."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tests.faults.harness import strace
+from tests.support.faults import strace
 
 if TYPE_CHECKING:
-    from tests.faults.harness.rehearsal import SaveOptions
+    from tests.support.toy_training import SaveOptions
 
 _ROOT = Path(__file__).parents[3]
 
@@ -32,7 +32,7 @@ class Saver:
 
     def __init__(self) -> None:
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.saver"],
+            [sys.executable, "-m", "tests.support.faults.fork_server"],
             cwd=_ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

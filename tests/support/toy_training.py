@@ -19,14 +19,18 @@ import torch
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from torchrl_ckpt import registry
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.config.ckpt import CheckpointConfig
+from torchrl_ckpt.config.orchestrator import OrchestratorConfig
+from torchrl_ckpt.config.rl_recipe import RlRecipe
 from torchrl_ckpt.config.section import PluginTable
-from torchrl_ckpt.config.trainer import OptimizerConfig, SchedulerConfig
-from torchrl_ckpt.launcher.start import Attempt, begin
+from torchrl_ckpt.config.settings import to_json
+from torchrl_ckpt.config.trainer import OptimizerConfig, RlTrainerConfig, SchedulerConfig
+from torchrl_ckpt.launcher.start import begin_attempt
 from torchrl_ckpt.orchestrator.state import OrchestratorState
 from torchrl_ckpt.plugin_api.plugin import Json
+from torchrl_ckpt.registry.loading import create
+from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.directory import RunDirectory
 from torchrl_ckpt.run.progress import ProgressLog
 from torchrl_ckpt.run.rollout_store import Rollout, RolloutBatch, RolloutStore
@@ -39,12 +43,6 @@ from torchrl_ckpt.trainer.state import Progress, TrainingState, rng_state
 
 SEED = 11
 MAX_STEPS = 100
-RECIPE: Json = {
-    "seed": SEED,
-    "ckpt": {"backend": {"type": "dcp"}},
-    "max_steps": MAX_STEPS,
-    "scheduler": {"name": "linear", "decay_steps": MAX_STEPS},
-}
 ASYNC_LEVEL = 1
 PARTS = (COMPONENT, "orchestrator")
 
@@ -95,8 +93,18 @@ def started_again(run: Path, options: SaveOptions) -> Iterator[Attempt]:
     """What the runner does before a run's processes start: from the latest checkpoint, if any."""
     latest = "latest" if Layout(run / "checkpoints").steps() else None
     ckpt = options.checkpointing().model_copy(update={"resume_step": latest})
-    with begin(run, ckpt, MAX_STEPS, RECIPE) as attempt:
-        yield attempt
+    with begin_attempt("rl", _recipe(run, ckpt)) as start:
+        yield start.attempt
+
+
+def _recipe(run: Path, ckpt: CheckpointConfig) -> RlRecipe:
+    """The recipe of this job, as far as saving and resuming look at it."""
+    shared = {"output_dir": run, "max_steps": MAX_STEPS, "seed": SEED, "model": {"type": "none"}}
+    scheduler = SchedulerConfig(name="linear", decay_steps=MAX_STEPS)
+    return RlRecipe(
+        trainer=RlTrainerConfig(**shared, ckpt=ckpt, scheduler=scheduler),
+        orchestrator=OrchestratorConfig(**shared, ckpt=ckpt, environment={"type": "none"}),
+    )
 
 
 class Rehearsal:
@@ -145,17 +153,20 @@ class Rehearsal:
 
     def checkpoints(self, options: SaveOptions) -> Checkpointer:
         config = options.checkpointing()
-        backend = registry.create(
-            "checkpoint_backends", config.backend.type, config.backend.options
+        attempt = Attempt(
+            output_dir=self.run.root,
+            number=self.run.attempt,
+            max_steps=MAX_STEPS,
+            resume_step=options.resume_step,
+            ckpt=config,
         )
+        backend = create("checkpoint_backends", config.backend)
         return Checkpointer(
-            config,
-            self.layout,
+            attempt,
             backend,
             self._world,
             parts=PARTS,
-            about={"recipe": RECIPE},
-            metrics=self.run.metrics,
+            metadata={"command": "rl", "recipe": to_json(_recipe(self.run.root, config))},
             progress=ProgressLog(self.run.progress, COMPONENT),
             seed=SEED,
         )

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tests.faults.harness.damage import flip_bit
-from tests.faults.harness.promise import Promise
-from tests.faults.harness.rehearsal import SaveOptions
-from tests.faults.harness.saving import Outcome, Saver
-from tests.faults.harness.strace import RENAMES, Call, Fault, calls_below
+from tests.support.faults.damage import flip_bit
+from tests.support.faults.invariants import Promise
+from tests.support.faults.saver import Outcome, Saver
+from tests.support.faults.strace import RENAMES, Call, Fault, calls_below
+from tests.support.toy_training import SaveOptions
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.run import json_lines
 from torchrl_ckpt.run.directory import RunDirectory

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tests.faults.harness.rehearsal import SaveOptions
-from tests.faults.harness.trials import Scenario
+from tests.support.faults.scenario_trials import Scenario
+from tests.support.toy_training import SaveOptions
 
 
 def save_scenarios(backend: str, options: Mapping[str, Any] | None = None) -> list[Scenario]:

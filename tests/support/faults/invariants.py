@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from tests.faults.harness.rehearsal import Rehearsal, SaveOptions, Snapshot, started_again
+from tests.support.toy_training import Rehearsal, SaveOptions, Snapshot, started_again
 from torchrl_ckpt.checkpoint.layout import MANIFEST, Layout
 from torchrl_ckpt.checkpoint.verify import verify
 from torchrl_ckpt.plugin_api.errors import UserError
@@ -77,15 +77,15 @@ class Promise:
         with started_again(run, options) as attempt:
             steps = layout.steps()
             yield from (f"step {step} is lost" for step in must if step not in steps)
-            if attempt.resumed_from != max(steps, default=0):
-                yield f"of the steps {steps} the restart took {attempt.resumed_from}"
+            if (attempt.resume_step or 0) != max(steps, default=0):
+                yield f"of the steps {steps} the restart took {attempt.resume_step}"
             for step in steps:
                 yield from self._load(run, step, options)
             if left := layout.leftovers():
                 yield f"the restart left {left[0].name} behind"
             job = Rehearsal(run, self._world)
-            if attempt.resumed_from:
-                job.restore(attempt.resumed_from, options)
+            if attempt.resume_step:
+                job.restore(attempt.resume_step, options)
             job.train_to(job.step + 1)
             # Whatever wrote the others; `dcp` needs no process that would have to start.
             checkpoints = job.checkpoints(replace(options, backend="dcp", backend_options={}))
