@@ -13,8 +13,7 @@ Only safetensors are read and no code of a model repository is run.
 from __future__ import annotations
 
 import copy
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from torchrl_ckpt.plugin_api.errors import ModelError
 from torchrl_ckpt.plugin_api.plugin import PathOrName
+from torchrl_ckpt.plugin_api.similar_names import did_you_mean, similar_name
 from torchrl_ckpt_transformers.pretrained import explained, load_causal_lm, unusable
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def _check_architecture(name: str) -> None:
     if name not in KNOWN:
         raise ModelError(
             f"model.architecture = {name!r}: transformers has no such causal language model"
-            + _did_you_mean(name, KNOWN)
+            + did_you_mean(similar_name(name, KNOWN))
         )
 
 
@@ -219,10 +219,5 @@ def _check_names(options: Mapping[str, Any], defaults: PreTrainedConfig) -> None
     for name in options.keys() - known:
         raise ModelError(
             f"model.config.{name}: {defaults.model_type} has no such hyper-parameter"
-            + _did_you_mean(name, known)
+            + did_you_mean(similar_name(name, known))
         )
-
-
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean `{near[0]}`?" if near else ""

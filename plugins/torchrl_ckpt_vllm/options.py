@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Collection
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from torchrl_ckpt.plugin_api.errors import RecipeError
+from torchrl_ckpt.plugin_api.similar_names import did_you_mean, similar_name
 
 _DECIDED = {
     "model": "`inference.model` says which model",
@@ -73,8 +73,7 @@ def engine_arguments(
     """
     for name in config.model_extra or {}:
         if name not in known:
-            near = difflib.get_close_matches(name, known - _DECIDED.keys(), n=1)
-            hint = f"; did you mean `{near[0]}`?" if near else ""
+            hint = did_you_mean(similar_name(name, known - _DECIDED.keys()))
             raise RecipeError(f"inference.engine.{name}: vLLM has no such option{hint}")
     given = config.model_dump()
     if given["dtype"] == "auto":

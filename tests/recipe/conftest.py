@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.recipe.recipe_files import Recipes
+from tests.support.recipe_files import Recipes
 
 
 @pytest.fixture

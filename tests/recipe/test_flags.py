@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.recipe.recipe_files import Recipes
-from tests.recipe.toy_schemas import Machine, Values
+from tests.support.recipe_files import Recipes
+from tests.support.toy_schemas import Machine, Values
 
 ALIKE = [
     ("--limits.max-height 4", "--limits.max_height=4"),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.recipe.recipe_files import Recipes
-from tests.recipe.toy_schemas import Machine, Values
-from torchrl_ckpt.recipe import compose
+from tests.support.recipe_files import Recipes
+from tests.support.toy_schemas import Machine, Values
+from torchrl_ckpt.recipe.compose import compose
 
 
 def test_a_later_layer_beats_an_earlier_one(recipes: Recipes) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.recipe.recipe_files import Recipes
-from tests.recipe.toy_schemas import Machine, Values
+from tests.support.recipe_files import Recipes
+from tests.support.toy_schemas import Machine, Values
 
 
 def test_a_section_is_off_until_something_switches_it_on(recipes: Recipes) -> None:

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tests.recipe.recipe_files import Recipes
-from tests.recipe.toy_schemas import Machine, Values
+from tests.support.recipe_files import Recipes
+from tests.support.toy_schemas import Machine, Values
 from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.config.rl_recipe import RlRecipe
 from torchrl_ckpt.config.settings import named_plugins, to_json

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.recipe.toy_schemas import Machine
+from tests.support.toy_schemas import Machine
 from torchrl_ckpt.config.describe import flag
 from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.config.option_spec import all_keys
@@ -12,7 +12,7 @@ from torchrl_ckpt.config.orchestrator import OrchestratorConfig
 from torchrl_ckpt.config.rl_recipe import RlRecipe
 from torchrl_ckpt.config.sft_recipe import SftRecipe
 from torchrl_ckpt.config.trainer import RlTrainerConfig
-from torchrl_ckpt.recipe import help_text
+from torchrl_ckpt.recipe.help import help_text
 
 SCHEMAS = [SftRecipe, RlRecipe, RlTrainerConfig, OrchestratorConfig, InferenceConfig]
 

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from tests.recipe.recipe_files import Recipes
-from tests.recipe.toy_schemas import Machine, Values
+from tests.support.recipe_files import Recipes
+from tests.support.toy_schemas import Machine, Values
 from torchrl_ckpt.config.rl_recipe import RlRecipe
 from torchrl_ckpt.config.settings import from_json, to_json
 from torchrl_ckpt.config.sft_recipe import SftRecipe

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.site_packages import SitePackages
 from torchrl_ckpt.registry.discovery import FoundPlugin, discover
 
 GOOD = """
@@ -19,7 +20,7 @@ def found(name: str) -> list[FoundPlugin]:
     return [plugin for plugin in discover().plugins if plugin.name == name]
 
 
-def test_first_party_plugins_come_by_the_same_door() -> None:
+def test_first_party_plugins_are_found_like_any_other() -> None:
     offered = {(plugin.kind, plugin.name, plugin.distribution) for plugin in discover().plugins}
 
     assert offered >= {
@@ -32,17 +33,17 @@ def test_first_party_plugins_come_by_the_same_door() -> None:
     }
 
 
-def test_a_plugin_is_told_with_its_distribution_and_version(install) -> None:
-    metadata = install("Acme_Losses", GOOD, version="2.3")
+def test_a_plugin_is_found_with_its_distribution_and_version(site: SitePackages) -> None:
+    metadata = site.install("Acme_Losses", GOOD, version="2.3")
 
     assert found("acme") == [
         FoundPlugin("losses", "acme", "acme_losses:Acme", "acme-losses", "2.3", metadata)
     ]
 
 
-def test_two_distributions_with_one_name_are_both_found(install) -> None:
-    install("acme_losses", GOOD)
-    install("other_losses", GOOD)
+def test_two_distributions_with_one_name_are_both_found(site: SitePackages) -> None:
+    site.install("acme_losses", GOOD)
+    site.install("other_losses", GOOD)
 
     first, second = found("acme")
 
@@ -50,40 +51,42 @@ def test_two_distributions_with_one_name_are_both_found(install) -> None:
     assert discover().rivals(first) == (second,)
 
 
-def test_groups_that_are_not_ours_are_left_alone(install) -> None:
-    install("acme_losses", "[console_scripts]\nacme = a:b\n[torchrl_ckpt.gadgets]\nacme = a:b\n")
+def test_entry_points_of_other_groups_are_ignored(site: SitePackages) -> None:
+    site.install(
+        "acme_losses", "[console_scripts]\nacme = a:b\n[torchrl_ckpt.gadgets]\nacme = a:b\n"
+    )
 
     assert found("acme") == []
 
 
-def test_one_distribution_seen_twice_counts_once(install) -> None:
-    installed = install("acme_losses", GOOD)
-    install("acme_losses", GOOD, egg_info=True)
+def test_one_distribution_seen_twice_counts_once(site: SitePackages) -> None:
+    installed = site.install("acme_losses", GOOD)
+    site.install("acme_losses", GOOD, egg_info=True)
 
     assert [plugin.metadata for plugin in found("acme")] == [installed]
     assert discover().stale == ()
 
 
 def test_a_stale_egg_info_ahead_on_the_path_hides_nothing(
-    install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: SitePackages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    installed = install("acme_losses", GOOD, version="2.0")
+    installed = site.install("acme_losses", GOOD, version="2.0")
     source = tmp_path / "source"
     old = "[torchrl_ckpt.losses]\nacme = acme_old:Acme\nacme_gone = acme_old:Gone\n"
-    leftover = install("acme_losses", old, version="1.0", folder=source, egg_info=True)
+    leftover = site.install("acme_losses", old, version="1.0", folder=source, egg_info=True)
     monkeypatch.syspath_prepend(source)
 
     (plugin,) = found("acme")
-    remarks = [str(entry) for entry in discover().stale if entry.plugin.name.startswith("acme")]
+    warnings = [str(entry) for entry in discover().stale if entry.plugin.name.startswith("acme")]
 
     assert (plugin.entry_point, plugin.metadata) == ("acme_losses:Acme", installed)
     assert found("acme_gone") == []
-    assert len(remarks) == 2
-    assert all(str(leftover) in remark and str(installed) in remark for remark in remarks)
+    assert len(warnings) == 2
+    assert all(str(leftover) in warning and str(installed) in warning for warning in warnings)
 
 
-def test_an_egg_info_alone_is_a_plugin_with_its_version(install) -> None:
-    install("acme_losses", GOOD, version="0.9", egg_info=True)
+def test_an_egg_info_alone_is_a_plugin_with_its_version(site: SitePackages) -> None:
+    site.install("acme_losses", GOOD, version="0.9", egg_info=True)
 
     assert [plugin.version for plugin in found("acme")] == ["0.9"]
 
@@ -98,27 +101,35 @@ def test_an_egg_info_alone_is_a_plugin_with_its_version(install) -> None:
     ],
     ids=["duplicate key", "no section", "no value", "not UTF-8"],
 )
-def test_a_malformed_file_of_a_stranger_hides_nothing_and_is_named(
-    install, malformed: bytes, caplog: pytest.LogCaptureFixture
+def test_a_malformed_file_of_another_package_hides_no_plugin_and_is_reported(
+    site: SitePackages, malformed: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="torchrl_ckpt.registry")
-    bad_file = install("aaa_stranger", malformed) / "entry_points.txt"
-    install("acme_losses", GOOD)
+    bad_file = site.install("aaa_stranger", malformed) / "entry_points.txt"
+    site.install("acme_losses", GOOD)
 
     assert [plugin.distribution for plugin in found("acme")] == ["acme-losses"]
     assert bad_file in [entry.file for entry in discover().unreadable]
     assert str(bad_file) in caplog.text
 
 
-def test_a_plugin_survives_its_own_duplicate_key_elsewhere(install) -> None:
-    install("acme_losses", "[console_scripts]\na = b:c\na = d:e\n[torchrl_ckpt.losses]\nacme = a:A")
+def test_a_plugin_survives_its_own_duplicate_key_elsewhere(site: SitePackages) -> None:
+    site.install(
+        "acme_losses", "[console_scripts]\na = b:c\na = d:e\n[torchrl_ckpt.losses]\nacme = a:A"
+    )
 
     assert [plugin.entry_point for plugin in found("acme")] == ["a:A"]
 
 
-def test_a_percent_sign_is_just_a_character(install) -> None:
-    install("aaa_stranger", "[console_scripts]\nrate = 100%:c\n[torchrl_ckpt.losses]\nb = %(x)s:y")
-    install("acme_losses", GOOD)
+def test_a_percent_sign_is_just_a_character(site: SitePackages) -> None:
+    site.install(
+        "aaa_stranger", "[console_scripts]\nrate = 100%:c\n[torchrl_ckpt.losses]\nb = %(x)s:y"
+    )
+    site.install("acme_losses", GOOD)
 
     assert len(found("acme")) == 1
     assert [plugin.entry_point for plugin in found("b")] == ["%(x)s:y"]
+
+
+def test_the_environment_is_searched_once_a_process() -> None:
+    assert discover() is discover()

@@ -1,11 +1,16 @@
-"""A recipe's table becomes the plugin's `Config`, and what does not fit is told."""
+"""A recipe's table becomes the plugin's `Config`, and what does not fit is reported."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from tests.support.site_packages import GOOD_LOSS, SitePackages
+from torchrl_ckpt.config.describe import default_text, describe
+from torchrl_ckpt.config.section import PluginTable
 from torchrl_ckpt.plugin_api.errors import DataError, PluginBroken, RecipeError
-from torchrl_ckpt.registry import Option, config_class, create, load
+from torchrl_ckpt.registry.loading import config_class, create, load_plugin
 
 IMPORTS = """
 import pydantic.dataclasses
@@ -60,63 +65,82 @@ class Acme:
 """
 
 
-@pytest.fixture(params=CONFIGS)
-def acme(install, request: pytest.FixtureRequest) -> None:
-    """A loss `acme` with one of the kinds of `Config` that there are."""
-    install(
-        "acme_losses",
-        "[torchrl_ckpt.losses]\nacme = acme_losses:Acme\n",
-        modules={"acme_losses": IMPORTS + CONFIGS[request.param] + LOSS},
-    )
+@pytest.fixture(name="_acme", params=CONFIGS)
+def install_acme(site: SitePackages, request: pytest.FixtureRequest) -> None:
+    """The loss `acme`, with a `Config` of each of the kinds that there are."""
+    site.install_loss(IMPORTS + CONFIGS[request.param] + LOSS, entry_point="Acme")
 
 
-@pytest.mark.usefixtures("acme")
+def create_acme(**options: Any) -> Any:
+    return create("losses", PluginTable(type="acme", **options))
+
+
+@pytest.mark.usefixtures("_acme")
 def test_a_table_becomes_the_config() -> None:
-    loss = create("losses", "acme", {"rate": 1, "name": "x"})
+    config_type = config_class("losses", "acme")
+    assert config_type is not None
 
-    assert isinstance(loss.config, config_class("losses", "acme"))
-    assert (loss.config.rate, loss.config.name) == (1.0, "x")
+    config = create_acme(rate=1, name="x").config
+
+    assert isinstance(config, config_type)
+    assert (config.rate, config.name) == (1.0, "x")
 
 
-@pytest.mark.usefixtures("acme")
-def test_all_that_is_wrong_with_a_table_is_told_at_once() -> None:
+@pytest.mark.usefixtures("_acme")
+def test_everything_that_is_wrong_with_a_table_is_reported_at_once() -> None:
     with pytest.raises(RecipeError) as raised:
-        create("losses", "acme", {"rate": -1, "nmae": "x"})
+        create_acme(rate=-1, nmae="x")
 
-    message = str(raised.value)
-    assert "The losses plugin `acme` does not take these options" in message
-    assert "nmae: there is no such option; did you mean `name`?" in message
-    assert "rate: Input should be greater than or equal to 0" in message
-
-
-@pytest.mark.usefixtures("acme")
-def test_the_options_are_told_with_types_defaults_and_meaning() -> None:
-    assert load("losses", "acme").options == (
-        Option("rate", "float (ge=0)", None, "How much."),
-        Option("name", "str | None", "None", "Of what."),
+    assert str(raised.value) == (
+        "The losses plugin `acme` does not take these options: "
+        "unknown option `nmae`; did you mean `name`?; "
+        "`rate` is -1; expected a number, at least 0"
     )
 
 
-@pytest.mark.usefixtures("acme")
-def test_a_mistake_of_the_user_passes_through_the_constructor() -> None:
+@pytest.mark.usefixtures("_acme")
+def test_an_option_that_is_missing_is_reported_with_what_it_takes() -> None:
+    with pytest.raises(RecipeError, match=r"`rate` is missing \(a number, at least 0\)"):
+        create_acme()
+
+
+@pytest.mark.usefixtures("_acme")
+def test_an_unknown_option_that_is_like_none_is_answered_with_all() -> None:
+    with pytest.raises(RecipeError, match="unknown option `zzz`; it has rate and name"):
+        create_acme(rate=1, zzz=1)
+
+
+@pytest.mark.usefixtures("_acme")
+def test_options_are_described_with_type_default_and_meaning() -> None:
+    options = load_plugin("losses", "acme").options
+
+    assert {
+        name: (describe(spec), default_text(spec), spec.documentation)
+        for name, spec in options.items()
+    } == {
+        "rate": ("a number, at least 0", "required", "How much."),
+        "name": ("text or off", "unset", "Of what."),
+    }
+
+
+@pytest.mark.usefixtures("_acme")
+def test_a_users_mistake_passes_through_the_constructor() -> None:
     with pytest.raises(DataError, match="mend the data"):
-        create("losses", "acme", {"rate": 1, "name": "user"})
+        create_acme(rate=1, name="user")
 
 
-@pytest.mark.usefixtures("acme")
-def test_a_mistake_of_the_constructor_is_a_broken_plugin() -> None:
+@pytest.mark.usefixtures("_acme")
+def test_any_other_error_of_the_constructor_is_a_broken_plugin() -> None:
     with pytest.raises(PluginBroken, match="KeyError: 'a bug'") as raised:
-        create("losses", "acme", {"rate": 1, "name": "bug"})
+        create_acme(rate=1, name="bug")
     assert isinstance(raised.value.__cause__, KeyError)
 
 
-def test_a_plugin_without_config_takes_no_options(install, good_loss: str) -> None:
-    install(
-        "acme_losses",
-        "[torchrl_ckpt.losses]\nacme = acme_losses:GoodLoss\n",
-        modules={"acme_losses": good_loss},
-    )
+def test_a_plugin_without_config_takes_no_options(site: SitePackages) -> None:
+    site.install_loss(GOOD_LOSS)
 
-    assert type(create("losses", "acme-losses:acme", {})).__name__ == "GoodLoss"
+    loss = create("losses", PluginTable(type="acme-losses:acme"))
+
+    assert type(loss).__name__ == "GoodLoss"
     with pytest.raises(RecipeError, match="takes no options, but was given rate"):
-        create("losses", "acme", {"rate": 1})
+        create_acme(rate=1)

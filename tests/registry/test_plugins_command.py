@@ -1,4 +1,4 @@
-"""`torchrl-ckpt plugins` explains what is installed, and no plugin can break it."""
+"""`torchrl-ckpt plugins` explains what is installed, whatever is broken."""
 
 from __future__ import annotations
 
@@ -6,92 +6,104 @@ import json
 
 import pytest
 
+from tests.support.site_packages import GOOD_LOSS, SitePackages
+
 ACME = "[torchrl_ckpt.losses]\nacme = acme_losses:GoodLoss\n"
 
 
-@pytest.fixture
-def good_and_broken(install, good_loss: str) -> None:
-    install("acme_losses", ACME, modules={"acme_losses": good_loss})
-    install(
+@pytest.fixture(name="_good_and_broken")
+def install_good_and_broken(site: SitePackages) -> None:
+    site.install_loss(GOOD_LOSS)
+    site.install(
         "broken_losses",
         "[torchrl_ckpt.losses]\nbroken = broken_losses:X\n",
         modules={"broken_losses": "raise RuntimeError('imported')"},
     )
 
 
-def test_listing_imports_neither_torch_nor_a_plugin(run_python) -> None:
-    done = run_python(
-        source="""
-        import argparse, sys
-        from torchrl_ckpt.cli import plugins
+def test_list_imports_neither_torch_nor_a_plugin(site: SitePackages) -> None:
+    finished = site.run_python(
+        """
+        import sys
+        from torchrl_ckpt.cli.main import main
 
-        parser = argparse.ArgumentParser()
-        plugins.add_parser(parser.add_subparsers())
-        plugins.main(parser.parse_args(["plugins", "list", "--json"]))
+        main(["plugins", "list", "--json"])
         packages = {name.partition(".")[0] for name in sys.modules}
         unwanted = {"torch", "transformers"} | {n for n in packages if "torchrl_ckpt_" in n}
         # The editable install of this project has a finder of its own.
-        loaded = {n for n in packages & unwanted if not n.startswith("__editable__")}
-        print(sorted(loaded), file=sys.stderr)
+        imported = {n for n in packages & unwanted if not n.startswith("__editable__")}
+        print(sorted(imported), file=sys.stderr)
         """
     )
 
-    assert done.stderr == "[]\n"
-    assert json.loads(done.stdout)["plugins"]
+    assert finished.stderr == "[]\n"
+    assert json.loads(finished.stdout)["plugins"]
 
 
-@pytest.mark.usefixtures("good_and_broken")
+@pytest.mark.usefixtures("_good_and_broken")
 @pytest.mark.parametrize("arguments", [["--help"], ["list"], ["show", "acme"]])
-def test_a_broken_plugin_breaks_nothing_that_is_not_about_it(
-    run_python, arguments: list[str]
+def test_a_broken_plugin_disturbs_no_command_about_others(
+    site: SitePackages, arguments: list[str]
 ) -> None:
-    done = run_python("plugins", *arguments)
+    finished = site.run_command("plugins", *arguments)
 
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-@pytest.mark.usefixtures("good_and_broken")
-def test_a_line_of_the_list_holds_all_that_is_known(run_python) -> None:
-    lines = [line.split() for line in run_python("plugins", "list").stdout.splitlines()]
-
-    assert ["losses", "broken", "broken-losses", "1.0", "broken_losses:X"] in lines
+    assert (finished.returncode, finished.stderr) == (0, "")
 
 
-def test_a_kind_can_be_listed_alone(run_python) -> None:
-    listing = json.loads(run_python("plugins", "list", "--json", "--kind", "engines").stdout)
+@pytest.mark.usefixtures("_good_and_broken")
+def test_a_row_of_the_list_has_kind_name_distribution_version_and_entry_point(
+    site: SitePackages,
+) -> None:
+    rows = [line.split() for line in site.run_command("plugins", "list").stdout.splitlines()]
 
-    assert {plugin["kind"] for plugin in listing["plugins"]} == {"engines"}
+    assert ["losses", "broken", "broken-losses", "1.0", "broken_losses:X"] in rows
 
 
-def test_conflicts_and_malformed_files_are_marked(install, run_python) -> None:
-    install("acme_losses", ACME)
-    install("other_losses", ACME)
-    bad_file = install("stranger", b"\xff") / "entry_points.txt"
+def test_a_kind_can_be_listed_alone(site: SitePackages) -> None:
+    finished = site.run_command("plugins", "list", "--json", "--kind", "engines")
 
-    text = run_python("plugins", "list").stdout
-    listing = json.loads(run_python("plugins", "list", "--json").stdout)
+    assert {plugin["kind"] for plugin in json.loads(finished.stdout)["plugins"]} == {"engines"}
+
+
+def test_conflicts_and_malformed_files_are_marked(site: SitePackages) -> None:
+    site.install("acme_losses", ACME)
+    site.install("other_losses", ACME)
+    twice = "[console_scripts]\na = b:c\na = d:e\n"
+    bad_file = site.install("stranger", twice) / "entry_points.txt"
+
+    text = site.run_command("plugins", "list").stdout
+    document = json.loads(site.run_command("plugins", "list", "--json").stdout)
 
     assert text.count("acme (conflict)") == 2
     assert 'type = "other-losses:acme"' in text
     assert f"{bad_file} is malformed" in text
-    conflicts = {plugin["distribution"]: plugin["conflicts_with"] for plugin in listing["plugins"]}
+    conflicts = {plugin["distribution"]: plugin["conflicts_with"] for plugin in document["plugins"]}
     assert conflicts["acme-losses"] == ["other-losses:acme"]
     assert conflicts["torchrl-ckpt"] == []
-    assert [entry["file"] for entry in listing["unreadable"]] == [str(bad_file)]
+    assert [entry["file"] for entry in document["unreadable"]] == [str(bad_file)]
 
 
-def test_show_describes_a_plugin_and_its_options(run_python) -> None:
-    text = run_python("plugins", "show", "losses", "grpo").stdout
+def test_show_describes_a_plugin_and_its_options_in_plain_words(site: SitePackages) -> None:
+    text = site.run_command("plugins", "show", "environments", "reverse_text").stdout
 
-    assert "grpo (losses), torchrl-ckpt" in text
-    assert "clip_low" in text
-    assert "How far below 1" in text
+    assert "reverse_text (environments), torchrl-ckpt" in text
+    rows = [" ".join(line.split()) for line in text.splitlines()]
+    assert any(row.startswith("text a path required") for row in rows)
+    assert any(row.startswith("min_letters a whole number, at least 1 2") for row in rows)
 
 
-@pytest.mark.usefixtures("good_and_broken")
-def test_check_tells_good_from_broken_by_its_exit_code(run_python) -> None:
-    good = run_python("plugins", "check", "acme")
-    broken = run_python("plugins", "check", "broken-losses:broken")
+@pytest.mark.usefixtures("_good_and_broken")
+def test_show_of_a_broken_plugin_says_why_and_exits_with_2(site: SitePackages) -> None:
+    finished = site.run_command("plugins", "show", "broken")
+
+    assert finished.returncode == 2
+    assert "RuntimeError: imported" in finished.stdout
+
+
+@pytest.mark.usefixtures("_good_and_broken")
+def test_check_tells_good_from_broken_by_its_exit_code(site: SitePackages) -> None:
+    good = site.run_command("plugins", "check", "acme")
+    broken = site.run_command("plugins", "check", "broken-losses:broken")
 
     assert good.returncode == 0
     assert "1 good, 0 broken" in good.stdout
@@ -99,11 +111,11 @@ def test_check_tells_good_from_broken_by_its_exit_code(run_python) -> None:
     assert "RuntimeError: imported" in broken.stdout
 
 
-@pytest.mark.usefixtures("good_and_broken")
-def test_check_goes_through_all_of_them(run_python) -> None:
-    done = run_python("plugins", "check")
+@pytest.mark.usefixtures("_good_and_broken")
+def test_check_imports_all_of_them(site: SitePackages) -> None:
+    finished = site.run_command("plugins", "check")
 
-    assert done.returncode == 1
-    assert "losses acme: acme-losses 1.0" in done.stdout
-    assert "The losses plugin `broken` cannot be used" in done.stdout
-    assert "losses grpo: torchrl-ckpt" in done.stdout
+    assert finished.returncode == 1
+    assert "losses acme: acme-losses 1.0" in finished.stdout
+    assert "The losses plugin `broken` cannot be used" in finished.stdout
+    assert "losses grpo: torchrl-ckpt" in finished.stdout

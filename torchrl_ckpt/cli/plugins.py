@@ -1,4 +1,4 @@
-"""`torchrl-ckpt plugins`: what is installed, what one of them offers, and whether they work."""
+"""`torchrl-ckpt plugins`: list, describe and check the installed plugins."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import inspect
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,85 +14,79 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from torchrl_ckpt import registry
+from torchrl_ckpt.config.describe import default_text, describe, dotted
+from torchrl_ckpt.config.option_spec import all_keys
 from torchrl_ckpt.plugin_api.errors import PluginBroken
 from torchrl_ckpt.plugin_api.plugin import KINDS
-from torchrl_ckpt.registry import FoundPlugin, Installed, LoadedPlugin
+from torchrl_ckpt.registry.discovery import FoundPlugin, Installed, discover
+from torchrl_ckpt.registry.loading import LoadedPlugin, load_found
+from torchrl_ckpt.registry.lookup import find_plugins
 
-Subparsers = Any  # argparse's own class for them is private
 
+def add_parser(commands: Any) -> None:
+    """Add `plugins` and its commands to the subparsers `commands`.
 
-def add_parser(subparsers: Subparsers) -> None:
-    """Add `plugins` and its three commands."""
-    parser = subparsers.add_parser(
+    Each sets `execute` in the parsed arguments: a function that takes them, carries out the command
+    and returns the exit code.
+    """
+    parser = commands.add_parser(
         "plugins",
         help="list, describe and check the installed plugins",
         description="Plugins are found by the entry points of installed distributions. A recipe "
-        'names one as `type = "name"`, or `type = "distribution:name"` where two distributions '
+        'names one as `type = "name"`, or as `type = "distribution:name"` where two distributions '
         "offer the same name.",
     )
-    commands = parser.add_subparsers(dest="plugins_command", metavar="COMMAND", required=True)
+    plugin_commands = parser.add_subparsers(
+        dest="plugins_command", required=True, metavar="COMMAND"
+    )
 
-    listing = commands.add_parser(
+    listing = plugin_commands.add_parser(
         "list",
-        help="what is installed; imports no plugin",
-        description="Show every plugin that a recipe can name, and what is odd about the rest: "
-        "conflicts, stale copies, malformed metadata. Imports no plugin.",
+        help="list the installed plugins; imports none",
+        description="List every plugin that a recipe can name, and report conflicts, stale copies "
+        "and malformed metadata. Imports no plugin.",
     )
     listing.add_argument("--kind", choices=KINDS, help="only plugins of this kind")
     listing.add_argument("--json", action="store_true", help="print JSON")
+    listing.set_defaults(execute=_list)
 
-    show = commands.add_parser(
+    show = plugin_commands.add_parser(
         "show",
-        help="what a plugin says about itself, and its options",
-        description="Import a plugin and show its description and its options with their types, "
-        "defaults and meaning.",
+        help="describe a plugin and its options",
+        description="Import a plugin, and show its description and its options with their types, "
+        "defaults and meaning. Exits with 2 if the plugin cannot be used.",
     )
     show.add_argument(
         "kind", nargs="?", choices=KINDS, metavar="KIND", help=f"one of {', '.join(KINDS)}"
     )
     show.add_argument("name", metavar="NAME", help="`name` or `distribution:name`")
+    show.set_defaults(execute=_show)
 
-    check = commands.add_parser(
+    check = plugin_commands.add_parser(
         "check",
         help="import plugins and compare them with their contracts",
-        description="Import all plugins, or those called NAME, and say which keep their "
-        "contracts. Exits with 1 if one does not.",
+        description="Import all plugins, or those called NAME, and say which of them keep their "
+        "contracts. Exits with 1 if any does not.",
     )
     check.add_argument(
-        "name", nargs="?", metavar="NAME", help="`name` or `distribution:name`; unset: all"
+        "name", nargs="?", metavar="NAME", help="`name` or `distribution:name`; default: all"
     )
+    check.set_defaults(execute=_check)
 
 
-def main(args: argparse.Namespace) -> int:
-    """Do what the parsed `args` say and return the exit code.
-
-    Raises `PluginNotFound` for a name that none has.
-    """
-    # Where there is no terminal, a line of the table stays a line, for grep's sake.
-    width = None if sys.stdout.isatty() else 160
-    console = Console(highlight=False, soft_wrap=True, width=width)
-    if args.plugins_command == "list":
-        return _list(console, args.kind, as_json=args.json)
-    if args.plugins_command == "show":
-        return _show(console, registry.find_all(args.name, args.kind))
-    return _check(
-        console, registry.find_all(args.name) if args.name else registry.discover().plugins
-    )
-
-
-def _list(console: Console, kind: str | None, *, as_json: bool) -> int:
-    installed = registry.discover()
-    plugins = [plugin for plugin in installed.plugins if kind in (None, plugin.kind)]
-    stale = [entry for entry in installed.stale if kind in (None, entry.plugin.kind)]
-    if as_json:
-        listing = {
+def _list(args: argparse.Namespace) -> int:
+    installed = discover()
+    plugins = [plugin for plugin in installed.plugins if args.kind in (None, plugin.kind)]
+    stale = [entry for entry in installed.stale if args.kind in (None, entry.plugin.kind)]
+    if args.json:
+        document = {
             "plugins": [_as_json(plugin, installed) for plugin in plugins],
             "stale": [asdict(entry) for entry in stale],
             "unreadable": [asdict(entry) for entry in installed.unreadable],
         }
-        print(json.dumps(listing, indent=1, default=str))
+        print(json.dumps(document, indent=1, default=str))
         return 0
+    console = _console()
     table = _table("kind", "name", "distribution", "version", "entry point")
     conflicts = [plugin for plugin in plugins if installed.rivals(plugin)]
     for plugin in plugins:
@@ -102,9 +96,37 @@ def _list(console: Console, kind: str | None, *, as_json: bool) -> int:
     console.print(table)
     for plugin in conflicts:
         console.print(_how_to_choose(plugin), markup=False)
-    for remark in (*stale, *installed.unreadable):
-        console.print(str(remark), markup=False)
+    for warning in (*stale, *installed.unreadable):
+        console.print(str(warning), markup=False)
     return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    console = _console()
+    exit_code = 0
+    for found in find_plugins(args.name, args.kind):
+        try:
+            _describe(console, load_found(found))
+        except PluginBroken as error:
+            console.print(str(error), markup=False)
+            exit_code = error.exit_code
+    return exit_code
+
+
+def _check(args: argparse.Namespace) -> int:
+    console = _console()
+    plugins: Sequence[FoundPlugin] = find_plugins(args.name) if args.name else discover().plugins
+    num_broken = 0
+    for found in plugins:
+        try:
+            load_found(found)
+        except PluginBroken as error:
+            num_broken += 1
+            console.print(f"[red]broken[/]  {escape(str(error))}")
+        else:
+            console.print(f"[green]good[/]    {found.kind} {escape(f'{found.name}: {found}')}")
+    console.print(f"{len(plugins) - num_broken} good, {num_broken} broken")
+    return 1 if num_broken else 0
 
 
 def _as_json(plugin: FoundPlugin, installed: Installed) -> dict[str, Any]:
@@ -119,47 +141,28 @@ def _how_to_choose(plugin: FoundPlugin) -> str:
     )
 
 
-def _show(console: Console, plugins: Iterable[FoundPlugin]) -> int:
-    exit_code = 0
-    for found in plugins:
-        try:
-            _describe(console, registry.load_found(found))
-        except PluginBroken as error:
-            console.print(str(error), markup=False)
-            exit_code = error.exit_code
-    return exit_code
-
-
 def _describe(console: Console, plugin: LoadedPlugin) -> None:
     found = plugin.found
     console.print(f"[bold]{escape(found.name)}[/] ({found.kind}), {escape(str(found))}")
-    console.print(inspect.getdoc(plugin.cls) or "It does not describe itself.", markup=False)
-    if not plugin.options:
+    console.print(inspect.getdoc(plugin.cls) or "It has no description.", markup=False)
+    if not plugin.config or not plugin.options:
         console.print("It takes no options.")
         return
-    table = _table("option", "type", "default", "meaning")
-    for option in plugin.options:
-        default = "required" if option.default is None else option.default
-        table.add_row(*map(escape, (option.name, option.type, default, option.description)))
+    table = _table("option", "takes", "default", "meaning")
+    for key, spec in all_keys(plugin.config):
+        row = (dotted(key), describe(spec), default_text(spec), spec.documentation)
+        table.add_row(*map(escape, row))
     console.print(table)
 
 
-def _check(console: Console, plugins: Sequence[FoundPlugin]) -> int:
-    broken = 0
-    for found in plugins:
-        try:
-            registry.load_found(found)
-        except PluginBroken as error:
-            broken += 1
-            console.print(f"[red]broken[/]  {escape(str(error))}")
-        else:
-            console.print(f"[green]good[/]    {found.kind} {escape(f'{found.name}: {found}')}")
-    console.print(f"{len(plugins) - broken} good, {broken} broken")
-    return 1 if broken else 0
+def _console() -> Console:
+    # Without a terminal, as in a pipe to grep, a row of a table is printed as one line.
+    width = None if sys.stdout.isatty() else 160
+    return Console(highlight=False, soft_wrap=True, width=width)
 
 
 def _table(*columns: str) -> Table:
-    """A table that folds what is too long for the terminal, and never cuts it off."""
+    """A table that folds cells too long for the terminal instead of cutting them off."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column == columns[0])

@@ -1,4 +1,4 @@
-"""A validated recipe as plain data and back, and the settings in it, one by one."""
+"""A validated recipe as plain data and back, and its settings one by one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ S = TypeVar("S", bound=Section)
 
 
 def to_json(recipe: Section) -> dict[str, Json]:
-    """The whole recipe for `resolved.json`."""
+    """The whole recipe as JSON, for `resolved.json`."""
     return recipe.model_dump(mode="json")
 
 
 def from_json(schema: type[S], data: Mapping[str, Json]) -> S:
-    """What `to_json` was given. Needs no plugin; raises `RecipeError` if `data` does not fit."""
+    """The recipe that `to_json` was given, read without any plugin.
+
+    Raises `RecipeError` if `data` does not fit the schema.
+    """
     try:
         return schema.model_validate(data)
     except ValidationError as error:
@@ -32,19 +35,19 @@ def from_json(schema: type[S], data: Mapping[str, Json]) -> S:
 
 
 def settings(recipe: Section, above: Key = ()) -> Iterator[tuple[Key, OptionSpec, Any]]:
-    """Key, shape and value of everything in the recipe but the sections that are on."""
-    for name, shape in fields(type(recipe)).items():
+    """Key, spec and value of every option; of a section that is off, its own key with None."""
+    for name, spec in fields(type(recipe)).items():
         value = getattr(recipe, name)
         if isinstance(value, Section):
             yield from settings(value, (*above, name))
         else:
-            yield (*above, name), shape, value
+            yield (*above, name), spec, value
 
 
 def named_plugins(recipe: Section) -> list[tuple[Kind, str, str]]:
     """Kind, name and dotted key of each plugin that the recipe names."""
     return [
-        (shape.kind, value.type, dotted(key))
-        for key, shape, value in settings(recipe)
-        if shape.kind and isinstance(value, PluginTable)
+        (spec.kind, value.type, dotted(key))
+        for key, spec, value in settings(recipe)
+        if spec.kind and isinstance(value, PluginTable)
     ]

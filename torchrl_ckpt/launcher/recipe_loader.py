@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchrl_ckpt import registry
 from torchrl_ckpt.config.rl_recipe import RlRecipe
 from torchrl_ckpt.config.section import Section
 from torchrl_ckpt.config.settings import named_plugins
 from torchrl_ckpt.plugin_api.errors import RecipeError
-from torchrl_ckpt.recipe import compose, root_files, show_config, validate
+from torchrl_ckpt.recipe.compose import compose, root_files
+from torchrl_ckpt.recipe.show_config import show_config
+from torchrl_ckpt.recipe.validate import validate
+from torchrl_ckpt.registry.loading import config_class, load_plugin
 from torchrl_ckpt.run.resolved import SCHEMAS
 
 _AGREED = ("max_steps", "output_dir", "ckpt", "attempt")
@@ -35,9 +37,9 @@ def load_recipe(command: str, argv: Sequence[str], *, files: Sequence[Path] = ()
     named_after = [*files, *root_files(argv, schema), Path(command)]
     defaults = default_values(named_after[0].stem)
     composition = compose(argv, schema, files=files, defaults=defaults)
-    recipe = validate(composition, schema, registry.config_class)
+    recipe = validate(composition, schema, config_class)
     for kind, plugin, _ in named_plugins(recipe):
-        registry.load(kind, plugin)
+        load_plugin(kind, plugin)
     if isinstance(recipe, RlRecipe):
         _check_agreement(recipe)
     return LoadedRecipe(recipe, show_config(composition, recipe))

@@ -1,25 +1,25 @@
-"""What is wrong with a recipe: all of it in one error, each part with its place."""
+"""What is wrong with a recipe: all of it in one error, each issue with its place."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import takewhile
-from typing import Any
 
 from pydantic import ValidationError
 
 from torchrl_ckpt.config.describe import describe, dotted, flag, toml
+from torchrl_ckpt.config.mismatch import mismatches
 from torchrl_ckpt.config.option_spec import Key, OptionSpec
 from torchrl_ckpt.plugin_api.errors import RecipeError
+from torchrl_ckpt.plugin_api.similar_names import did_you_mean, similar_name
 from torchrl_ckpt.recipe.compose import Composition
 from torchrl_ckpt.recipe.tree import Leaf, Origin
 
 
 @dataclass(frozen=True)
 class ConfigIssue:
-    """Something wrong at a key. `origin` is None for what is wrong by not being there."""
+    """Something wrong at a key. `origin` is None for a key that is missing."""
 
     key: Key
     text: str
@@ -29,119 +29,89 @@ class ConfigIssue:
         return f"{self.origin}: {self.text}" if self.origin and self.origin.is_given else self.text
 
 
-def unknown_key(key: Key, origin: Origin, valid: Collection[Key], *, why: str = "") -> ConfigIssue:
-    """`key` is none of the `valid` ones; `why` says more than that, where there is more to say."""
-    guess = nearest(key, valid)
-    hint = f"; did you mean `{_as_at(origin, guess)}`?" if guess else ""
-    return ConfigIssue(key, f"unknown key `{dotted(key)}`{why}{hint}", origin)
+def recipe_error(issues: Iterable[ConfigIssue]) -> RecipeError:
+    """One error for all `issues`.
 
-
-def recipe_error(problems: Iterable[ConfigIssue]) -> RecipeError:
-    """One error for all `problems`.
-
-    What was written once is told once, even if as a shared key it is wrong in every section.
+    A shared key that is wrong in every section is reported once, for the place that gives it.
     """
     distinct: dict[object, ConfigIssue] = {}
-    for problem in problems:
-        place = problem.key if problem.origin is None else (id(problem.origin), problem.key[-1:])
-        distinct.setdefault(place, problem)
-    texts = [str(problem) for problem in distinct.values()]
+    for issue in issues:
+        place = issue.key if issue.origin is None else (id(issue.origin), issue.key[-1:])
+        distinct.setdefault(place, issue)
+    texts = [str(issue) for issue in distinct.values()]
     if len(texts) == 1:
         return RecipeError(texts[0])
     lines = "".join(f"\n  {text}" for text in texts)
     return RecipeError(f"{len(texts)} things are wrong with the recipe:{lines}")
 
 
-def _as_at(origin: Origin, key: Key) -> str:
-    """The key as it would be written at `origin`."""
+def unknown_key(key: Key, origin: Origin, valid: Collection[Key], *, why: str = "") -> ConfigIssue:
+    """The issue that `key` is none of the `valid` ones; `why` is added to the message."""
+    guess = nearest_key(key, valid)
+    hint = did_you_mean(None if guess is None else _spelled_as_at(origin, guess))
+    return ConfigIssue(key, f"unknown key `{dotted(key)}`{why}{hint}", origin)
+
+
+def unfit_values(
+    error: ValidationError, table: OptionSpec, composition: Composition, above: Key = ()
+) -> list[ConfigIssue]:
+    """One issue for each key that `error` is about.
+
+    `table` is the spec of the table at `above`, which was validated.
+    """
+    issues = []
+    for mismatch in mismatches(error, table):
+        key = (*above, *mismatch.key)
+        if mismatch.is_missing:
+            text = _missing(key, mismatch.spec, None if above else table)
+            issues.append(ConfigIssue(key, text))
+        else:
+            node = composition.node(key)
+            given = toml(node.value) if isinstance(node, Leaf) else "a table"
+            text = mismatch.text(key, given)
+            issues.append(ConfigIssue(key, text, node.origin if node else None))
+    return issues
+
+
+def nearest_key(key: Key, valid: Collection[Key]) -> Key | None:
+    """One of the `valid` keys: the same name elsewhere, a similar one here, or one elsewhere."""
+    name, above = key[-1], key[:-1]
+    names = {other[-1] for other in valid}
+    if name in names:
+        return _closest(key, name, valid)
+    siblings = {other[-1] for other in valid if other[:-1] == above}
+    if sibling := similar_name(name, siblings):
+        return (*above, sibling)
+    if similar := similar_name(name, names):
+        return _closest(key, similar, valid)
+    return None
+
+
+def _missing(key: Key, spec: OptionSpec, root: OptionSpec | None) -> str:
+    """Say how to give a missing key: a shared one at the root."""
+    is_shared = root is not None and len(key) == 2 and key[0] in root.sections_sharing(key[1])
+    written = key[-1:] if is_shared else key
+    return (
+        f"`{dotted(key)}` is missing: write `{dotted(written)} = ...` in a recipe"
+        f" or give `{flag(written)} ...` ({describe(spec)})"
+    )
+
+
+def _spelled_as_at(origin: Origin, key: Key) -> str:
+    """The key as it would be written at `origin`: as a flag, a `--no-` flag or in TOML."""
     if origin.place.startswith("--no-"):
         return flag(key).replace("--", "--no-", 1)
     return flag(key) if origin.place.startswith("--") else dotted(key)
 
 
-_SAID_BY_DESCRIPTION = (
-    *("greater_than", "greater_than_equal", "less_than", "less_than_equal"),
-    *("literal_error", "int_from_float"),
-)
-
-
-def complaints(
-    error: ValidationError, shape: OptionSpec, composition: Composition, above: Key = ()
-) -> list[ConfigIssue]:
-    """One problem for each key that `error` is about.
-
-    `shape` is that of the table at `above`, which was validated.
-    """
-    problems: dict[Key, ConfigIssue] = {}
-    for detail in error.errors():
-        below = _key_of(detail["loc"], shape)
-        if (*above, *below) not in problems:
-            problems[(*above, *below)] = _problem(detail, shape, composition, above, below)
-    return list(problems.values())
-
-
-def _key_of(location: Sequence[int | str], shape: OptionSpec) -> Key:
-    """The part of pydantic's location that is a key; after it come indices and arms of unions."""
-    key: Key = ()
-    for part in location:
-        if not isinstance(part, str) or shape.find((*key, part)) is None:
-            break
-        key = (*key, part)
-    return key
-
-
-def _problem(
-    detail: Any, table: OptionSpec, composition: Composition, above: Key, below: Key
-) -> ConfigIssue:
-    key, kind = (*above, *below), detail["type"]
-    shape, node = table.find(below), composition.node((*above, *below))
-    origin = node.origin if node else None
-    inside = ".".join(map(str, detail["loc"][len(below) :]))
-    assert shape
-    if kind == "missing" and not inside:
-        return ConfigIssue(key, _missing(key, shape, table if not above else None))
-    if kind in ("value_error", "assertion_error"):
-        reason = str(detail["ctx"]["error"])
-        return ConfigIssue(key, f"`{dotted(key)}`: {reason}" if key else reason, origin)
-    given = toml(node.value) if isinstance(node, Leaf) else "a table"
-    text = f"`{dotted(key)}` is {given}; expected {describe(shape)}"
-    if not (kind in _SAID_BY_DESCRIPTION or kind.endswith(("_type", "_parsing"))):
-        text += f" (at {inside}: {detail['msg']})" if inside else f" ({detail['msg']})"
-    return ConfigIssue(key, text, origin)
-
-
-def _missing(key: Key, shape: OptionSpec, root: OptionSpec | None) -> str:
-    """How to give a key that is missing, for a shared one at the root."""
-    missing = key
-    if root and len(key) == 2 and key[0] in root.sections_sharing(key[1]):
-        key = key[-1:]
-    return (
-        f"`{dotted(missing)}` is missing: write `{dotted(key)} = ...` in a recipe"
-        f" or give `{flag(key)} ...` ({describe(shape)})"
-    )
-
-
-def nearest(key: Key, valid: Collection[Key]) -> Key | None:
-    """One of the `valid` keys: the same name elsewhere, a similar one here, or one elsewhere."""
-    name, above = key[-1], key[:-1]
-    siblings = {other[-1] for other in valid if other[:-1] == above}
-    names = {other[-1] for other in valid}
-    if name in names:
-        return _closest(key, name, valid)
-    if match := get_close_matches(name, siblings, n=1):
-        return (*above, match[0])
-    if match := get_close_matches(name, names, n=1):
-        return _closest(key, match[0], valid)
-    return None
-
-
 def _closest(key: Key, name: str, valid: Collection[Key]) -> Key:
-    """Of the keys that end in `name` the one that shares most of its way with `key`."""
+    """Of the keys that end in `name` the one that has most sections in common with `key`."""
     return min(
         (other for other in valid if other[-1] == name),
-        key=lambda other: (-_common_parts(key, other), len(other), other),
+        key=lambda other: (-_num_common_parts(key, other), len(other), other),
     )
 
 
-def _common_parts(one: Key, other: Key) -> int:
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+def _num_common_parts(left: Key, right: Key) -> int:
+    pairs = zip(left, right, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -18,7 +18,12 @@ from torchrl_ckpt.config.section import Section
 from torchrl_ckpt.plugin_api.errors import UserError
 from torchrl_ckpt.plugin_api.plugin import Kind, MaybePath
 from torchrl_ckpt.recipe.compose import Composition
-from torchrl_ckpt.recipe.config_issues import ConfigIssue, complaints, recipe_error, unknown_key
+from torchrl_ckpt.recipe.config_issues import (
+    ConfigIssue,
+    recipe_error,
+    unfit_values,
+    unknown_key,
+)
 from torchrl_ckpt.recipe.flags import fitting
 from torchrl_ckpt.recipe.normalize import node_of
 from torchrl_ckpt.recipe.tree import Leaf, Node, Table
@@ -42,7 +47,7 @@ def validate(composition: Composition, schema: type[S], plugin_config: PluginCon
     try:
         recipe = schema.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        raise recipe_error([*validator.problems, *complaints(error, root, composition)]) from None
+        raise recipe_error([*validator.problems, *unfit_values(error, root, composition)]) from None
     if validator.problems:
         raise recipe_error(validator.problems)
     return recipe
@@ -121,7 +126,7 @@ class _Validator:
         try:
             resolved = adapter.validate_json(json.dumps(options), strict=True)
         except ValidationError as error:
-            self.problems += complaints(error, OptionSpec(config), self._composition, key)
+            self.problems += unfit_values(error, OptionSpec(config), self._composition, key)
             return {"type": name}
         return {"type": name, **adapter.dump_python(resolved, mode="json", by_alias=True)}
 

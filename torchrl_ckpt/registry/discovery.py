@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -112,8 +113,12 @@ class _Copy:
     plugins: tuple[FoundPlugin, ...]
 
 
+@cache
 def discover() -> Installed:
-    """Every plugin that can be named in this environment, and what is odd about the rest."""
+    """Find every plugin that a recipe can name in this environment, and what is odd about others.
+
+    Done once a process: whoever changes what is installed calls `discover.cache_clear()`.
+    """
     copies: list[_Copy] = []
     unreadable: list[UnreadableMetadata] = []
     for folder in dict.fromkeys(sys.path):

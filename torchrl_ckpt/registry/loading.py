@@ -1,13 +1,20 @@
-"""Imports the plugin that was asked for, and it alone, checks it, and makes an instance of it."""
+"""Imports the plugin that was asked for, and no other, checks it, and makes an instance of it."""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Generic, Literal, Protocol, get_origin, get_type_hints, overload
 
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from torchrl_ckpt.config.describe import describe, dotted, listed, toml
+from torchrl_ckpt.config.mismatch import Mismatch, mismatches
+from torchrl_ckpt.config.option_spec import OptionSpec, fields, is_open
+from torchrl_ckpt.config.section import PluginTable
 from torchrl_ckpt.plugin_api.checkpoint_backends import CheckpointBackend
 from torchrl_ckpt.plugin_api.engines import Engine
 from torchrl_ckpt.plugin_api.environments import Environment
@@ -15,9 +22,9 @@ from torchrl_ckpt.plugin_api.errors import PluginBroken, RecipeError, UserError
 from torchrl_ckpt.plugin_api.losses import Loss
 from torchrl_ckpt.plugin_api.models import Model
 from torchrl_ckpt.plugin_api.plugin import PLUGIN_API, Kind
+from torchrl_ckpt.plugin_api.similar_names import did_you_mean, similar_name
 from torchrl_ckpt.registry.discovery import FoundPlugin
-from torchrl_ckpt.registry.lookup import find
-from torchrl_ckpt.registry.options import Option, build_config, is_config, options_of
+from torchrl_ckpt.registry.lookup import find_plugin
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,72 +36,125 @@ class LoadedPlugin:
     found: FoundPlugin
     cls: Any
     config: type | None
-    """Its `Config`."""
-    options: tuple[Option, ...]
-    """What its `Config` declares."""
+    """Its `Config`; None if it takes no options."""
+
+    @property
+    def options(self) -> Mapping[str, OptionSpec]:
+        """The options that its `Config` declares, in their order."""
+        return {} if self.config is None else fields(self.config)
 
 
-def load(kind: Kind, name: str) -> LoadedPlugin:
-    """The plugin that `type = "name"` or `type = "distribution:name"` means.
+def load_plugin(kind: Kind, name: str) -> LoadedPlugin:
+    """Load the plugin that `type = "name"` or `type = "distribution:name"` means.
 
     Raises `PluginNotFound`, `PluginConflict` and `PluginBroken`.
     """
-    return load_found(find(kind, name))
+    return load_found(find_plugin(kind, name))
 
 
 def load_found(found: FoundPlugin) -> LoadedPlugin:
     """Import and check one plugin. Raises `PluginBroken`."""
     try:
         cls = found.import_object()
-    except (Exception, SystemExit) as error:  # it may do anything while it is imported
+    except (Exception, SystemExit) as error:  # importing it may do anything
         raise _broken(found, error, _import_remedy(found, error)) from error
-    if problems := violations(found.kind, cls):
-        raise _broken(found, "; ".join(problems), _update(found))
+    if broken_promises := violations(found.kind, cls):
+        raise _broken(found, "; ".join(broken_promises), _update(found))
     config = getattr(cls, "Config", None)
-    if config is None:
-        return LoadedPlugin(found, cls, None, ())
-    if not is_config(config):
-        problem = "its `Config` is neither a dataclass nor a pydantic model"
-        raise _broken(found, problem, _update(found))
+    if config is not None and not _is_config(config):
+        cause = "its `Config` is neither a dataclass nor a pydantic model"
+        raise _broken(found, cause, _update(found))
+    plugin = LoadedPlugin(found, cls, config)
     try:
-        options = options_of(config)
+        _ = plugin.options
     except Exception as error:  # pydantic has no common base for what it raises here
-        problem = f"its `Config` cannot be read: {type(error).__name__}: {error}"
-        raise _broken(found, problem, _update(found)) from error
-    return LoadedPlugin(found, cls, config, options)
+        cause = f"its `Config` cannot be read: {type(error).__name__}: {error}"
+        raise _broken(found, cause, _update(found)) from error
+    return plugin
 
 
 def config_class(kind: Kind, name: str) -> type | None:
-    """The `Config` of a plugin, or None where it has no options. Raises as `load` does."""
-    return load(kind, name).config
+    """Return a plugin's `Config`, or None if it takes no options. Raises as `load_plugin` does."""
+    return load_plugin(kind, name).config
 
 
-def create(kind: Kind, table_type: str, options: Mapping[str, Any]) -> Any:
-    """An instance of the plugin that a recipe's table names, made with the table's other keys.
+@overload
+def create(kind: Literal["models"], table: PluginTable) -> Model: ...
+@overload
+def create(kind: Literal["losses"], table: PluginTable) -> Loss: ...
+@overload
+def create(kind: Literal["checkpoint_backends"], table: PluginTable) -> CheckpointBackend: ...
+@overload
+def create(kind: Literal["environments"], table: PluginTable) -> Environment: ...
+@overload
+def create(kind: Literal["engines"], table: PluginTable) -> Engine: ...
+def create(kind: Kind, table: PluginTable) -> Any:
+    """Make an instance of the plugin that `table` names, with the table's options.
 
-    Raises as `load` does, `RecipeError` where the options are not what its `Config` declares, any
+    Raises as `load_plugin` does, `RecipeError` for options that do not fit its `Config`, any
     `UserError` that its constructor raises, and `PluginBroken` for every other error of it.
     """
-    plugin = load(kind, table_type)
+    plugin = load_plugin(kind, table.type)
+    arguments = _constructor_arguments(plugin, table.options)
     try:
-        return plugin.cls(*_arguments(plugin, options))
+        return plugin.cls(*arguments)
     except UserError:
         raise
     except Exception as error:
         raise _broken(plugin.found, error, _update(plugin.found)) from error
 
 
-def _arguments(plugin: LoadedPlugin, table: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What to call the class with: its `Config` as `table` fills it, or nothing if it has none."""
+def _is_config(candidate: Any) -> bool:
+    return inspect.isclass(candidate) and (
+        dataclasses.is_dataclass(candidate) or issubclass(candidate, BaseModel)
+    )
+
+
+def _constructor_arguments(plugin: LoadedPlugin, options: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What to call the class with: its `Config`, or nothing if it has none."""
     owner = f"The {plugin.found.kind} plugin `{plugin.found.name}`"
-    if plugin.config is not None:
-        try:
-            return (build_config(plugin.config, plugin.options, table),)
-        except RecipeError as error:
-            raise RecipeError(f"{owner} does not take these options: {error}") from error
-    if table:
-        raise RecipeError(f"{owner} takes no options, but was given {', '.join(table)}.")
-    return ()
+    if plugin.config is None:
+        if options:
+            raise RecipeError(f"{owner} takes no options, but was given {', '.join(options)}.")
+        return ()
+    try:
+        return (_build_config(plugin.config, options),)
+    except RecipeError as error:
+        raise RecipeError(f"{owner} does not take these options: {error}") from error
+
+
+def _build_config(config: type, options: Mapping[str, Any]) -> Any:
+    """An instance of `config`. Raises `RecipeError` with everything that is wrong with `options`.
+
+    Unknown keys are errors unless `config` asks for them: by default, dataclasses and pydantic
+    models ignore them.
+    """
+    spec = OptionSpec(config)
+    unknown = [] if is_open(config) else [name for name in options if name not in fields(config)]
+    issues = [_unknown_option(name, list(fields(config))) for name in unknown]
+    known = {name: value for name, value in options.items() if name not in unknown}
+    instance: Any = None
+    try:
+        instance = TypeAdapter(config).validate_python(known)
+    except ValidationError as error:
+        issues += [_unfit_option(mismatch, known) for mismatch in mismatches(error, spec)]
+    if issues:
+        raise RecipeError("; ".join(issues))
+    return instance
+
+
+def _unknown_option(name: str, known: list[str]) -> str:
+    hint = did_you_mean(similar_name(name, known))
+    return f"unknown option `{name}`" + (hint or f"; it has {listed(known, 'and') or 'none'}")
+
+
+def _unfit_option(mismatch: Mismatch, options: Mapping[str, Any]) -> str:
+    if mismatch.is_missing:
+        return f"`{dotted(mismatch.key)}` is missing ({describe(mismatch.spec)})"
+    value: Any = options
+    for name in mismatch.key:
+        value = value[name]
+    return mismatch.text(mismatch.key, toml(value))
 
 
 def _broken(found: FoundPlugin, cause: str | BaseException, remedy: str) -> PluginBroken:
@@ -122,8 +182,8 @@ def _import_remedy(found: FoundPlugin, error: BaseException) -> str:
         return _update(found)
     if missing.partition(".")[0] == package:
         return (
-            "What is installed is not what it announces: pip install --force-reinstall "
-            f"{found.distribution}"
+            "The installed files do not hold what the distribution announces: pip install "
+            f"--force-reinstall {found.distribution}"
         )
     return f"It needs `{missing}`, which is not installed in this environment: install that."
 
@@ -145,7 +205,11 @@ _CONTRACTS: dict[Kind, Any] = {
 
 
 def violations(kind: Kind, candidate: Any) -> list[str]:
-    """What keeps `candidate` from being a plugin of `kind`: nothing, if it is one."""
+    """Return what keeps `candidate` from being a plugin of `kind`: nothing, if it is one.
+
+    Only what a class can show is checked: attributes that the contract declares as `ClassVar`, and
+    methods.
+    """
     if not inspect.isclass(candidate):
         return [f"it is {candidate!r}, not a class"]
     api = getattr(candidate, "plugin_api", None)
@@ -158,14 +222,15 @@ def violations(kind: Kind, candidate: Any) -> list[str]:
 
 
 def _missing_attributes(contract: type, candidate: type) -> Iterator[str]:
-    for base in _protocols(contract):
-        for name in inspect.get_annotations(base):
-            if not hasattr(candidate, name):
-                yield f"it has no attribute `{name}`"
+    for name, hint in get_type_hints(contract).items():  # with those of the contract's bases
+        if get_origin(hint) is ClassVar and not hasattr(candidate, name):
+            yield f"it has no attribute `{name}`"
 
 
 def _missing_methods(contract: type, candidate: type) -> Iterator[str]:
-    for base in _protocols(contract):
+    for base in contract.__mro__:
+        if base in (object, Generic, Protocol):
+            continue
         for name, member in vars(base).items():
             if not inspect.isfunction(member) or (name.startswith("_") and name != "__call__"):
                 continue
@@ -176,8 +241,3 @@ def _missing_methods(contract: type, candidate: type) -> Iterator[str]:
                 yield f"it has no method `{name}`"
             elif not callable(getattr(candidate, name)):
                 yield f"its `{name}` cannot be called"
-
-
-def _protocols(contract: type) -> list[type]:
-    """The contract and those it extends, without what `typing` puts below them."""
-    return [base for base in contract.__mro__ if base.__module__ == contract.__module__]

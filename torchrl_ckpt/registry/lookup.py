@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 
 from torchrl_ckpt.plugin_api.errors import PluginConflict, PluginNotFound
 from torchrl_ckpt.plugin_api.plugin import Kind
+from torchrl_ckpt.plugin_api.similar_names import did_you_mean, similar_name
 from torchrl_ckpt.registry.discovery import FoundPlugin, Installed, discover, normalized
 
 
-def find(kind: Kind, name: str) -> FoundPlugin:
-    """The plugin that `type = "name"` or `type = "distribution:name"` means.
+def find_plugin(kind: Kind, name: str) -> FoundPlugin:
+    """Return the plugin that `type = "name"` or `type = "distribution:name"` means.
 
     Raises `PluginNotFound` and `PluginConflict`.
     """
-    candidates = find_all(name, kind)
+    candidates = find_plugins(name, kind)
     if len(candidates) > 1:
-        raise PluginConflict(_explain_conflict(kind, name, candidates))
+        raise PluginConflict(_conflict(kind, name, candidates))
     return candidates[0]
 
 
-def find_all(name: str, kind: Kind | None = None) -> list[FoundPlugin]:
-    """Every plugin that answers to `name`, of one kind or of any. Raises `PluginNotFound`."""
+def find_plugins(name: str, kind: Kind | None = None) -> list[FoundPlugin]:
+    """Return every plugin called `name`, of one kind or of any. Raises `PluginNotFound`."""
     installed = discover()
     distribution, _, bare_name = name.rpartition(":")
     candidates = [
@@ -33,11 +33,11 @@ def find_all(name: str, kind: Kind | None = None) -> list[FoundPlugin]:
         and normalized(distribution) in ("", plugin.distribution)
     ]
     if not candidates:
-        raise PluginNotFound(_explain_absence(kind, name, installed))
+        raise PluginNotFound(_absence(kind, name, installed))
     return candidates
 
 
-def _explain_conflict(kind: Kind, name: str, candidates: list[FoundPlugin]) -> str:
+def _conflict(kind: Kind, name: str, candidates: list[FoundPlugin]) -> str:
     lines = [f"{len(candidates)} plugins of kind `{kind}` are called `{name}`:"]
     lines += [f"  {plugin}, {plugin.metadata}" for plugin in candidates]
     choices = dict.fromkeys(f'type = "{plugin.qualified_name}"' for plugin in candidates)
@@ -48,19 +48,19 @@ def _explain_conflict(kind: Kind, name: str, candidates: list[FoundPlugin]) -> s
     return "\n".join(lines)
 
 
-def _explain_absence(kind: Kind | None, name: str, installed: Installed) -> str:
+def _absence(kind: Kind | None, name: str, installed: Installed) -> str:
     bare_name = name.rpartition(":")[2]
     of_kind = [plugin for plugin in installed.plugins if kind in (None, plugin.kind)]
-    lines = [f"No plugin{f' of kind `{kind}`' if kind else ''} called `{name}` is installed."]
-
     namesakes = [plugin for plugin in installed.plugins if plugin.name == bare_name]
-    similar = difflib.get_close_matches(bare_name, {plugin.name for plugin in of_kind}, n=1)
+    hint = did_you_mean(
+        None if namesakes else similar_name(bare_name, {plugin.name for plugin in of_kind})
+    )
+    lines = [
+        f"No plugin{f' of kind `{kind}`' if kind else ''} called `{name}` is installed{hint or '.'}"
+    ]
     if namesakes:
         offers = ", ".join(f"{plugin.kind} `{plugin.qualified_name}`" for plugin in namesakes)
-        lines.append(f"By that name there is: {offers}.")
-    elif similar:
-        lines.append(f"Did you mean `{similar[0]}`?")
-
+        lines.append(f"Plugins of that name: {offers}.")
     names = ", ".join(
         f"{plugin.name} ({plugin.distribution} {plugin.version})" for plugin in of_kind
     )
@@ -68,8 +68,8 @@ def _explain_absence(kind: Kind | None, name: str, installed: Installed) -> str:
     lines += [str(entry) for entry in installed.stale if entry.plugin.name == bare_name]
     lines += [str(entry) for entry in installed.unreadable]
     lines.append(
-        f"Install the distribution that offers it into this environment, `{sys.executable} -m pip "
-        "install ...`. An entry point that was added to a pyproject.toml shows once that project "
-        "is installed again. `torchrl-ckpt plugins list` shows what is there."
+        "Install the distribution that offers it into this environment: "
+        f"`{sys.executable} -m pip install ...`. An entry point added to a pyproject.toml shows "
+        "once that project is installed again. `torchrl-ckpt plugins list` shows every plugin."
     )
     return "\n".join(lines)

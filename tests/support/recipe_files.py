@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.recipe.toy_plugins import plugin_config
+from tests.support.toy_plugins import plugin_config
 from torchrl_ckpt.config.section import Section
 from torchrl_ckpt.plugin_api.errors import RecipeError
-from torchrl_ckpt.recipe import Composition, compose, show_config, validate
+from torchrl_ckpt.recipe.compose import Composition, compose
+from torchrl_ckpt.recipe.show_config import show_config
+from torchrl_ckpt.recipe.validate import validate
 
 
 class Recipes:
