@@ -1,3 +1,3 @@
 """Fixtures that several test folders share live in tests/support."""
 
-pytest_plugins = ["tests.support.inference_server"]
+pytest_plugins = ["tests.support.component_processes", "tests.support.inference_server"]

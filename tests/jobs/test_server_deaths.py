@@ -79,7 +79,7 @@ def test_the_job_s_own_server_is_started_again(undisturbed: Path, workplace: Pat
 
     with disturbed(WITH_SERVER, workplace, run, kill) as said:
         assert "inference was killed by SIGKILL" in said
-        assert "is started again (1 of at most 3 times)" in said
+        assert "is restarted (1 of at most 3 times)" in said
     assert_same(run, undisturbed)
 
 

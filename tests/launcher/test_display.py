@@ -1,4 +1,4 @@
-"""A person sees how far a run is, in whatever they watch it, and their terminal stays clean."""
+"""The user sees how far a run is, in a terminal or a file, and the terminal is clean afterwards."""
 
 from __future__ import annotations
 
@@ -18,28 +18,34 @@ from pathlib import Path
 import pyte
 import pytest
 
+from tests.support.waiting import wait_until
 from torchrl_ckpt.launcher.display.display import PLAIN_VARIABLE, Display
+from torchrl_ckpt.run.directory import RunDirectory
 from torchrl_ckpt.run.progress import ProgressLog
+
+Environment = dict[str, str]
 
 RUN = """
 import sys, time
 from pathlib import Path
+from torchrl_ckpt.launcher.display.display import Display
+from torchrl_ckpt.run.directory import RunDirectory
 from torchrl_ckpt.run.metrics import MetricsLog
 from torchrl_ckpt.run.progress import ProgressLog
-from torchrl_ckpt.launcher.display.display import Display
 
 directory = Path(sys.argv[1])
-metrics_path, progress_path = directory / "metrics.jsonl", directory / "progress.jsonl"
-metrics = MetricsLog(metrics_path)
-trainer, orchestrator = [ProgressLog(progress_path, name) for name in ("trainer", "orchestrator")]
+run = RunDirectory(directory, 1)
+run.logs.mkdir(parents=True)
+metrics = MetricsLog(run.metrics)
+trainer, orchestrator = [ProgressLog(run.progress, name) for name in ("trainer", "orchestrator")]
 metrics.write("trainer", 1, {"loss": 9.9})
 
 def show(display):
     time.sleep(0.26)
     display.refresh()
 
-tasks = {"trainer": 20, "orchestrator": 20}
-with Display("rl_reverse", metrics_path, progress_path, tasks=tasks, start=2) as display:
+last_steps = {"trainer": 20, "orchestrator": 20}
+with Display("rl_reverse", run, last_steps=last_steps, start_step=2) as display:
     metrics.write("evaluation", 0, {"reward/mean": 0.738})
     metrics.write("orchestrator", 4, {"reward/mean": 0.7512, "policy_version": 2})
     metrics.write("trainer", 3, {"loss": 0.6123, "lr": 5e-4, "tokens_per_second": 8123.4})
@@ -59,32 +65,33 @@ with Display("rl_reverse", metrics_path, progress_path, tasks=tasks, start=2) as
     display.finish(["training finished: 20 steps", "weights: outputs/weights/step_20"])
 print("the prompt")
 """
+"""A launcher whose run goes on until the file `go` is there; its argument is a directory."""
 
 
 class Terminal:
-    """A program in a terminal of a given size, as a person would see it."""
+    """`RUN` in a terminal of `columns` columns, as a user sees it."""
 
     def __init__(self, directory: Path, columns: int, **environment: str) -> None:
         self.screen = pyte.Screen(columns, 24)
         self.written = b""
         self._stream = pyte.ByteStream(self.screen)
-        self._descriptor, other_end = pty.openpty()
-        fcntl.ioctl(other_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self._descriptor, terminal_end = pty.openpty()
+        fcntl.ioctl(terminal_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self._process = subprocess.Popen(
             [sys.executable, "-c", RUN, directory],
             env={**_environment(), "TERM": "xterm-256color", **environment},
-            stdin=other_end,
-            stdout=other_end,
-            stderr=other_end,
+            stdin=terminal_end,
+            stdout=terminal_end,
+            stderr=terminal_end,
         )
-        os.close(other_end)
+        os.close(terminal_end)
 
     def text(self) -> str:
-        """What is on the screen after what has been written until now."""
+        """Return what the screen shows after everything written so far."""
         while select.select([self._descriptor], [], [], 0.05)[0]:
             try:
                 data = os.read(self._descriptor, 65536)
-            except OSError:  # the program has closed the terminal
+            except OSError:  # The program has closed the terminal.
                 break
             self.written += data
             self._stream.feed(data)
@@ -101,34 +108,38 @@ class Terminal:
         os.close(self._descriptor)
 
 
-@pytest.fixture
-def open_terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
-    """Runs `RUN` in a terminal of so many columns with these environment variables."""
+OpenTerminal = Callable[..., Terminal]
+
+
+@pytest.fixture(name="open_terminal")
+def open_terminal_fixture(tmp_path: Path) -> Iterator[OpenTerminal]:
+    """Opens a `Terminal` with a number of columns and environment variables."""
     terminals: list[Terminal] = []
 
-    def open_one(columns: int, **environment: str) -> Terminal:
+    def open_terminal(columns: int, **environment: str) -> Terminal:
         terminals.append(Terminal(tmp_path, columns, **environment))
         return terminals[-1]
 
-    yield open_one
+    yield open_terminal
     for terminal in terminals:
         terminal.close()
 
 
-def _environment() -> dict[str, str]:
-    chosen = {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE", PLAIN_VARIABLE}
-    return {name: value for name, value in os.environ.items() if name not in chosen}
+def _environment() -> Environment:
+    """The environment without the variables that affect the display."""
+    removed = {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE", PLAIN_VARIABLE}
+    return {name: value for name, value in os.environ.items() if name not in removed}
 
 
 def _line(screen: str, *words: str) -> str:
-    """The one line of the screen that has all of `words`."""
+    """The only line of the screen that contains all of `words`."""
     (line,) = [line for line in screen.splitlines() if all(word in line for word in words)]
     return line
 
 
 @pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}])
 def test_a_terminal_shows_bars_and_is_clean_in_the_end(
-    tmp_path: Path, open_terminal: Callable, wait_until: Callable, environment: dict[str, str]
+    tmp_path: Path, open_terminal: OpenTerminal, environment: Environment
 ) -> None:
     terminal = open_terminal(columns=80, **environment)
     wait_until(lambda: "asked to stop" in terminal.text() and "512/1024" in terminal.text())
@@ -158,7 +169,7 @@ def test_a_terminal_shows_bars_and_is_clean_in_the_end(
 
 
 def test_a_narrow_terminal_keeps_one_line_for_each_bar(
-    tmp_path: Path, open_terminal: Callable, wait_until: Callable
+    tmp_path: Path, open_terminal: OpenTerminal
 ) -> None:
     terminal = open_terminal(columns=50)
     wait_until(lambda: "512/1024" in terminal.text())
@@ -171,8 +182,8 @@ def test_a_narrow_terminal_keeps_one_line_for_each_bar(
 
 
 @pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {PLAIN_VARIABLE: "1"}])
-def test_a_terminal_that_cannot_or_shall_not_draw_gets_plain_lines(
-    tmp_path: Path, open_terminal: Callable, environment: dict[str, str]
+def test_a_terminal_that_cannot_or_must_not_draw_gets_plain_lines(
+    tmp_path: Path, open_terminal: OpenTerminal, environment: Environment
 ) -> None:
     (tmp_path / "go").touch()
     terminal = open_terminal(columns=80, **environment)
@@ -182,8 +193,8 @@ def test_a_terminal_that_cannot_or_shall_not_draw_gets_plain_lines(
 
 
 @pytest.mark.parametrize("environment", [{}, {"FORCE_COLOR": "1"}])
-def test_a_file_gets_one_plain_line_for_each_thing_that_happens(
-    tmp_path: Path, environment: dict[str, str]
+def test_a_file_gets_one_plain_line_for_each_event(
+    tmp_path: Path, environment: Environment
 ) -> None:
     (tmp_path / "go").touch()
     argv = [sys.executable, "-c", RUN, tmp_path]
@@ -203,12 +214,14 @@ def test_a_file_gets_one_plain_line_for_each_thing_that_happens(
     ]
 
 
-def test_plain_lines_tell_of_what_takes_long(
+def test_plain_lines_mention_a_task_that_takes_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ProgressLog(tmp_path / "progress", "orchestrator").task("waiting for policy 3")
+    run = RunDirectory(tmp_path, 1)
+    run.logs.mkdir(parents=True)
+    ProgressLog(run.progress, "orchestrator").task("waiting for policy 3")
     began = time.time()
-    display = Display("run", tmp_path / "metrics", tmp_path / "progress", tasks={}, plain=True)
+    display = Display("run", run, last_steps={}, plain=True)
     for seconds in (5, 11, 15, 23):
         monkeypatch.setattr(time, "time", lambda seconds=seconds: began + seconds)
         monkeypatch.setattr(time, "monotonic", lambda seconds=seconds: seconds)
@@ -221,7 +234,7 @@ def test_plain_lines_tell_of_what_takes_long(
     ]
 
 
-def test_the_run_goes_on_when_nobody_reads_its_output_any_more(tmp_path: Path) -> None:
+def test_the_run_goes_on_when_the_reader_of_its_output_has_gone(tmp_path: Path) -> None:
     finished = tmp_path / "finished"
     code = RUN + "\n(directory / 'finished').touch()"
     (tmp_path / "go").touch()

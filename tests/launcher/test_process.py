@@ -1,87 +1,91 @@
-"""A component's process can always be ended, with everything that it started."""
+"""A component's process can always be ended, with everything that it has started."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from torchrl_ckpt.launcher.process import Component, Process, descendants, stop
+from tests.support.component_processes import LivingProcesses, MakeComponent
+from tests.support.waiting import wait_until
+from torchrl_ckpt.launcher.process import ComponentProcess, living_descendants, stop_processes
 from torchrl_ckpt.plugin_api.parent_death import adopt_orphans
 
-DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf'); {rest}"
+IGNORES_SIGTERM = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("ready")
+time.sleep(60)
+"""
 
 
 def test_a_process_that_ignores_sigterm_is_killed(
-    component: Callable[..., Component], left_behind: Callable, wait_until: Callable
+    make_component: MakeComponent, living_processes: LivingProcesses
 ) -> None:
-    before = descendants()
-    process = Process(component("server", DEAF.format(rest="time.sleep(60)")))
-    wait_until(lambda: process.tail(1) == ["deaf"])
+    earlier = living_descendants()
+    process = ComponentProcess(make_component("trainer", IGNORES_SIGTERM))
+    wait_until(lambda: process.log_tail(1) == ["ready"])
     began = time.monotonic()
-    stop([process], grace=0.3, spare=before)
+    stop_processes([process], grace_seconds=0.3, exclude=earlier)
     assert 0.3 <= time.monotonic() - began < 3
-    assert process.how_it_ended() == "was killed by SIGKILL, as happens when memory runs out"
-    assert not left_behind()
+    assert process.describe_exit() == "was killed by SIGKILL (the machine may be out of memory)"
+    assert not living_processes()
 
 
-def test_a_process_that_ends_when_asked_is_not_waited_for_longer(
-    component: Callable[..., Component],
+def test_stopping_takes_no_longer_than_the_process_needs_to_end(
+    make_component: MakeComponent,
 ) -> None:
-    before = descendants()
-    process = Process(component("server", "import time; time.sleep(60)"))
+    earlier = living_descendants()
+    process = ComponentProcess(make_component("trainer", "import time; time.sleep(60)"))
     began = time.monotonic()
-    stop([process], grace=30, spare=before)
+    stop_processes([process], grace_seconds=30, exclude=earlier)
     assert time.monotonic() - began < 5
-    assert process.how_it_ended() == "was killed by SIGTERM"
+    assert process.describe_exit() == "was killed by SIGTERM"
 
 
-def test_orphans_in_sessions_of_their_own_are_found(
-    component: Callable[..., Component], left_behind: Callable, wait_until: Callable
+def test_orphans_in_sessions_of_their_own_are_killed(
+    make_component: MakeComponent, living_processes: LivingProcesses
 ) -> None:
     adopt_orphans()
-    before = descendants()
-    orphan = DEAF.format(rest="time.sleep(60)")
-    process = Process(
-        component(
+    earlier = living_descendants()
+    process = ComponentProcess(
+        make_component(
             "trainer",
             "import subprocess, sys\n"
-            f"argv = [sys.executable, '-c', {orphan!r}, sys.argv[1]]\n"
+            f"argv = [sys.executable, '-c', {IGNORES_SIGTERM!r}, sys.argv[1]]\n"
             "subprocess.Popen(argv, start_new_session=True)",
         )
     )
-    wait_until(lambda: process.poll() == 0 and process.tail(1) == ["deaf"])
-    assert len(left_behind()) == 1
-    stop([process], grace=0.2, spare=before)
-    assert not left_behind()
+    wait_until(lambda: process.poll() == 0 and process.log_tail(1) == ["ready"])
+    assert len(living_processes()) == 1
+    stop_processes([process], grace_seconds=0.2, exclude=earlier)
+    assert not living_processes()
 
 
-def test_ctrl_c_in_the_terminal_does_not_reach_it(component: Callable[..., Component]) -> None:
-    process = Process(component("trainer", "import os; print(os.getpid() == os.getsid(0))"))
-    while process.poll() is None:
-        time.sleep(0.02)
-    assert process.tail(1) == ["True"]
+def test_ctrl_c_in_the_terminal_does_not_reach_it(make_component: MakeComponent) -> None:
+    code = "import os; print(os.getpid() == os.getsid(0))"
+    process = ComponentProcess(make_component("trainer", code))
+    wait_until(lambda: process.poll() is not None)
+    assert process.log_tail(1) == ["True"]
 
 
-def test_environment_files_and_output_are_handed_over(
-    component: Callable[..., Component], wait_until: Callable, tmp_path: Path
+def test_it_gets_environment_and_files_and_its_output_goes_to_the_log(
+    make_component: MakeComponent, tmp_path: Path
 ) -> None:
     reading, writing = os.pipe()
     code = "import os, sys; print(os.environ['KEY'], file=sys.stderr); os.write({}, b'hello')"
-    asked = component("server", code.format(writing))
-    process = Process(replace(asked, env={"KEY": "value"}, pass_fds=(writing,)))
+    component = make_component("trainer", code.format(writing))
+    process = ComponentProcess(replace(component, env={"KEY": "value"}, pass_fds=(writing,)))
     wait_until(lambda: process.poll() == 0)
     assert os.read(reading, 5) == b"hello"
-    assert (tmp_path / "server.log").read_text() == "value\n"
+    assert (tmp_path / "trainer.log").read_text() == "value\n"
     os.close(reading)
     os.close(writing)
 
 
-def test_the_tail_is_the_last_lines_of_a_long_log(
-    component: Callable[..., Component], wait_until: Callable
-) -> None:
-    process = Process(component("trainer", "for n in range(20_000): print('line', n)"))
+def test_the_tail_is_the_last_lines_of_a_long_log(make_component: MakeComponent) -> None:
+    code = "for n in range(20_000): print('line', n)"
+    process = ComponentProcess(make_component("trainer", code))
     wait_until(lambda: process.poll() == 0)
-    assert process.tail(2) == ["line 19998", "line 19999"]
+    assert process.log_tail(2) == ["line 19998", "line 19999"]

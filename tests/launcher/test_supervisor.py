@@ -1,4 +1,4 @@
-"""A job ends well, or says why; it stops when it is asked; nothing is left behind."""
+"""A job ends well, or reports why not; it stops on request; no process is left behind."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from torchrl_ckpt.launcher.process import Component
+from tests.support.component_processes import LivingProcesses, MakeComponent, StartLauncher
+from tests.support.waiting import wait_until
+from torchrl_ckpt.launcher.components import Component
+from torchrl_ckpt.launcher.display.display import Display
 from torchrl_ckpt.launcher.supervisor import supervise
 from torchrl_ckpt.plugin_api.errors import CheckpointNotFound, ComponentFailed
+from torchrl_ckpt.run.directory import RunDirectory
+
+Supervise = Callable[..., str]
 
 SLEEP = "import time; time.sleep(60)"
-POLITE = """
+
+SAVES_ON_STOP = """
 import pathlib, sys, time
 print("training", flush=True)
 while not pathlib.Path(sys.argv[1], "stop").exists():
@@ -23,154 +30,139 @@ while not pathlib.Path(sys.argv[1], "stop").exists():
 time.sleep(0.3)
 pathlib.Path(sys.argv[1], "saved").touch()
 """
+"""A trainer that ends when it is asked to stop."""
 
-# Dies DEATHS times, then stays up.
-MORTAL = """
+DIES_AT_FIRST = """
 import os, pathlib, signal, sys, time
-lives = pathlib.Path(sys.argv[1], "lives")
-number = int(lives.read_text()) if lives.exists() else 0
-lives.write_text(str(number + 1))
-if number < DEATHS:
+starts = pathlib.Path(sys.argv[1], "starts")
+number = int(starts.read_text()) if starts.exists() else 0
+starts.write_text(str(number + 1))
+if number < NUM_DEATHS:
     os.kill(os.getpid(), signal.SIGKILL)
-print("up at last", flush=True)
+print("serving", flush=True)
 time.sleep(60)
 """
+"""A server that dies NUM_DEATHS times and then stays up."""
 
-# A trainer that ends when such a server stays up.
-UNTIL_UP = """
+UNTIL_SERVED = """
 import pathlib, sys, time
-while "up at last" not in pathlib.Path(sys.argv[1], "inference.log").read_text():
+while "serving" not in pathlib.Path(sys.argv[1], "inference.log").read_text():
     time.sleep(0.02)
 """
+"""A trainer that ends when such a server stays up."""
 
 
-class Words:
-    """A display that keeps what it is told."""
+@pytest.fixture(name="run_job")
+def run_job_fixture(
+    living_processes: LivingProcesses, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Supervise:
+    """Supervises components to the end of the job, checks that no process is left behind, and
+    returns what the display has shown."""
 
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def refresh(self) -> None: ...
-
-    def message(self, text: str, level: str = "info") -> None:
-        self.messages.append(text)
-
-
-@pytest.fixture
-def words() -> Words:
-    return Words()
-
-
-@pytest.fixture
-def run(left_behind: Callable, words: Words) -> Callable[..., None]:
-    """Supervises components with `trainer` and `orchestrator` as the finite ones."""
-
-    def supervised(*components: Component) -> None:
-        names = {component.name for component in components}
+    def run_job(*components: Component) -> str:
+        run = RunDirectory(tmp_path, 1)
         try:
-            supervise(
-                components,
-                finite=names & {"trainer", "orchestrator"},
-                display=words,
-                on_stop_requested=lambda: None,
-                grace=1.0,
-            )
+            with Display("run", run, last_steps={}, plain=True) as display:
+                supervise(
+                    components,
+                    display=display,
+                    on_stop_requested=lambda: None,
+                    grace_seconds=1.0,
+                )
         finally:
-            assert not left_behind()
+            assert not living_processes()
+        return capsys.readouterr().out
 
-    return supervised
+    return run_job
 
 
-def test_the_job_ends_with_the_last_finite_process_and_stops_the_servers(
-    run: Callable[..., None], component: Callable[..., Component]
+def test_the_job_ends_with_the_last_component_and_stops_the_servers(
+    run_job: Supervise, make_component: MakeComponent
 ) -> None:
     began = time.monotonic()
-    run(
-        component("inference", SLEEP),
-        component("orchestrator", "pass"),
-        component("trainer", "import time; time.sleep(0.5)"),
+    run_job(
+        make_component("inference", SLEEP),
+        make_component("orchestrator", "pass"),
+        make_component("trainer", "import time; time.sleep(0.5)"),
     )
     assert 0.5 <= time.monotonic() - began < 5
 
 
-def test_a_failure_is_told_with_the_end_of_the_log_and_stops_the_others(
-    run: Callable[..., None], component: Callable[..., Component]
+def test_a_failure_is_reported_with_the_end_of_the_log_and_stops_the_others(
+    run_job: Supervise, make_component: MakeComponent
 ) -> None:
-    failing = component("trainer", "for n in range(30): print('line', n)\nraise ValueError('x')")
+    code = "for n in range(30): print('line', n)\nraise ValueError('x')"
+    failing = make_component("trainer", code)
     with pytest.raises(ComponentFailed) as caught:
-        run(component("inference", SLEEP), component("orchestrator", SLEEP), failing)
+        run_job(make_component("inference", SLEEP), make_component("orchestrator", SLEEP), failing)
     message = str(caught.value)
     assert message.startswith("trainer ended with exit code 1\n")
     assert "  | ValueError: x\n" in message
     assert "  | line 29\n" in message
     assert "line 2\n" not in message
     assert str(failing.log) in message
-    assert "after it" not in message
+    assert "orchestrator" not in message
 
 
-def test_a_signal_is_called_by_its_name(
-    run: Callable[..., None], component: Callable[..., Component]
+def test_a_death_by_a_signal_is_reported_with_its_name(
+    run_job: Supervise, make_component: MakeComponent
 ) -> None:
     code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     with pytest.raises(ComponentFailed, match=r"trainer was killed by SIGKILL.*memory"):
-        run(component("trainer", code))
+        run_job(make_component("trainer", code))
 
 
-def test_a_server_that_ends_before_the_job_is_a_failure_even_with_0(
-    run: Callable[..., None], component: Callable[..., Component]
+def test_a_server_that_ends_before_the_job_is_a_failure_even_with_exit_code_0(
+    run_job: Supervise, make_component: MakeComponent
 ) -> None:
     with pytest.raises(ComponentFailed, match="inference ended with exit code 0"):
-        run(component("inference", "pass"), component("trainer", SLEEP))
+        run_job(make_component("inference", "pass"), make_component("trainer", SLEEP))
 
 
-def test_a_server_without_state_is_started_again_and_that_is_told(
-    run: Callable[..., None], component: Callable[..., Component], words: Words, tmp_path: Path
+def test_a_server_that_dies_is_restarted_with_a_warning(
+    run_job: Supervise, make_component: MakeComponent, tmp_path: Path
 ) -> None:
-    server = component("inference", MORTAL.replace("DEATHS", "2"))
-    run(replace(server, restarts=2), component("trainer", UNTIL_UP))
-    assert (tmp_path / "lives").read_text() == "3"
-    assert [message.split(";")[0] for message in words.messages] == [
-        "inference was killed by SIGKILL, as happens when memory runs out and is started again "
-        f"({number} of at most 2 times)"
-        for number in (1, 2)
-    ]
+    server = make_component("inference", DIES_AT_FIRST.replace("NUM_DEATHS", "2"))
+    shown = run_job(replace(server, max_restarts=2), make_component("trainer", UNTIL_SERVED))
+    assert (tmp_path / "starts").read_text() == "3"
+    warnings = [line for line in shown.splitlines() if "warning: inference was killed" in line]
+    assert len(warnings) == 2
+    for number, warning in enumerate(warnings, start=1):
+        assert f"is restarted ({number} of at most 2 times); its log: {server.log}" in warning
 
 
 def test_a_server_that_dies_too_often_ends_the_job_with_the_reason(
-    run: Callable[..., None], component: Callable[..., Component], words: Words
+    run_job: Supervise, make_component: MakeComponent, tmp_path: Path
 ) -> None:
-    server = component("inference", MORTAL.replace("DEATHS", "9"))
+    server = make_component("inference", DIES_AT_FIRST.replace("NUM_DEATHS", "9"))
     with pytest.raises(ComponentFailed, match="inference was killed by SIGKILL"):
-        run(replace(server, restarts=2), component("trainer", SLEEP))
-    assert len(words.messages) == 2
+        run_job(replace(server, max_restarts=2), make_component("trainer", SLEEP))
+    assert (tmp_path / "starts").read_text() == "3"
 
 
-def test_a_server_that_has_lived_long_may_die_as_often_again(
-    run: Callable[..., None],
-    component: Callable[..., Component],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_server_that_has_lived_long_may_be_restarted_as_often_again(
+    run_job: Supervise, make_component: MakeComponent, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("torchrl_ckpt.launcher.supervisor._FORGIVING_SECONDS", 0.0)
-    server = component("inference", MORTAL.replace("DEATHS", "3"))
-    run(replace(server, restarts=1), component("trainer", UNTIL_UP))
-    assert (tmp_path / "lives").read_text() == "4"
+    server = make_component("inference", DIES_AT_FIRST.replace("NUM_DEATHS", "3"))
+    forgiven = replace(server, max_restarts=1, restart_reset_seconds=0.0)
+    run_job(forgiven, make_component("trainer", UNTIL_SERVED))
+    assert (tmp_path / "starts").read_text() == "4"
 
 
-def test_a_server_that_names_a_mistake_is_not_started_again(
-    run: Callable[..., None], component: Callable[..., Component], words: Words
+def test_a_server_that_reports_a_mistake_of_the_user_is_not_restarted(
+    run_job: Supervise, make_component: MakeComponent, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server = component("inference", "import sys; print('error: no such model'); sys.exit(2)")
+    server = make_component("inference", "import sys; print('error: no such model'); sys.exit(2)")
     with pytest.raises(ComponentFailed, match="no such model"):
-        run(replace(server, restarts=2), component("trainer", SLEEP))
-    assert words.messages == []
+        run_job(replace(server, max_restarts=2), make_component("trainer", SLEEP))
+    assert "restarted" not in capsys.readouterr().out
 
 
-def test_what_a_dead_server_has_left_does_not_live_beside_the_next_one(
-    run: Callable[..., None], component: Callable[..., Component], tmp_path: Path
+def test_the_processes_of_a_dead_server_are_killed_before_its_restart(
+    run_job: Supervise, make_component: MakeComponent, tmp_path: Path
 ) -> None:
-    # The second life tells whether the worker of the first still runs.
-    code = (
+    # The restarted server checks whether the worker of the dead one still runs.
+    server = (
         "import os, pathlib, subprocess, sys, time\n"
         "worker = pathlib.Path(sys.argv[1], 'worker')\n"
         "if not worker.exists():\n"
@@ -178,112 +170,112 @@ def test_what_a_dead_server_has_left_does_not_live_beside_the_next_one(
         "    worker.write_text(str(child.pid))\n"
         "    os._exit(1)\n"
         "found = os.path.exists(f'/proc/{worker.read_text()}/cwd')\n"
-        "pathlib.Path(sys.argv[1], 'answer').write_text(str(found))\n"
+        "pathlib.Path(sys.argv[1], 'found').write_text(str(found))\n"
         "time.sleep(60)"
     )
-    waiting = (
+    trainer = (
         "import pathlib, sys, time\n"
-        "while not pathlib.Path(sys.argv[1], 'answer').exists(): time.sleep(0.02)\n"
+        "while not pathlib.Path(sys.argv[1], 'found').exists(): time.sleep(0.02)\n"
         "time.sleep(0.1)"
     )
-    run(replace(component("inference", code), restarts=1), component("trainer", waiting))
-    assert (tmp_path / "answer").read_text() == "False"
+    component = replace(make_component("inference", server), max_restarts=1)
+    run_job(component, make_component("trainer", trainer))
+    assert (tmp_path / "found").read_text() == "False"
 
 
-def test_the_first_cause_is_told_before_what_followed_from_it(
-    run: Callable[..., None], component: Callable[..., Component]
+def test_the_first_failure_is_reported_before_those_that_follow_from_it(
+    run_job: Supervise, make_component: MakeComponent
 ) -> None:
-    follower = (
+    cause = "import pathlib, sys; pathlib.Path(sys.argv[1], 'dead').touch(); sys.exit(9)"
+    consequence = (
         "import pathlib, sys, time\n"
         "while not pathlib.Path(sys.argv[1], 'dead').exists(): time.sleep(0.01)\n"
         "time.sleep(0.15); sys.exit(7)"
     )
-    cause = "import pathlib, sys; pathlib.Path(sys.argv[1], 'dead').touch(); sys.exit(9)"
     with pytest.raises(ComponentFailed) as caught:
-        run(component("trainer", follower), component("orchestrator", cause))
+        run_job(make_component("trainer", consequence), make_component("orchestrator", cause))
     message = str(caught.value)
     assert message.startswith("orchestrator ended with exit code 9")
-    assert "after it, trainer ended with exit code 7" in message
+    assert "then trainer ended with exit code 7" in message
 
 
-def test_a_mistake_of_the_user_is_told_in_the_component_s_own_words(
-    run: Callable[..., None], component: Callable[..., Component]
+def test_a_mistake_of_the_user_is_reported_in_the_words_of_the_component(
+    run_job: Supervise, make_component: MakeComponent
 ) -> None:
     code = (
         "import sys; print('INFO loading'); print('error: step_25 is not there\\n  there is: 20');"
-        f"print('ChildFailedError: noise of a launcher'); sys.exit({CheckpointNotFound.exit_code})"
+        f"print('ChildFailedError: a report'); sys.exit({CheckpointNotFound.exit_code})"
     )
     with pytest.raises(ComponentFailed) as caught:
-        run(component("trainer", code))
+        run_job(make_component("trainer", code))
     message = str(caught.value)
     assert message.startswith("step_25 is not there\n  there is: 20\n")
     assert "loading" not in message
-    assert "noise" not in message
+    assert "ChildFailedError" not in message
     assert caught.value.exit_code == CheckpointNotFound.exit_code
 
 
-def test_a_program_that_is_not_there_is_a_failure_that_names_it(
-    run: Callable[..., None], component: Callable[..., Component]
+def test_a_program_that_does_not_exist_is_named(
+    run_job: Supervise, make_component: MakeComponent
 ) -> None:
-    missing = Component("trainer", ["/no/such/program"], component("trainer", "").log)
+    missing = replace(make_component("trainer", ""), argv=["/no/such/program"])
     with pytest.raises(ComponentFailed, match="cannot start /no/such/program"):
-        run(missing)
+        run_job(missing)
 
 
-def test_signal_handlers_are_put_back(
-    run: Callable[..., None], component: Callable[..., Component]
-) -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    run(component("trainer", "pass"))
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+def test_signal_handlers_are_restored(run_job: Supervise, make_component: MakeComponent) -> None:
+    earlier = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    run_job(make_component("trainer", "pass"))
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == earlier
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_lets_the_trainer_finish(
-    number: signal.Signals, start_runner: Callable, wait_until: Callable, tmp_path: Path
+    number: signal.Signals, start_launcher: StartLauncher, tmp_path: Path
 ) -> None:
-    runner = start_runner(trainer=POLITE, inference=SLEEP)
-    wait_until(lambda: (tmp_path / "trainer.log").exists() and "training" in _log(tmp_path))
-    runner.send_signal(number)
+    launcher = start_launcher(trainer=SAVES_ON_STOP, inference=SLEEP)
+    wait_until(lambda: _is_training(tmp_path))
+    launcher.send_signal(number)
     time.sleep(0.05)
-    runner.send_signal(number)  # as `timeout` and `uv run` do: to the process and to its group
-    output, _ = runner.communicate(timeout=10)
+    launcher.send_signal(number)  # As `timeout` and `uv run` do: to the process and to its group.
+    output, _ = launcher.communicate(timeout=10)
     assert (tmp_path / "saved").exists()
-    assert "finishing the step, then leaving" in output
-    assert "ended well" in output
-    assert runner.returncode == 0
+    assert "stopping after the current step" in output
+    assert output.endswith("finished\n")
+    assert launcher.returncode == 0
 
 
 def test_the_second_signal_stops_everything_at_once(
-    start_runner: Callable, left_behind: Callable, wait_until: Callable, tmp_path: Path
+    start_launcher: StartLauncher, living_processes: LivingProcesses, tmp_path: Path
 ) -> None:
-    deaf = (
+    ignores_sigterm = (
         "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "print('training')\ntime.sleep(60)"
     )
-    runner = start_runner(trainer=deaf)
-    wait_until(lambda: (tmp_path / "trainer.log").exists() and "training" in _log(tmp_path))
-    runner.send_signal(signal.SIGINT)
+    launcher = start_launcher(trainer=ignores_sigterm)
+    wait_until(lambda: _is_training(tmp_path))
+    launcher.send_signal(signal.SIGINT)
     wait_until((tmp_path / "stop").exists)
     time.sleep(0.6)
-    assert runner.poll() is None
-    runner.send_signal(signal.SIGINT)
-    output, _ = runner.communicate(timeout=5)
-    assert runner.returncode == 130
+    assert launcher.poll() is None
+    launcher.send_signal(signal.SIGINT)
+    output, _ = launcher.communicate(timeout=5)
+    assert launcher.returncode == 130
     assert "stopped at once" in output
-    assert not left_behind()
+    assert not living_processes()
 
 
-def test_ctrl_c_while_the_processes_start_is_heeded(
-    start_runner: Callable, wait_until: Callable, tmp_path: Path
+def test_ctrl_c_while_the_processes_start_is_obeyed(
+    start_launcher: StartLauncher, tmp_path: Path
 ) -> None:
-    runner = start_runner(trainer="import time; time.sleep(1)\n" + POLITE)
+    launcher = start_launcher(trainer="import time; time.sleep(1)\n" + SAVES_ON_STOP)
     wait_until((tmp_path / "trainer.log").exists)
-    runner.send_signal(signal.SIGINT)
-    runner.communicate(timeout=10)
-    assert runner.returncode == 0
+    launcher.send_signal(signal.SIGINT)
+    launcher.communicate(timeout=10)
+    assert launcher.returncode == 0
     assert (tmp_path / "saved").exists()
 
 
-def _log(directory: Path) -> str:
-    return (directory / "trainer.log").read_text()
+def _is_training(directory: Path) -> bool:
+    log = directory / "trainer.log"
+    return log.exists() and "training" in log.read_text()

@@ -12,9 +12,9 @@ from pathlib import Path
 from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.config.rl_recipe import RlRecipe
 from torchrl_ckpt.launcher import components
+from torchrl_ckpt.launcher.components import Component
 from torchrl_ckpt.launcher.display.display import Display
 from torchrl_ckpt.launcher.engine_env.engine_venv import server_python
-from torchrl_ckpt.launcher.process import Component
 from torchrl_ckpt.launcher.start import begin_attempt
 from torchrl_ckpt.launcher.summary import checkpoint_lines, last_row, stopped_early
 from torchrl_ckpt.launcher.supervisor import supervise
@@ -42,16 +42,14 @@ def run_rl(recipe: RlRecipe) -> None:
         write_resolved(run.resolved, "rl", recipe, attempt)
         with Display(
             f"Reinforcement learning in {run.root}",
-            run.metrics,
-            run.progress,
-            tasks={"trainer": attempt.max_steps, "orchestrator": attempt.max_steps},
-            start=attempt.resume_step or 0,
+            run,
+            last_steps={"trainer": attempt.max_steps, "orchestrator": attempt.max_steps},
+            start_step=attempt.resume_step or 0,
         ) as display:
             for note in start.notes:
                 display.message(note, "warning")
             supervise(
                 _components(recipe, run, listener, python),
-                finite=["trainer", "orchestrator"],
                 display=display,
                 on_stop_requested=run.stop.touch,
             )

@@ -21,16 +21,14 @@ def run_sft(recipe: SftRecipe) -> None:
         write_resolved(run.resolved, "sft", recipe, attempt)
         with Display(
             f"Supervised fine-tuning in {run.root}",
-            run.metrics,
-            run.progress,
-            tasks={"trainer": attempt.max_steps},
-            start=attempt.resume_step or 0,
+            run,
+            last_steps={"trainer": attempt.max_steps},
+            start_step=attempt.resume_step or 0,
         ) as display:
             for note in start.notes:
                 display.message(note, "warning")
             supervise(
                 [components.trainer(run, recipe)],
-                finite=["trainer"],
                 display=display,
                 on_stop_requested=run.stop.touch,
             )

@@ -46,11 +46,10 @@ def run_component(config: RlTrainerConfig | OrchestratorConfig) -> None:
     write_resolved(resolved, name, config, attempt)
     with Display(
         f"{name.capitalize()} of {run.root}",
-        run.metrics,
-        run.progress,
-        tasks={name: attempt.max_steps},
-        start=attempt.resume_step or 0,
+        run,
+        last_steps={name: attempt.max_steps},
+        start_step=attempt.resume_step or 0,
     ) as display:
         for note in start.notes:
             display.message(note, "warning")
-        supervise([component], finite=[name], display=display, on_stop_requested=run.stop.touch)
+        supervise([component], display=display, on_stop_requested=run.stop.touch)

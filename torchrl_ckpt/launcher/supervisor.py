@@ -1,215 +1,217 @@
-"""Watches the processes of a job from start to end, and says why when one fails."""
+"""Supervises the processes of a job from start to end, and reports why one has failed."""
 
 from __future__ import annotations
 
 import signal
 import textwrap
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
-from torchrl_ckpt.launcher.process import Component, Process, descendants, stop
+from torchrl_ckpt.launcher.components import Component
+from torchrl_ckpt.launcher.display.display import Display
+from torchrl_ckpt.launcher.process import ComponentProcess, living_descendants, stop_processes
 from torchrl_ckpt.plugin_api.errors import ComponentFailed, RunInterrupted
 from torchrl_ckpt.plugin_api.parent_death import adopt_orphans
-from torchrl_ckpt.run.progress import Level
 
 _POLL_SECONDS = 0.02
-_GATHER_SECONDS = 0.5
-_HASTY_GRACE_SECONDS = 1.0
-# A server that has lived so long has nothing that keeps it from starting: earlier deaths count no
-# more. A run of weeks may lose one now and then.
-_FORGIVING_SECONDS = 3600.0
+_FOLLOWING_FAILURES_SECONDS = 0.5
+_INTERRUPT_GRACE_SECONDS = 1.0
+_SAME_SIGNAL_SECONDS = 0.5
 
 _LINES_SHOWN = 20
 _LINES_SEARCHED = 200
 
 
-class Watched(Protocol):
-    """What the supervisor needs of a display."""
-
-    def refresh(self) -> None: ...
-
-    def message(self, text: str, level: Level = ...) -> None: ...
-
-
 def supervise(
     components: Sequence[Component],
     *,
-    finite: Collection[str],
-    display: Watched,
+    display: Display,
     on_stop_requested: Callable[[], None],
-    grace: float = 10.0,
+    grace_seconds: float = 10.0,
 ) -> None:
-    """Start `components` and return once all that are named in `finite` have ended with 0.
+    """Start `components` and return once all but the servers have ended with exit code 0.
 
-    The others are servers, which are stopped then. One that ends before is started again as often
-    as its component allows, and as often again after an hour of life, unless it says that the user
-    has made a mistake. Whatever happens, no process is left behind; what has not ended `grace`
-    seconds after SIGTERM is killed. Call it from the main thread.
+    The servers are stopped then. A server that ends earlier is restarted as often as its component
+    allows, unless its log names a mistake of the user's. No process is left behind, whatever
+    happens; what has not ended `grace_seconds` after SIGTERM is killed. Call it in the main thread.
 
-    The first SIGTERM or Ctrl-C calls `on_stop_requested` and goes on waiting for the finite ones.
+    The first SIGTERM or Ctrl-C calls `on_stop_requested`, and waiting goes on.
 
     Raises:
-        ComponentFailed: the first that ended otherwise, with its own words or the end of its log.
+        ComponentFailed: a component failed. The message is that of the user's mistake in its log,
+            or the end of the log; of several failures the first one comes first.
         RunInterrupted: SIGTERM or Ctrl-C came a second time.
     """
     adopt_orphans()
-    bystanders = descendants()
-    processes: list[Process] = []
+    earlier_children = living_descendants()
+    processes: list[ComponentProcess] = []
     with _StopRequests() as requests:
         try:
-            processes.extend(map(Process, components))
-            _watch(processes, finite, display, requests, on_stop_requested)
+            processes.extend(map(ComponentProcess, components))
+            _watch(processes, display, requests, on_stop_requested)
         except RunInterrupted:
-            stop(processes, grace=_HASTY_GRACE_SECONDS, spare=bystanders)
+            stop_processes(
+                processes, grace_seconds=_INTERRUPT_GRACE_SECONDS, exclude=earlier_children
+            )
             raise
         finally:
-            stop(processes, grace=grace, spare=bystanders)
+            stop_processes(processes, grace_seconds=grace_seconds, exclude=earlier_children)
 
 
 def _watch(
-    processes: list[Process],
-    finite: Collection[str],
-    display: Watched,
+    processes: list[ComponentProcess],
+    display: Display,
     requests: _StopRequests,
     on_stop_requested: Callable[[], None],
 ) -> None:
-    asked = False
-    restarts = _Restarts()
-    while not all(process.poll() == 0 for process in processes if process.name in finite):
-        _restart_servers(processes, finite, display, restarts)
-        if _failed(processes, finite):
-            raise _failure(_in_order_of_failure(processes, finite))
+    stop_requested = False
+    restarts = _RestartCounter(processes)
+    while any(process.poll() != 0 for process in processes if not process.component.is_server):
+        _restart_servers(processes, display, restarts)
+        if _failed(processes):
+            raise _failure(_in_order_of_failure(processes))
         if requests.count > 1:
-            raise RunInterrupted("stopped at once, as asked; nothing was saved on the way out")
-        if requests.count == 1 and not asked:
-            asked = True
-            display.message("finishing the step, then leaving; ask again to stop at once")
+            raise RunInterrupted("stopped at once, as requested; nothing was saved")
+        if requests.count == 1 and not stop_requested:
+            stop_requested = True
+            display.message(
+                "stopping after the current step; Ctrl-C or SIGTERM once more stops at once"
+            )
             on_stop_requested()
         display.refresh()
         time.sleep(_POLL_SECONDS)
 
 
 def _restart_servers(
-    processes: list[Process], finite: Collection[str], display: Watched, restarts: _Restarts
+    processes: list[ComponentProcess], display: Display, restarts: _RestartCounter
 ) -> None:
-    """Start the servers again that have ended, in place."""
-    for place, process in enumerate(processes):
-        name, allowed = process.name, process.component.restarts
-        if process.poll() is None or name in finite or restarts.before(name) >= allowed:
+    """Replace the ended servers in `processes` that may be restarted."""
+    for index, process in enumerate(processes):
+        component = process.component
+        if not component.is_server or process.poll() is None or _user_error(process) is not None:
             continue
-        if _own_words(process) is not None:
+        if not restarts.allows(component):
             continue
-        number = restarts.count(name)
+        number = restarts.add(component)
         display.message(
-            f"{name} {process.how_it_ended()} and is started again ({number} of at most {allowed} "
-            f"times); its log: {process.log}",
+            f"{process.name} {process.describe_exit()} and is restarted ({number} of at most "
+            f"{component.max_restarts} times); its log: {process.log}",
             "warning",
         )
         process.kill_group()
-        processes[place] = Process(process.component)
+        processes[index] = ComponentProcess(component)
 
 
-class _Restarts:
-    """How often each server was started again since it last lived for long."""
+class _RestartCounter:
+    """Counts the restarts of each server since it last lived for `restart_reset_seconds`.
 
-    def __init__(self) -> None:
-        began = time.monotonic()
+    A run of weeks may thus lose a server now and then.
+    """
+
+    def __init__(self, processes: Sequence[ComponentProcess]) -> None:
         self._counts: Counter[str] = Counter()
-        self._latest: defaultdict[str, float] = defaultdict(lambda: began)
+        self._last_starts = {process.name: time.monotonic() for process in processes}
 
-    def before(self, name: str) -> int:
-        """The number so far, as its latest life has left it."""
-        if time.monotonic() - self._latest[name] >= _FORGIVING_SECONDS:
-            self._counts[name] = 0
-        return self._counts[name]
+    def allows(self, component: Component) -> bool:
+        """Whether the server, which has just ended, may be restarted."""
+        age = time.monotonic() - self._last_starts[component.name]
+        if age >= component.restart_reset_seconds:
+            self._counts[component.name] = 0
+        return self._counts[component.name] < component.max_restarts
 
-    def count(self, name: str) -> int:
-        """Add one; the number with it."""
-        self._counts[name] += 1
-        self._latest[name] = time.monotonic()
-        return self._counts[name]
+    def add(self, component: Component) -> int:
+        """Count a restart and return its number."""
+        self._counts[component.name] += 1
+        self._last_starts[component.name] = time.monotonic()
+        return self._counts[component.name]
 
 
 class _StopRequests:
-    """Counts SIGTERM and SIGINT while it is entered, in place of what they did before.
+    """Counts SIGTERM and SIGINT while it is entered, in place of the previous signal handlers.
 
-    Within half a second they count as one: `timeout`, `uv run` and batch systems send a signal to
-    the process and to its group.
+    Signals within half a second count as one: `timeout`, `uv run` and batch systems send a signal
+    to the process and to its group.
     """
-
-    _SAME_REQUEST_SECONDS = 0.5
 
     def __init__(self) -> None:
         self.count = 0
         self._latest = float("-inf")
-        self._before: dict[signal.Signals, Any] = {}
+        self._previous_handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> _StopRequests:
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._on_signal)
+            self._previous_handlers[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if now - self._latest > self._SAME_REQUEST_SECONDS:
+        if now - self._latest > _SAME_SIGNAL_SECONDS:
             self.count += 1
         self._latest = now
 
 
-def _failed(processes: Sequence[Process], finite: Collection[str]) -> list[Process]:
-    """Those that ended in error, and servers that ended at all."""
-    ended = [process for process in processes if process.poll() is not None]
-    return [process for process in ended if process.poll() != 0 or process.name not in finite]
+def _failed(processes: Sequence[ComponentProcess]) -> list[ComponentProcess]:
+    """The processes that ended with an error, and servers that ended at all."""
+    return [
+        process
+        for process in processes
+        if process.poll() is not None and (process.poll() != 0 or process.component.is_server)
+    ]
 
 
-def _in_order_of_failure(processes: Sequence[Process], finite: Collection[str]) -> list[Process]:
-    """The failed ones, first cause first, after a moment in which others may follow it down.
+def _in_order_of_failure(processes: Sequence[ComponentProcess]) -> list[ComponentProcess]:
+    """The failed processes, the first cause first.
 
-    Of those that are found dead together, the one that fell silent first comes first.
+    Waits a moment for others that fail as a consequence. Of those found dead together, the one
+    whose log was written to least recently comes first.
     """
-    order: list[Process] = []
-    deadline = time.monotonic() + _GATHER_SECONDS
+    order: list[ComponentProcess] = []
+    deadline = time.monotonic() + _FOLLOWING_FAILURES_SECONDS
     while time.monotonic() < deadline and len(order) < len(processes):
-        found = [process for process in _failed(processes, finite) if process not in order]
+        found = [process for process in _failed(processes) if process not in order]
         order += sorted(found, key=lambda process: process.log.stat().st_mtime_ns)
         time.sleep(_POLL_SECONDS)
     return order
 
 
-def _failure(order: Sequence[Process]) -> ComponentFailed:
+def _failure(order: Sequence[ComponentProcess]) -> ComponentFailed:
     first, *others = order
-    words = _own_words(first)
-    if words is not None:
-        text = f"{words}\n  {first.name} {first.how_it_ended()}; its log: {first.log}"
+    user_error = _user_error(first)
+    if user_error is not None:
+        text = f"{user_error}\n  {first.name} {first.describe_exit()}; its log: {first.log}"
     else:
-        lines = "\n".join(first.tail(_LINES_SHOWN)) or "(nothing)"
+        lines = "\n".join(first.log_tail(_LINES_SHOWN)) or "(nothing)"
         log = textwrap.indent(lines, "  | ", lambda line: True)
-        text = f"{first.name} {first.how_it_ended()}\n{log}\n  the end of its log: {first.log}"
+        text = (
+            f"{first.name} {first.describe_exit()}\n{log}\n"
+            f"  these are the last lines of {first.log}"
+        )
     for other in others:
-        text += f"\n  after it, {other.name} {other.how_it_ended()}; its log: {other.log}"
+        text += f"\n  then {other.name} {other.describe_exit()}; its log: {other.log}"
     failure = ComponentFailed(text)
     code = first.poll()
-    if words is not None and code is not None and code > 0:
+    if user_error is not None and code is not None and code > 0:
         failure.exit_code = code
     return failure
 
 
-def _own_words(process: Process) -> str | None:
-    """What the component's command line said of a mistake of the user's: `error: ...`.
+def _user_error(process: ComponentProcess) -> str | None:
+    """The message of the user's mistake that ended the process: `error: ...` in its log.
 
-    Indented lines after it belong to it. torchrun's own report may follow, and is left out.
+    None if there is none. Indented lines after it belong to it; torchrun's report may follow and is
+    left out.
     """
     code = process.poll()
     if code is None or code <= 0:
         return None
-    lines = process.tail(_LINES_SEARCHED)
+    lines = process.log_tail(_LINES_SEARCHED)
     starts = [number for number, line in enumerate(lines) if line.startswith("error: ")]
     if not starts:
         return None

@@ -1,8 +1,8 @@
-"""torchrun, ending with the exit code of the rank that failed first and no report of its own.
+"""torchrun, but with the exit code of the rank that failed first, and without a report of its own.
 
     python -m torchrl_ckpt.launcher.torchrun --standalone --nproc-per-node=2 -m MODULE ...
 
-The rank's own last words are then the last of the log.
+The log then ends with the error of that rank.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def main() -> None:
         run(parse_args(sys.argv[1:]))
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
-        # A shell's way to say by which signal a process was killed.
+        # As in a shell, 128 + n stands for death by signal n.
         sys.exit(failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode)
 
 

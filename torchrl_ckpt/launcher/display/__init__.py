@@ -1,1 +1,1 @@
-"""What a person sees of a running job."""
+"""The display of a running job for the user."""

@@ -1,6 +1,7 @@
-"""What a person sees of a run: a live display in a terminal, plain lines elsewhere.
+"""The display of a run: live progress bars in a terminal, plain lines elsewhere.
 
-It follows the files that the processes write anyway, so no process talks to it.
+It follows `metrics.jsonl` and `progress.jsonl`, which the job's processes write anyway, so that no
+process has to send it anything.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -17,23 +17,24 @@ from rich.text import Text
 
 from torchrl_ckpt.launcher.display.live_screen import LiveScreen
 from torchrl_ckpt.launcher.display.plain_screen import PlainScreen
+from torchrl_ckpt.run.directory import RunDirectory
 from torchrl_ckpt.run.json_lines import Tail
 from torchrl_ckpt.run.progress import Level, ProgressMessage, ProgressTail, TaskUpdate
 
 PLAIN_VARIABLE = "TORCHRL_CKPT_PLAIN"
-"""The environment variable that asks for plain lines in a terminal too."""
+"""The environment variable that selects plain lines in a terminal, too."""
 
-_SECONDS_BETWEEN_REFRESHES = 0.25
+_REFRESH_INTERVAL_SECONDS = 0.25
 
 
 class Screen(Protocol):
-    """Shows what happens, as it happens."""
+    """Draws events as they come."""
 
-    def metrics(self, row: Mapping[str, Any]) -> None: ...
+    def show_metrics(self, row: Mapping[str, Any]) -> None: ...
 
-    def task(self, update: TaskUpdate) -> None: ...
+    def show_task(self, update: TaskUpdate) -> None: ...
 
-    def message(self, message: ProgressMessage) -> None: ...
+    def show_message(self, message: ProgressMessage) -> None: ...
 
     def refresh(self) -> None: ...
 
@@ -41,51 +42,51 @@ class Screen(Protocol):
 
 
 class Display:
-    """Shows an attempt from its start to its `finish`.
+    """Shows one attempt of a run until `finish`.
 
-    `tasks` are the components that count steps, with their last step; `start` is the step that
-    they go on from. Rows that `metrics_path` holds already are of earlier attempts and not shown.
+    `last_steps` maps each component that counts steps to its last step; `start_step` is the step
+    that they start from. Rows that are in the metrics file already belong to earlier attempts and
+    are not shown.
     """
 
     def __init__(
         self,
         title: str,
-        metrics_path: Path,
-        progress_path: Path,
+        run: RunDirectory,
         *,
-        tasks: Mapping[str, int],
-        start: int = 0,
+        last_steps: Mapping[str, int],
+        start_step: int = 0,
         plain: bool = False,
     ) -> None:
-        self._metrics = Tail(metrics_path, skip_existing=True)
-        self._progress = ProgressTail(progress_path)
-        self._refreshed = float("-inf")
-        self._console = _LastingConsole(highlight=False)
-        plain = plain or bool(os.environ.get(PLAIN_VARIABLE))
+        self._metrics = Tail(run.metrics, skip_existing=True)
+        self._progress = ProgressTail(run.progress)
+        self._last_refresh = float("-inf")
+        self._console = _PipeSafeConsole(highlight=False)
         self._finished = False
         self._screen: Screen
-        if plain or not (self._console.is_interactive and self._console.file.isatty()):
-            self._screen = PlainScreen(self._console, title, tasks)
+        is_terminal = self._console.is_interactive and self._console.file.isatty()
+        if plain or os.environ.get(PLAIN_VARIABLE) or not is_terminal:
+            self._screen = PlainScreen(self._console, title, last_steps)
         else:
-            self._screen = LiveScreen(self._console, title, tasks, start)
+            self._screen = LiveScreen(self._console, title, last_steps, start_step)
 
     def refresh(self) -> None:
-        """Show what is new, at most a few times a second however often it is called."""
-        if time.monotonic() >= self._refreshed + _SECONDS_BETWEEN_REFRESHES:
-            self._show_what_is_new()
-            self._refreshed = time.monotonic()
+        """Show new events. Frequent calls are cheap: it acts only every quarter of a second."""
+        if time.monotonic() >= self._last_refresh + _REFRESH_INTERVAL_SECONDS:
+            self._show_new_events()
+            self._last_refresh = time.monotonic()
 
     def message(self, text: str, level: Level = "info") -> None:
-        """Tell the person what the runner itself has to say, after all that came before."""
-        self._show_what_is_new()
-        self._screen.message(ProgressMessage(time.time(), "", text, level))
+        """Show a message of the launcher, after all events that came before it."""
+        self._show_new_events()
+        self._screen.show_message(ProgressMessage(time.time(), "", text, level))
 
     def finish(self, summary: Sequence[str] = ()) -> None:
-        """Show the last of what happened, take the bars away and leave `summary`."""
+        """Show the last events, remove the bars and print the lines of `summary`."""
         if self._finished:
             return
         self._finished = True
-        self._show_what_is_new()
+        self._show_new_events()
         self._screen.close()
         for line in summary:
             self._console.print(Text(line), soft_wrap=True)
@@ -96,21 +97,21 @@ class Display:
     def __exit__(self, *exception: object) -> None:
         self.finish()
 
-    def _show_what_is_new(self) -> None:
+    def _show_new_events(self) -> None:
         rows = [(row["time"], row) for row in self._metrics.read()]
         events = [(event.time, event) for event in self._progress.read()]
-        for _, news in sorted([*rows, *events], key=lambda timed: timed[0]):
-            if isinstance(news, TaskUpdate):
-                self._screen.task(news)
-            elif isinstance(news, ProgressMessage):
-                self._screen.message(news)
+        for _, event in sorted([*rows, *events], key=lambda timed: timed[0]):
+            if isinstance(event, TaskUpdate):
+                self._screen.show_task(event)
+            elif isinstance(event, ProgressMessage):
+                self._screen.show_message(event)
             else:
-                self._screen.metrics(news)
+                self._screen.show_metrics(event)
         self._screen.refresh()
 
 
-class _LastingConsole(Console):
-    """Goes on in silence when nobody reads any more, as behind `| head`."""
+class _PipeSafeConsole(Console):
+    """Stops printing when the reader of its output has gone, as with `| head`, and goes on."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True

@@ -1,4 +1,4 @@
-"""How metrics and messages read on a line, in whichever display."""
+"""The text of metrics and messages, which both screens show."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torchrl_ckpt.run.progress import ProgressMessage
 
 COMPONENT_WIDTH = 14
 
-_SHOWN = (
+_SHOWN_METRICS = (
     ("loss", "loss", ".4f"),
     ("reward/mean", "reward", ".4f"),
     ("lr", "lr", ".1e"),
@@ -20,11 +20,12 @@ _SHOWN = (
     ("checkpoint/write_seconds", "to write", ".2f"),
     ("checkpoint/commit_seconds", "to commit", ".2f"),
 )
+"""Metric, label and format."""
 
 
 def metrics_text(row: Mapping[str, Any]) -> str:
-    """The few numbers of a row that a person follows, such as `loss 0.6123  lr 5.0e-04`."""
-    shown = [(label, row[name], form) for name, label, form in _SHOWN if name in row]
+    """Format the main values of a metrics row, such as `loss 0.6123  lr 5.0e-04`."""
+    shown = [(label, row[name], form) for name, label, form in _SHOWN_METRICS if name in row]
     return "  ".join(
         f"{label} {value if isinstance(value, str) else format(value, form)}"
         for label, value, form in shown
@@ -32,7 +33,7 @@ def metrics_text(row: Mapping[str, Any]) -> str:
 
 
 def message_text(message: ProgressMessage) -> str:
-    """A message with its local time, and its component if it is not the runner's."""
+    """Format a message with its local time and its component; the launcher's has no component."""
     clock = time.strftime("%H:%M:%S", time.localtime(message.time))
     source = f"{message.component}: " if message.component else ""
     warning = "warning: " if message.level == "warning" else ""

@@ -1,4 +1,4 @@
-"""The display for terminals: bars for steps and for what is under way; messages scroll above."""
+"""The screen for terminals: bars for steps and running tasks at the bottom, messages above them."""
 
 from __future__ import annotations
 
@@ -22,23 +22,25 @@ _SPEED_ESTIMATE_SECONDS = 3600.0
 
 
 class LiveScreen:
-    """Redraws the lowest lines of the terminal, and leaves none of them."""
+    """Redraws the last lines of the terminal, and removes them in the end."""
 
-    def __init__(self, console: Console, title: str, tasks: Mapping[str, int], start: int) -> None:
+    def __init__(
+        self, console: Console, title: str, last_steps: Mapping[str, int], start_step: int
+    ) -> None:
         self._title = title
-        self._began = time.monotonic()
+        self._started = time.monotonic()
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(_BAR_WIDTH, table_column=Column(no_wrap=True)),
-            _Count(table_column=Column(no_wrap=True, min_width=len("1024/1024"))),
-            _Detail(table_column=Column()),
+            _CountColumn(table_column=Column(no_wrap=True, min_width=len("1024/1024"))),
+            _DetailColumn(table_column=Column()),
             console=console,
             auto_refresh=False,
             speed_estimate_period=_SPEED_ESTIMATE_SECONDS,
         )
         self._step_bars = {
-            component: self._add_bar(component, completed=start, total=last)
-            for component, last in tasks.items()
+            component: self._add_bar(component, completed=start_step, total=last)
+            for component, last in last_steps.items()
         }
         self._task_bars: dict[tuple[str, str], TaskID] = {}
         self._other_metrics: dict[str, str] = {}
@@ -47,14 +49,14 @@ class LiveScreen:
         )
         self._live.start(refresh=True)
 
-    def metrics(self, row: Mapping[str, Any]) -> None:
+    def show_metrics(self, row: Mapping[str, Any]) -> None:
         component, step, text = row["component"], row["step"], metrics_text(row)
         if component in self._step_bars:
             self._bars.update(self._step_bars[component], completed=step, detail=text)
         else:
             self._other_metrics[component] = f"step {step}  {text}"
 
-    def task(self, update: TaskUpdate) -> None:
+    def show_task(self, update: TaskUpdate) -> None:
         key = (update.component, update.task)
         if update.ended:
             if key in self._task_bars:
@@ -69,7 +71,7 @@ class LiveScreen:
             )
         self._bars.update(self._task_bars[key], completed=update.completed)
 
-    def message(self, message: ProgressMessage) -> None:
+    def show_message(self, message: ProgressMessage) -> None:
         style = "yellow" if message.level == "warning" else ""
         self._live.console.print(Text(message_text(message), style=style), soft_wrap=True)
 
@@ -97,25 +99,26 @@ class LiveScreen:
         )
 
     def _render(self) -> RenderableType:
-        others = [
+        other_lines = [
             Text(f"{component:<{COMPONENT_WIDTH}} {text}", no_wrap=True, overflow="ellipsis")
             for component, text in self._other_metrics.items()
         ]
-        return Group(self._headline(), self._bars, *others)
+        return Group(self._headline(), self._bars, *other_lines)
 
     def _headline(self) -> Text:
+        """The title, the time since the start, and an estimate of the time that remains."""
         line = Text(self._title, style="bold", no_wrap=True, overflow="ellipsis")
-        line.append(f"  {_whole_seconds(time.monotonic() - self._began)}", style="dim")
-        counting_steps = set(self._step_bars.values())
-        bars = [bar for bar in self._bars.tasks if bar.id in counting_steps]
+        line.append(f"  {_whole_seconds(time.monotonic() - self._started)}", style="dim")
+        step_bars = set(self._step_bars.values())
+        bars = [bar for bar in self._bars.tasks if bar.id in step_bars]
         remaining = max((bar.time_remaining or 0 for bar in bars), default=0)
         if remaining:
             line.append(f", about {_whole_seconds(remaining)} to go", style="dim")
         return line
 
 
-class _Count(ProgressColumn):
-    """How much is done; for what has no total, how long it takes already."""
+class _CountColumn(ProgressColumn):
+    """How much is done; for a task without a total, the time since its start."""
 
     def render(self, task: Task) -> Text:
         if task.total is None:
@@ -125,8 +128,8 @@ class _Count(ProgressColumn):
         return Text(f"{task.completed:.0f}/{task.total:.0f}")
 
 
-class _Detail(ProgressColumn):
-    """The column that gives way where the terminal is narrow."""
+class _DetailColumn(ProgressColumn):
+    """The text of a bar; the only column that is cut off in a narrow terminal."""
 
     def render(self, task: Task) -> Text:
         return Text(task.fields["detail"], no_wrap=True, overflow="ellipsis")

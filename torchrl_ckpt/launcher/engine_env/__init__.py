@@ -1,1 +1,1 @@
-"""The Python environment of an engine that cannot share the job's own."""
+"""The Python environment that an engine's server runs in."""

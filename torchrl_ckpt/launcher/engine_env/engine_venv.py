@@ -1,9 +1,11 @@
-"""The Python environment that an inference server runs in: the job's own, or one of the engine's.
+"""Chooses the Python environment that an inference server runs in, and sets it up if need be.
 
-An engine whose library does not get along with the job's packages has an environment beside the
-job's: `.venv-vllm` beside `.venv`. It is made on first use, and is as good as its stamp, a file
-that is written last and says what the environment was made from. A recipe whose model comes from
-another distribution has another environment, so that two recipes never make the same one in turn.
+Most engines run in the job's environment. An engine whose library conflicts with the job's packages
+has a virtual environment of its own beside the job's: `.venv-vllm` beside `.venv`. It is set up on
+first use. A stamp file, written last, records what it was made from; an environment without a stamp
+or with a different one is set up again. The name of the directory also contains the distributions
+of other plugins that the server needs, so that two recipes with different models do not set up the
+same directory in turn.
 """
 
 from __future__ import annotations
@@ -23,61 +25,72 @@ from urllib.parse import unquote, urlsplit
 
 from rich.console import Console
 
-from torchrl_ckpt import registry
 from torchrl_ckpt.config.inference import InferenceConfig
-from torchrl_ckpt.launcher.engine_env import install
+from torchrl_ckpt.launcher.engine_env.installer import LOG, install_venv, installation_lock
 from torchrl_ckpt.plugin_api.engines import EngineEnvironment, IsolatedEngine
 from torchrl_ckpt.plugin_api.errors import EngineEnvironmentFailed
+from torchrl_ckpt.registry.loading import load_plugin
+from torchrl_ckpt.registry.lookup import find_plugin
 
 _STAMP = "made-from.json"
+_PROJECT = "torchrl-ckpt"
 
 
 @dataclass(frozen=True)
 class Requirement:
-    """A distribution as pip is told to install it, and what that brings along: where this changes,
-    an environment is out of date."""
+    """A distribution to install.
 
-    arguments: tuple[str, ...]
-    brings: tuple[str, ...] = ()
+    `pip_arguments` are what `pip install` takes. `fingerprint` tells versions of its content apart
+    that have the same version number: when it changes, an environment is out of date.
+    """
+
+    pip_arguments: tuple[str, ...]
+    fingerprint: tuple[str, ...] = ()
 
     @classmethod
-    def like_here(cls, name: str, extra: str = "") -> Requirement:
-        """The same version from the same place as in this environment, with `extra`.
+    def from_installed(cls, name: str, extra: str = "") -> Requirement:
+        """Require the version of `name` that is installed here, from the same source.
 
-        Raises `EngineEnvironmentFailed` where it is not installed.
+        `extra` is the extra to install with it. Raises `EngineEnvironmentFailed` if it is not
+        installed here.
         """
         copies = list(importlib.metadata.distributions(name=name))
         if not copies:
             raise EngineEnvironmentFailed(
-                f"the engine's environment needs {name} from where it is installed here, but it is "
-                f"not installed in {sys.prefix}: install it there with pip"
+                f"the engine's environment needs {name}, but it is not installed in {sys.prefix}, "
+                "from where its version and source are taken: install it there with pip"
             )
-        # A build leaves metadata in the source tree, which lack the origin and do not count.
-        here = next((copy for copy in copies if copy.read_text("direct_url.json")), copies[0])
+        # A build leaves metadata in the source tree. They lack the origin and are passed over.
+        installed = next((copy for copy in copies if copy.read_text("direct_url.json")), copies[0])
         in_extra = f'extra == "{extra}"'
-        needs = [need for need in here.requires or [] if "extra ==" not in need or in_extra in need]
-        entries = [f"{entry.group}: {entry.name} = {entry.value}" for entry in here.entry_points]
-        origin = json.loads(here.read_text("direct_url.json") or "null")
-        brings = sorted(needs + entries)
+        dependencies = [
+            dependency
+            for dependency in installed.requires or []
+            if "extra ==" not in dependency or in_extra in dependency
+        ]
+        entry_points = [f"{e.group}: {e.name} = {e.value}" for e in installed.entry_points]
+        fingerprint = sorted(dependencies + entry_points)
+        origin = json.loads(installed.read_text("direct_url.json") or "null")
         if origin is not None and not _is_editable(origin):
-            # The same directory or file may hold something else today under the same version.
-            record = hashlib.sha256((here.read_text("RECORD") or "").encode())
-            brings.append(f"RECORD: {record.hexdigest()}")
-        return cls(_pip_arguments(name, here.version, extra, origin), tuple(brings))
+            # The directory or file may have changed since, under the same version number.
+            record = hashlib.sha256((installed.read_text("RECORD") or "").encode())
+            fingerprint.append(f"RECORD: {record.hexdigest()}")
+        pip_arguments = _pip_arguments(name, installed.version, extra, origin)
+        return cls(pip_arguments, tuple(fingerprint))
 
 
 def _pip_arguments(name: str, version: str, extra: str, origin: Any) -> tuple[str, ...]:
     """`origin` is PEP 610's record, or None for a package from an index."""
-    wanted = f"{name}[{extra}]" if extra else name
+    name_with_extra = f"{name}[{extra}]" if extra else name
     if origin is None:
-        return (f"{wanted}=={version}",)
+        return (f"{name_with_extra}=={version}",)
     if "dir_info" in origin:
         editable = ("--editable",) if _is_editable(origin) else ()
         directory = unquote(urlsplit(origin["url"]).path)
         return (*editable, f"{directory}[{extra}]" if extra else directory)
     vcs = origin.get("vcs_info")
     url = f"{vcs['vcs']}+{origin['url']}@{vcs['commit_id']}" if vcs else origin["url"]
-    return (f"{wanted} @ {url}",)
+    return (f"{name_with_extra} @ {url}",)
 
 
 def _is_editable(origin: Any) -> bool:
@@ -85,52 +98,54 @@ def _is_editable(origin: Any) -> bool:
 
 
 def server_python(config: InferenceConfig) -> Path:
-    """The interpreter for the server of `config`; its environment is made first if need be.
+    """Return the interpreter for the server of `config`; set up its environment first if need be.
 
     Raises `EngineEnvironmentFailed`.
     """
-    engine = registry.load("engines", config.engine.type)
+    engine = load_plugin("engines", config.engine.type)
     if not isinstance(engine.cls, IsolatedEngine):
         return Path(sys.executable)
     environment = engine.cls.environment()
     if importlib.util.find_spec(environment.module) is not None:
         return Path(sys.executable)
-    model = registry.find("models", config.model.type)
-    extras = dict.fromkeys(("torchrl-ckpt", model.distribution), "")
-    extras[engine.found.distribution] = environment.extra
-    requirements = [Requirement.like_here(name, extra) for name, extra in extras.items()]
-    further = extras.keys() - {"torchrl-ckpt", engine.found.distribution}
-    return ready(place(environment, further), environment, requirements)
+    engine_distribution = engine.found.distribution
+    model_distribution = find_plugin("models", config.model.type).distribution
+    extras = dict.fromkeys((_PROJECT, model_distribution), "")
+    extras[engine_distribution] = environment.extra
+    requirements = [Requirement.from_installed(name, extra) for name, extra in extras.items()]
+    others = extras.keys() - {_PROJECT, engine_distribution}
+    return ensure_venv(venv_directory(environment, others), environment, requirements)
 
 
-def enter(python: Path) -> None:
-    """Begin this command anew with `python`, where that is another than runs it now."""
+def restart_with(python: Path) -> None:
+    """Restart this command with the interpreter `python`, unless that runs it already."""
     if python != Path(sys.executable):
         command = python.with_name(Path(sys.argv[0]).name)
         os.execv(command, [str(command), *sys.argv[1:]])
 
 
-def place(environment: EngineEnvironment, further: Collection[str]) -> Path:
-    """The directory of `environment` with the distributions `further`, which are in its name.
+def venv_directory(environment: EngineEnvironment, other_distributions: Collection[str]) -> Path:
+    """Return the directory of `environment`, with `other_distributions` in its name.
 
-    It is beside the virtual environment of this process; without one, among the user's caches, by
-    the installation of Python that this is.
+    It is beside the virtual environment that this process runs in. Outside a virtual environment it
+    is in the user's cache directory, one for each installation of Python.
     """
-    name = "-".join([environment.name, *sorted(further)])
+    name = "-".join([environment.name, *sorted(other_distributions)])
     if sys.prefix != sys.base_prefix:
-        own = Path(sys.prefix)
-        return own.with_name(f"{own.name}-{name}")
+        job_venv = Path(sys.prefix)
+        return job_venv.with_name(f"{job_venv.name}-{name}")
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     python = hashlib.sha256(sys.prefix.encode()).hexdigest()[:8]
     return caches / "torchrl-ckpt" / f"env-{name}-{python}"
 
 
-def ready(
+def ensure_venv(
     directory: Path, environment: EngineEnvironment, requirements: Sequence[Requirement]
 ) -> Path:
-    """The interpreter of the environment in `directory`, made now if it is not as it should be.
+    """Return the interpreter of the environment in `directory`.
 
-    Raises `EngineEnvironmentFailed`.
+    The environment is set up again if it is missing, broken or out of date. Raises
+    `EngineEnvironmentFailed`.
     """
     origins = {
         "python": sys.version,
@@ -138,49 +153,50 @@ def ready(
         "requirements": [asdict(requirement) for requirement in requirements],
         "unwanted": environment.unwanted,
     }
-    made_from = json.dumps(origins, indent=2)
+    expected_stamp = json.dumps(origins, indent=2)
     python = directory / "bin" / "python"
     stamp = directory / _STAMP
     console = Console(stderr=True, highlight=False)
 
-    def is_made() -> bool:
-        return _read(stamp) == made_from and _has(python, environment.module)
+    def is_usable() -> bool:
+        return _read_if_there(stamp) == expected_stamp and _finds(python, environment.module)
 
-    if is_made():
+    if is_usable():
         return python
     try:
-        with install.only_one(directory, console) as lock:
-            if is_made():
+        with installation_lock(directory, console) as lock:
+            if is_usable():  # Another job has just set it up.
                 return python
             console.print(
                 f"setting up {directory} for the engine's {environment.module} (first use; takes a "
                 "few minutes)",
                 soft_wrap=True,
             )
-            stamp.unlink(missing_ok=True)  # first, lest it speak for what is half removed
-            arguments = [word for needed in requirements for word in needed.arguments]
-            install.make(directory, arguments, environment.unwanted, lock=lock, console=console)
-            if not _has(python, environment.module):
+            # First: a stamp must never stand for a directory that is partly removed.
+            stamp.unlink(missing_ok=True)
+            arguments = [word for needed in requirements for word in needed.pip_arguments]
+            install_venv(directory, arguments, environment.unwanted, lock=lock, console=console)
+            if not _finds(python, environment.module):
                 raise EngineEnvironmentFailed(
-                    f"{directory}: all was installed, but {environment.module} cannot be found in "
-                    f"it; what pip did is in {directory / install.LOG}"
+                    f"{directory}: pip has installed everything, but Python does not find "
+                    f"{environment.module} there; pip's output is in {directory / LOG}"
                 )
-            stamp.write_text(made_from)
+            stamp.write_text(expected_stamp)
             console.print("  done")
     except OSError as error:
         raise EngineEnvironmentFailed(f"{directory} cannot be set up: {error}") from error
     return python
 
 
-def _read(stamp: Path) -> str | None:
+def _read_if_there(path: Path) -> str | None:
     try:
-        return stamp.read_text()
+        return path.read_text()
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def _has(python: Path, module: str) -> bool:
-    """Whether `python` runs and finds `module`."""
+def _finds(python: Path, module: str) -> bool:
+    """Whether the interpreter `python` runs and finds `module`."""
     code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
     try:
         return subprocess.run([python, "-I", "-c", code], capture_output=True).returncode == 0

@@ -1,4 +1,4 @@
-"""Fills the directory of a Python environment: one job at a time, and never past that job's end."""
+"""Installs an engine's Python environment: one job at a time, and no installer outlives its job."""
 
 from __future__ import annotations
 
@@ -22,69 +22,71 @@ _LINES_SHOWN = 20
 
 
 @contextmanager
-def only_one(directory: Path, console: Console) -> Iterator[int]:
-    """Hold the lock of `directory`: of two jobs that find it wanting one makes it, and the other
-    waits and then finds it made.
+def installation_lock(directory: Path, console: Console) -> Iterator[int]:
+    """Hold the lock on installing into `directory`; wait while another job holds it.
 
-    What is locked is a file beside it, since `directory` itself is removed on the way. The lock
-    goes with the open file whose descriptor this gives: whoever inherits that holds it as well.
+    Yields the file descriptor of the lock. A child process that inherits it holds the lock as well,
+    until both have closed it. The locked file is beside `directory`, because `directory` itself is
+    removed during an installation.
     """
     path = directory.with_name(f".{directory.name.lstrip('.')}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Open for writing: on NFS there is no exclusive lock otherwise.
+    # Open for writing: NFS grants an exclusive lock on no other file.
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            console.print(f"waiting for another job that sets up {directory}", soft_wrap=True)
+            console.print(f"waiting until another job has set up {directory}", soft_wrap=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock
     finally:
         os.close(lock)
 
 
-def make(
+def install_venv(
     directory: Path,
-    arguments: Sequence[str],
+    pip_arguments: Sequence[str],
     unwanted: Sequence[str],
     *,
     lock: int,
     console: Console,
 ) -> None:
-    """A new environment in place of what is in `directory`, of what pip makes of `arguments`, less
-    the distributions `unwanted`. Raises `EngineEnvironmentFailed`."""
+    """Replace `directory` by a new virtual environment with what `pip install` is asked for.
+
+    The distributions `unwanted` are uninstalled at the end. `lock` is from `installation_lock`.
+    Raises `EngineEnvironmentFailed`.
+    """
     with suppress(FileNotFoundError):
         shutil.rmtree(directory)
     directory.mkdir(parents=True)
     pip = [str(directory / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
     commands = [
         [sys.executable, "-m", "venv", str(directory)],
-        [*pip, "install", "--progress-bar", "off", *arguments],
+        [*pip, "install", "--progress-bar", "off", *pip_arguments],
     ]
     if unwanted:
         commands.append([*pip, "uninstall", "--yes", *unwanted])
     for command in commands:
-        run(command, directory, lock=lock, console=console)
+        run_logged(command, directory, lock=lock, console=console)
 
 
-def run(command: Sequence[str], directory: Path, *, lock: int, console: Console) -> None:
-    """Run `command` with its output in the log of `directory`, and the latest line of it on a
-    terminal.
+def run_logged(command: Sequence[str], directory: Path, *, lock: int, console: Console) -> None:
+    """Run `command`, append its output to the log in `directory`, and show the latest line of it.
 
-    It dies with this process, so call this from the main thread (`parent_death`). Raises
-    `EngineEnvironmentFailed`.
+    The command is killed when this process ends; call this from the main thread (`parent_death`
+    says why). Raises `EngineEnvironmentFailed` if the command fails.
     """
     log = directory / LOG
-    tail: deque[str] = deque(maxlen=_LINES_SHOWN)
+    last_lines: deque[str] = deque(maxlen=_LINES_SHOWN)
     with (
         open(log, "a") as file,
         console.status("") as status,
         subprocess.Popen(
             [sys.executable, "-I", "-S", parent_death.__file__, *command],
             env={**os.environ, parent_death.ANCESTOR_VARIABLE: str(os.getpid())},
-            # What the command starts itself (venv starts ensurepip, and that pip) is not tied to
-            # anybody, but has its input: as long as one of them lives, the lock is held.
+            # Grandchildren (venv starts ensurepip, which starts pip) do not die with this process,
+            # but inherit standard input: the lock is held until the last of them has ended.
             stdin=lock,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -96,14 +98,14 @@ def run(command: Sequence[str], directory: Path, *, lock: int, console: Console)
         try:
             for line in process.stdout:
                 file.write(line)
-                tail.append(line.rstrip())
+                last_lines.append(line.rstrip())
                 status.update(line.strip()[: console.width - 4].replace("[", r"\["))
-        except BaseException:  # Ctrl-C: leaving the block would wait for its end
-            process.kill()
+        except BaseException:
+            process.kill()  # After Ctrl-C, leaving the block would wait for the command's end.
             raise
     if process.returncode != 0:
-        shown = "\n".join(f"  | {line}" for line in tail)
+        shown = "\n".join(f"  | {line}" for line in last_lines)
         raise EngineEnvironmentFailed(
             f"{directory} cannot be set up: `{' '.join(command)}` failed\n{shown}\n"
-            f"all of its output: {log}"
+            f"the whole output is in {log}"
         )
