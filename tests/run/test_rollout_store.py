@@ -1,60 +1,116 @@
-"""Batches of rollouts arrive as they were sent, whole, and only those of this attempt."""
+"""Batches of rollouts arrive complete and unchanged, and only those of the same attempt."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file
 
+from tests.support.rollouts import metadata, rollout
 from torchrl_ckpt.plugin_api.errors import DataError
-from torchrl_ckpt.run.rollout_store import Rollout, RolloutBatch, RolloutStore
+from torchrl_ckpt.run.rollout_store import METADATA, TENSORS, Rollout, RolloutBatch, RolloutStore
 
 ROLLOUTS = [
-    Rollout("cat", [1, 2], [3, 4, 5], [-0.5, -1.0, -0.25], 0.5, 0.125, 3, "load-a"),
-    Rollout("at", [6], [7], [-2.0], 1.0, -1 / 3, 3, "load-b"),
+    rollout("cat", [1, 2], [3, 4, 5], [-0.5, -1.0, -0.25], reward=0.5, advantage=0.125),
+    rollout("at", [6], [7], [-2.0], reward=1.0, advantage=-1 / 3),
 ]
 
 
-def batch(step: int, attempt: int = 1, rollouts: list[Rollout] = ROLLOUTS) -> RolloutBatch:
-    return RolloutBatch(step, attempt, 3, 0.7, rollouts, {"reward/mean": 0.75})
+@pytest.fixture(name="store")
+def make_store(tmp_path: Path) -> RolloutStore:
+    store = RolloutStore(tmp_path / "rollouts")
+    store.clear()
+    return store
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> RolloutStore:
-    rollouts = RolloutStore(tmp_path / "rollouts")
-    rollouts.clear()
-    return rollouts
+Row = tuple[list[int], list[int], list[float], float]
 
 
-def test_a_batch_is_read_as_it_was_written(directory: RolloutStore) -> None:
-    directory.write(batch(4))
-    assert directory.read(4, attempt=1) == batch(4)
+def as_lists(batch: RolloutBatch | None) -> list[Row]:
+    """The prompt, completion, log-probabilities and advantage of each rollout."""
+    assert batch is not None
+    columns = (batch.prompts, batch.completions, batch.logprobs, batch.advantages)
+    return [tuple(value.tolist() for value in row) for row in zip(*columns, strict=True)]  # type: ignore[misc]
 
 
-def test_a_batch_of_an_earlier_attempt_is_not_taken(directory: RolloutStore) -> None:
-    directory.write(batch(1, attempt=1))
-    assert directory.read(1, attempt=2) is None
+def columns_of(
+    rollouts: Sequence[Rollout],
+) -> list[Row]:
+    return [(r.prompt, r.completion, r.logprobs, r.advantage) for r in rollouts]
 
 
-@pytest.mark.parametrize("change", [{"policy_version": 2}, {"load": ""}])
-def test_a_rollout_by_weights_that_nobody_checked_is_not_trained_on(
-    directory: RolloutStore, change: dict[str, Any]
+def change_metadata(store: RolloutStore, step: int, **values: Any) -> None:
+    path = store.path(step) / METADATA
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_batch_is_read_as_it_was_written(store: RolloutStore) -> None:
+    store.write(metadata(4, policy_version=3), ROLLOUTS)
+    batch = store.read(4, attempt=1)
+    assert batch is not None
+    assert batch.metadata == metadata(4, policy_version=3)
+    assert as_lists(batch) == columns_of(ROLLOUTS)
+    assert load_file(store.path(4) / TENSORS)["rewards"].tolist() == [0.5, 1.0]
+
+
+def test_a_batch_of_another_attempt_is_not_read(store: RolloutStore) -> None:
+    store.write(metadata(4, attempt=1), ROLLOUTS)
+    assert store.read(4, attempt=2) is None
+    assert store.read(5, attempt=1) is None
+
+
+@pytest.mark.parametrize("change", [{"policy_version": 2}, {"weights_id": ""}])
+def test_a_rollout_of_unverified_weights_is_not_trained_on(
+    store: RolloutStore, change: dict[str, Any]
 ) -> None:
-    directory.write(batch(4, rollouts=[ROLLOUTS[0], replace(ROLLOUTS[1], **change)]))
-    with pytest.raises(DataError, match="not every rollout of step 4 names the checked load"):
-        directory.read(4, attempt=1)
+    store.write(metadata(4), [ROLLOUTS[0], replace(ROLLOUTS[1], **change)])
+    with pytest.raises(DataError, match="not every rollout of step 4 names the verified weights"):
+        store.read(4, attempt=1)
 
 
-def test_a_batch_by_a_policy_of_its_future_is_not_trained_on(directory: RolloutStore) -> None:
-    directory.write(batch(3))
-    with pytest.raises(DataError, match="load of policy 3"):
-        directory.read(3, attempt=1)
+def test_a_batch_of_a_policy_that_it_trains_is_not_trained_on(store: RolloutStore) -> None:
+    store.write(metadata(3, policy_version=3), ROLLOUTS)
+    with pytest.raises(DataError, match="weights of policy 3"):
+        store.read(3, attempt=1)
 
 
-def test_batches_that_are_used_up_go(directory: RolloutStore) -> None:
+def test_a_batch_of_another_format_is_refused_by_both_readers(
+    store: RolloutStore, tmp_path: Path
+) -> None:
+    store.write(metadata(4), ROLLOUTS)
+    change_metadata(store, 4, format=1)
+    message = r"batch\.json has format 1, and this version of torchrl-ckpt reads format 2"
+    with pytest.raises(DataError, match=message):
+        store.read(4, attempt=1)
+    with pytest.raises(DataError, match=message):
+        RolloutStore(tmp_path / "resumed").restore(store.path(4), attempt=2)
+
+
+def test_a_restored_batch_is_the_same_to_the_bit_and_of_the_new_attempt(
+    store: RolloutStore, tmp_path: Path
+) -> None:
+    store.write(metadata(4), ROLLOUTS)
+    resumed = RolloutStore(tmp_path / "resumed")
+    assert resumed.restore(store.path(4), attempt=2) == metadata(4, attempt=2)
+    assert (resumed.path(4) / TENSORS).read_bytes() == (store.path(4) / TENSORS).read_bytes()
+    assert resumed.read(4, attempt=1) is None
+    assert as_lists(resumed.read(4, attempt=2)) == columns_of(ROLLOUTS)
+
+
+def test_used_batches_are_deleted(store: RolloutStore) -> None:
     for step in (4, 5, 6):
-        directory.write(batch(step))
-    directory.forget(through_step=5)
-    assert [directory.read(step, 1) is not None for step in (4, 5, 6)] == [False, False, True]
+        store.write(metadata(step), ROLLOUTS)
+    store.delete_through(5)
+    assert [store.read(step, 1) is not None for step in (4, 5, 6)] == [False, False, True]
+
+
+def test_a_new_attempt_deletes_the_batches_of_the_one_before(store: RolloutStore) -> None:
+    store.write(metadata(4), ROLLOUTS)
+    (store.root / ".step_5.tmp").mkdir()
+    store.clear()
+    assert list(store.root.iterdir()) == []

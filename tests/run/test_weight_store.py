@@ -1,4 +1,4 @@
-"""A policy shows under its version when it is whole, and never another attempt's."""
+"""A policy appears under its version once it is complete, and is never another attempt's."""
 
 from __future__ import annotations
 
@@ -23,58 +23,75 @@ def fail(directory: Path) -> None:
     raise OSError("disk full")
 
 
-def publish(weights: WeightStore, policy: Policy, how: Callable[[Path], None]) -> None:
-    weights.write(policy.version, how, policy)
+def publish(
+    weights: WeightStore, policy: Policy, exporter: Callable[[Path], None] = export
+) -> None:
+    weights.write(policy.version, exporter, policy)
 
 
-@pytest.fixture
-def weights(tmp_path: Path) -> WeightStore:
-    directory = WeightStore(tmp_path / "weights")
-    directory.clear()
-    return directory
+def directories(weights: WeightStore) -> list[str]:
+    return sorted(path.name for path in weights.root.iterdir())
 
 
-def test_what_is_published_is_found_by_version_and_attempt(weights: WeightStore) -> None:
-    publish(weights, policy(3), export)
+@pytest.fixture(name="weights")
+def make_store(tmp_path: Path) -> WeightStore:
+    store = WeightStore(tmp_path / "weights")
+    store.clear()
+    return store
+
+
+def test_a_published_policy_is_read_by_version_and_attempt(weights: WeightStore) -> None:
+    publish(weights, policy(3))
     assert weights.read(3, attempt=1) == policy(3)
     assert weights.read(3, attempt=2) is None
     assert weights.read(4, attempt=1) is None
 
 
-def test_a_failed_publication_shows_nothing(weights: WeightStore) -> None:
+def test_a_failed_publication_leaves_no_policy(weights: WeightStore) -> None:
     with pytest.raises(OSError, match="disk full"):
         publish(weights, policy(3), fail)
     assert weights.read(3, attempt=1) is None
-    publish(weights, policy(3), export)
+    publish(weights, policy(3))
     assert weights.read(3, attempt=1) == policy(3)
 
 
-def test_the_end_of_training_is_told_by_the_policy_that_ended_it(weights: WeightStore) -> None:
-    publish(weights, policy(1), export)
+def test_the_last_policy_of_an_attempt_says_that_training_has_ended(weights: WeightStore) -> None:
+    publish(weights, policy(1))
     assert weights.last(attempt=1) is None
-    publish(weights, policy(2, last=True), export)
+    publish(weights, policy(2, last=True))
     assert weights.last(attempt=1) == policy(2, last=True)
+    assert weights.last(attempt=2) is None
 
 
-def test_a_model_to_keep_is_no_policy(weights: WeightStore) -> None:
+def test_a_final_model_without_a_policy_is_not_served(weights: WeightStore) -> None:
     weights.write(40, export)
     assert weights.path(40).is_dir()
     assert weights.read(40, attempt=1) is None
 
 
-def test_what_a_killed_run_left_of_a_replacement_is_not_in_the_way(
+def test_the_leftovers_of_a_killed_replacement_do_not_prevent_the_next_one(
     weights: WeightStore,
 ) -> None:
     weights.write(40, export)
     (weights.root / ".step_40.replaced.tmp").mkdir()
     export(weights.root / ".step_40.replaced.tmp")
     weights.write(40, export)
-    assert [path.name for path in weights.root.iterdir()] == ["step_40"]
+    assert directories(weights) == ["step_40"]
 
 
-def test_a_new_start_forgets_policies_and_keeps_finished_models(weights: WeightStore) -> None:
-    publish(weights, policy(1), export)
-    publish(weights, policy(2, last=True), export)
+def test_a_new_attempt_deletes_policies_and_keeps_final_models(weights: WeightStore) -> None:
+    publish(weights, policy(1))
+    publish(weights, policy(2, last=True))
     weights.write(40, export)
     weights.clear()
-    assert sorted(path.name for path in weights.root.iterdir()) == ["step_2", "step_40"]
+    assert directories(weights) == ["step_2", "step_40"]
+
+
+def test_policies_before_the_one_in_use_are_deleted_except_final_models(
+    weights: WeightStore,
+) -> None:
+    weights.write(1, export)
+    for version in (2, 3, 4):
+        publish(weights, policy(version))
+    weights.delete_before(4)
+    assert directories(weights) == ["step_1", "step_4"]

@@ -1,4 +1,4 @@
-"""Has an inference server load a policy, and makes sure that it did."""
+"""Makes an inference server load a policy and verifies that it serves exactly that policy."""
 
 from __future__ import annotations
 
@@ -15,44 +15,48 @@ from torchrl_ckpt.run.weight_store import Canary, Policy
 from torchrl_ckpt.serving_api.client import InferenceClient
 from torchrl_ckpt.serving_api.protocol import LoadedWeights
 
-_ATTEMPTS = 2
+_LOAD_TRIES = 2
 
-# In nats. Measured differences are in docs/serving.md.
-_FLOAT32_TOLERANCE = 1e-4
-_TOLERANCES = {"bfloat16": 0.2, "float16": 0.2}
+# The largest difference of log-probabilities from the trainer's. Measured differences are in
+# docs/serving.md.
+_FLOAT32_TOLERANCE_NATS = 1e-4
+_16_BIT_TOLERANCES_NATS = {"bfloat16": 0.2, "float16": 0.2}
 
-# How much nearer to the policy before must be what stands for it.
-_NEARER = 0.5
+# Answers are those of the previous policy if their mean difference from its canary is less than
+# this share of their mean difference from the new one's.
+_PREVIOUS_POLICY_RATIO = 0.5
 
-# How much less than the trainer's the server's own answers may have moved, and from which mean
-# movement of the trainer's on (nats) that tells anything; see docs/serving.md.
-_STUCK = 0.25
-_LEAST_STEP_FLOAT32 = 1e-5
-_LEAST_STEP_16_BITS = 1e-4
-_LEAST_STEP_MIXED = 0.05
+# Weights were not replaced if the server's own answers have moved, on average, by less than this
+# share of what the trainer's canary has moved. This is checked only where the canary has moved by
+# at least the number of nats below; see docs/serving.md.
+_MIN_MOVEMENT_RATIO = 0.25
+_MIN_MOVEMENT_FLOAT32_NATS = 1e-5
+_MIN_MOVEMENT_16_BIT_NATS = 1e-4
+_MIN_MOVEMENT_MIXED_NATS = 0.05
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Answered:
-    """A policy's canary and what a server answered to it."""
+class CanaryAnswer:
+    """A policy's canary and the log-probabilities that a server returned for it."""
 
     canary: Canary
-    answers: list[list[float]]
+    logprobs: list[list[float]]
 
 
 @dataclass(frozen=True)
-class Attested:
-    """The load that demonstrably is a policy, and how far its canary was from the trainer's.
+class Attestation:
+    """The id of weights that are verified to be a policy, and how far its canary was from the
+    trainer's.
 
-    Differences are absolute, of natural logarithms, over every token of every sequence.
+    Differences are absolute, in nats, over every token of every sequence.
     """
 
-    load: str
+    weights_id: str
     mean_difference: float
     max_difference: float
-    answered: Answered
+    answer: CanaryAnswer
 
 
 async def attest(
@@ -62,63 +66,67 @@ async def attest(
     *,
     tolerance: float | None,
     previous: Policy | None = None,
-    own: Answered | None = None,
-) -> Attested:
-    """Return once the server demonstrably serves `policy`.
+    latest_answer: CanaryAnswer | None = None,
+) -> Attestation:
+    """Load `policy` from `directory` and return once the server is verified to serve it.
 
-    It must name version, directory and load, tell the digest that the trainer wrote (where theirs
-    are of one kind), and answer the canary with the trainer's log-probabilities to within
-    `tolerance` (None: by the dtypes), no nearer to the `previous` policy's, and otherwise than its
-    `own` latest ones where the trainer's have changed; all by that load. Raises `WrongPolicy` after
-    a second try.
+    The server must report the version, the directory and a weights id, report the trainer's digest
+    (if both digests are of one kind), and return the trainer's log-probabilities for the canary to
+    within `tolerance` (None: by the dtypes). They must not be nearer to those of the `previous`
+    policy, and must differ from the server's own `latest_answer` where the trainer's have changed.
+    The canary must be answered with that weights id. Raises `WrongPolicy` after a second try.
     """
-    for attempt in range(1, _ATTEMPTS + 1):
+    for number in range(1, _LOAD_TRIES + 1):
         try:
-            return await _attempt(client, policy, directory, tolerance, previous, own)
+            return await _load_and_verify(
+                client, policy, directory, tolerance, previous, latest_answer
+            )
         except WrongPolicy as error:
             fault = error
-            _log.warning("load %d of the policy of step %d: %s", attempt, policy.version, fault)
+            _log.warning("try %d to load the policy of step %d: %s", number, policy.version, fault)
     raise WrongPolicy(
-        f"{client.base_url} does not serve the policy of step {policy.version}, asked "
-        f"{_ATTEMPTS} times: {fault}. No rollout was generated with it"
+        f"{client.base_url} does not serve the policy of step {policy.version} after "
+        f"{_LOAD_TRIES} tries: {fault}. No rollout was generated with it"
     ) from fault
 
 
-async def _attempt(
+async def _load_and_verify(
     client: InferenceClient,
     policy: Policy,
     directory: Path,
     tolerance: float | None,
     previous: Policy | None,
-    own: Answered | None,
-) -> Attested:
+    latest_answer: CanaryAnswer | None,
+) -> Attestation:
     loaded = await client.load_weights(directory, policy.version)
-    load = _check_report(loaded, policy, directory)
+    weights_id = _check_report(loaded, policy, directory)
     scores = await client.logprobs(policy.canary.sequences)
-    if scores.weights_ids != {load}:
+    if scores.weights_ids != {weights_id}:
         raise WrongPolicy(
-            f"the canary was not answered by the load just made ({load}) but by "
-            f"{_named(scores.weights_ids)}; is another job using the server?"
+            f"the canary was not answered by the weights just loaded ({weights_id}) but by "
+            f"{_listed(scores.weights_ids)}. Another job may be using the server"
         )
     if tolerance is None:
         tolerance = max(_tolerance(policy.canary.dtype), _tolerance(loaded.dtype))
     differences = _check_canary(policy.canary, scores.logprobs, tolerance)
     if previous is not None:
         _check_not_previous(previous.canary, policy.canary, scores.logprobs, differences)
-    answered = Answered(policy.canary, scores.logprobs)
-    if own is not None:
-        _check_not_stuck(own, answered, loaded.dtype)
-    return Attested(load, statistics.fmean(differences), max(differences), answered)
+    answer = CanaryAnswer(policy.canary, scores.logprobs)
+    if latest_answer is not None:
+        _check_has_moved(latest_answer, answer, loaded.dtype)
+    return Attestation(weights_id, statistics.fmean(differences), max(differences), answer)
 
 
 def _check_report(loaded: LoadedWeights, policy: Policy, directory: Path) -> str:
-    """The load that the server says it has made of `directory`."""
+    """Return the weights id that the server reports for the load of `directory`."""
     if loaded.version != policy.version or loaded.weights_id is None:
         raise WrongPolicy(
-            f"it reports step {loaded.version} with the weights id {loaded.weights_id}"
+            f"it reports that it serves step {loaded.version} (weights_id {loaded.weights_id})"
         )
     if loaded.directory != str(directory.resolve()):
-        raise WrongPolicy(f"it says that it serves {loaded.directory}, not {directory.resolve()}")
+        raise WrongPolicy(
+            f"it reports that it serves {loaded.directory}, not {directory.resolve()}"
+        )
     if _comparable(policy.digest, loaded.digest) and loaded.digest != policy.digest:
         raise WrongPolicy(
             f"the digest of its weights is {loaded.digest}, of those published {policy.digest}"
@@ -126,18 +134,18 @@ def _check_report(loaded: LoadedWeights, policy: Policy, directory: Path) -> str
     return loaded.weights_id
 
 
-def _comparable(one: str | None, other: str | None) -> bool:
-    """Whether two digests are of one kind: `KIND:HEX`, where the kind names the dtype, too."""
-    return bool(one and other) and one.rpartition(":")[0] == other.rpartition(":")[0]  # type: ignore[union-attr]
+def _comparable(first: str | None, second: str | None) -> bool:
+    """Whether two digests `KIND:HEX` are of one kind; the kind includes the dtype."""
+    return bool(first and second) and first.rpartition(":")[0] == second.rpartition(":")[0]  # type: ignore[union-attr]
 
 
 def _tolerance(dtype: str | None) -> float:
-    """An engine that does not tell its dtype is held to float32."""
-    return _TOLERANCES.get(dtype or "float32", _FLOAT32_TOLERANCE)
+    """The tolerance for `dtype`; an engine that reports none is held to float32's."""
+    return _16_BIT_TOLERANCES_NATS.get(dtype or "float32", _FLOAT32_TOLERANCE_NATS)
 
 
 def _check_canary(canary: Canary, answers: list[list[float]], tolerance: float) -> list[float]:
-    """The difference at every token; raises `WrongPolicy` where one is too large."""
+    """Return the difference at every token; raise `WrongPolicy` where one is too large."""
     if list(map(len, answers)) != list(map(len, canary.logprobs)):
         raise WrongPolicy("it did not answer the canary with one number for each token")
     differences = _differences(answers, canary.logprobs)
@@ -145,8 +153,8 @@ def _check_canary(canary: Canary, answers: list[list[float]], tolerance: float) 
     wrong = [difference for difference in differences if not difference <= tolerance]
     if not wrong:
         return differences
-    places = [(row, token) for row, given in enumerate(answers) for token in range(len(given))]
-    row, token = max(zip(map(_or_infinity, differences), places, strict=True))[1]
+    positions = [(row, token) for row, given in enumerate(answers) for token in range(len(given))]
+    row, token = max(zip(map(_nan_as_infinity, differences), positions, strict=True))[1]
     raise WrongPolicy(
         f"its log-probabilities differ from the trainer's by more than {tolerance:.0e} nats at "
         f"{len(wrong)} of {len(differences)} tokens of the canary, the most at token {token + 2} "
@@ -158,58 +166,62 @@ def _check_canary(canary: Canary, answers: list[list[float]], tolerance: float) 
 def _check_not_previous(
     previous: Canary, canary: Canary, answers: list[list[float]], differences: list[float]
 ) -> None:
-    """Catch weights that were not replaced, where the step was smaller than the tolerance.
+    """Detect weights that were not replaced where the step is smaller than the tolerance.
 
-    An engine that is right is never much nearer to the policy before than to this one, however
-    coarse its dtype is.
+    A correct engine is never much nearer to the previous policy than to this one, however coarse
+    its dtype is.
     """
     if previous.sequences != canary.sequences:
         return
     to_previous = statistics.fmean(_differences(answers, previous.logprobs))
     to_policy = statistics.fmean(differences)
-    if to_previous < _NEARER * to_policy:
+    if to_previous < _PREVIOUS_POLICY_RATIO * to_policy:
         raise WrongPolicy(
-            "its log-probabilities of the canary are those of the policy before: on average "
-            f"{to_previous:.2e} nats from that one's, {to_policy:.2e} from this one's. The weights "
-            "were not replaced"
+            "its log-probabilities of the canary are those of the previous policy: on average "
+            f"{to_previous:.2e} nats from the previous one's, {to_policy:.2e} from this one's. The "
+            "weights were not replaced"
         )
 
 
-def _check_not_stuck(own: Answered, now: Answered, dtype: str | None) -> None:
-    """Catch weights that were not replaced where the step drowns in the rounding of a coarse dtype.
+def _check_has_moved(latest: CanaryAnswer, answer: CanaryAnswer, dtype: str | None) -> None:
+    """Detect weights that were not replaced where the step is below the rounding of the dtype.
 
-    The rounding of equal weights is equal, so the server's own answers do not move then, however
-    far they are from the trainer's. Those of an engine that is right move at least as far as the
-    trainer's, save for steps so small that they do not get through the rounding of the weights.
+    Equal weights round equally, so the server's own answers do not move then, however far they are
+    from the trainer's. Those of a correct engine move at least as far as the trainer's, except for
+    steps so small that the rounding of the weights swallows them.
     """
-    if own.canary.sequences != now.canary.sequences:
+    if latest.canary.sequences != answer.canary.sequences:
         return
-    wanted = statistics.fmean(_differences(now.canary.logprobs, own.canary.logprobs))
-    moved = statistics.fmean(_differences(now.answers, own.answers))
-    if wanted >= _least_step(now.canary.dtype, dtype) and moved < _STUCK * wanted:
+    expected = statistics.fmean(_differences(answer.canary.logprobs, latest.canary.logprobs))
+    moved = statistics.fmean(_differences(answer.logprobs, latest.logprobs))
+    if expected >= _min_movement(answer.canary.dtype, dtype) and (
+        moved < _MIN_MOVEMENT_RATIO * expected
+    ):
         raise WrongPolicy(
             "its log-probabilities of the canary have hardly changed since the policy it served "
-            f"before: on average by {moved:.2e} nats, the trainer's by {wanted:.2e}. The weights "
+            f"before: on average by {moved:.2e} nats, the trainer's by {expected:.2e}. The weights "
             "were not replaced"
         )
 
 
-def _least_step(trainer: str, engine: str | None) -> float:
-    """The mean movement of the trainer's canary that is certainly no rounding of its own, and gets
-    through that of the engine."""
-    if trainer in _TOLERANCES and trainer != engine:
-        return _LEAST_STEP_MIXED
-    return _LEAST_STEP_16_BITS if engine in _TOLERANCES else _LEAST_STEP_FLOAT32
+def _min_movement(trainer_dtype: str, engine_dtype: str | None) -> float:
+    """The mean movement of the trainer's canary (nats) that cannot be rounding of the trainer, and
+    that the rounding of the engine does not swallow."""
+    if trainer_dtype in _16_BIT_TOLERANCES_NATS and trainer_dtype != engine_dtype:
+        return _MIN_MOVEMENT_MIXED_NATS
+    if engine_dtype in _16_BIT_TOLERANCES_NATS:
+        return _MIN_MOVEMENT_16_BIT_NATS
+    return _MIN_MOVEMENT_FLOAT32_NATS
 
 
-def _differences(one: list[list[float]], other: list[list[float]]) -> list[float]:
-    pairs = zip(itertools.chain(*one), itertools.chain(*other), strict=True)
-    return [abs(got - wanted) for got, wanted in pairs]
+def _differences(first: list[list[float]], second: list[list[float]]) -> list[float]:
+    pairs = zip(itertools.chain(*first), itertools.chain(*second), strict=True)
+    return [abs(a - b) for a, b in pairs]
 
 
-def _or_infinity(difference: float) -> float:
+def _nan_as_infinity(difference: float) -> float:
     return math.inf if math.isnan(difference) else difference
 
 
-def _named(loads: Collection[str | None]) -> str:
-    return " and ".join(sorted(load or "the weights it started with" for load in loads)) or "none"
+def _listed(ids: Collection[str | None]) -> str:
+    return " and ".join(sorted(name or "the weights it started with" for name in ids)) or "none"

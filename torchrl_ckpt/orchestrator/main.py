@@ -1,11 +1,11 @@
-"""The orchestrator from start to end: builds what the recipe names, resumes, generates, leaves."""
+"""The orchestrator from start to end: builds what the recipe names, resumes and generates."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
+from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.config.orchestrator import OrchestratorConfig
@@ -17,7 +17,6 @@ from torchrl_ckpt.orchestrator.state import COMPONENT, OrchestratorState
 from torchrl_ckpt.registry.loading import create
 from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.progress import ProgressLog
-from torchrl_ckpt.run.rollout_store import RolloutBatch
 from torchrl_ckpt.shuffled_stream import ShuffledStream
 
 _log = logging.getLogger(__name__)
@@ -42,6 +41,7 @@ async def _orchestrate(config: OrchestratorConfig, attempt: Attempt) -> None:
             environment,
             model.tokenizer(),
             prompts_per_request=config.client.prompts_per_request,
+            advantage=config.advantage,
         )
         evaluator = None
         if config.evaluation is not None:
@@ -53,25 +53,16 @@ async def _orchestrate(config: OrchestratorConfig, attempt: Attempt) -> None:
                 progress,
                 seed=config.seed,
             )
-        loop = Loop(
-            config,
-            attempt,
-            environment,
-            state,
-            pool,
-            generator,
-            evaluator,
-            progress=progress,
-        )
+        loop = Loop(config, attempt, state, pool, generator, evaluator, progress)
         await loop.run(carried)
 
 
-def _resume(attempt: Attempt, state: OrchestratorState) -> list[RolloutBatch]:
-    """Restore `state`; returns the batches that the checkpoint carries, now of this attempt."""
+def _resume(attempt: Attempt, state: OrchestratorState) -> list[Path]:
+    """Restore `state`; return the directories of the batches that the checkpoint carries."""
     if attempt.resume_step is None:
         return []
     assert attempt.ckpt is not None
     layout = Layout.of_run(attempt.output_dir, attempt.ckpt)
     carried = state.restore(layout, attempt.resume_step)
     _log.info("resumed from step %d with %d batches in flight", attempt.resume_step, len(carried))
-    return [dataclasses.replace(batch, attempt=attempt.number) for batch in carried]
+    return carried

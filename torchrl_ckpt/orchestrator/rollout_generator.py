@@ -1,21 +1,25 @@
-"""Asks the inference servers for completions, with random numbers that depend on no timing."""
+"""Generates scored rollouts, with random numbers that do not depend on timing."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import xxhash
 
 from torchrl_ckpt.config.orchestrator import SamplingConfig
-from torchrl_ckpt.orchestrator.scoring import Scored, score
+from torchrl_ckpt.orchestrator.advantages import group_advantages
 from torchrl_ckpt.orchestrator.server_pool import ServerPool
 from torchrl_ckpt.plugin_api.engines import GenerationRequest, Sampling
-from torchrl_ckpt.plugin_api.environments import Environment, Problem
+from torchrl_ckpt.plugin_api.environments import Environment, Problem, Score, Split
 from torchrl_ckpt.plugin_api.models import Tokenizer
+from torchrl_ckpt.run.rollout_store import Rollout
+from torchrl_ckpt.serving_api.protocol import Choice, Completion
 
 
 class RolloutGenerator:
-    """Completions of problems by the policy that is being served."""
+    """Generates rollouts with the policy that `pool` serves; `environment` scores them."""
 
     def __init__(
         self,
@@ -24,27 +28,34 @@ class RolloutGenerator:
         tokenizer: Tokenizer,
         *,
         prompts_per_request: int,
+        advantage: Literal["centred", "normalised"],
     ) -> None:
         self._pool = pool
         self._environment = environment
         self._tokenizer = tokenizer
         self._prompts_per_request = prompts_per_request
+        self._advantage = advantage
 
-    async def complete(
+    async def generate(
         self,
-        problems: Sequence[Problem],
+        split: Split,
+        indices: Sequence[int],
         options: SamplingConfig,
         *,
         num_samples: int,
         seed: str,
         on_progress: Callable[[int], None],
-    ) -> list[list[Scored]]:
-        """`[problem][sample]`, scored. The noise of a sample is keyed by `seed`, its problem and
-        its number."""
-        prompts = [self.prompt_ids(problem) for problem in problems]
+    ) -> list[Rollout]:
+        """Return `num_samples` rollouts of each problem in `indices`: by problem, then by sample.
+
+        The noise of a rollout is keyed by `seed`, its problem and its sample number.
+        `on_progress` is called with the number of rollouts generated so far.
+        """
+        problems = [self._environment.problem(split, index) for index in indices]
+        prompts = [self._prompt_ids(problem) for problem in problems]
         seeds = [
-            xxhash.xxh3_64_intdigest(f"{seed}/{place}/{problem.id}".encode()) >> 1
-            for place, problem in enumerate(problems)
+            xxhash.xxh3_64_intdigest(f"{seed}/{position}/{problem.id}".encode()) >> 1
+            for position, problem in enumerate(problems)
         ]
         sampling = Sampling(
             max_tokens=options.max_tokens,
@@ -58,25 +69,65 @@ class RolloutGenerator:
             GenerationRequest(prompts[i : i + size], seeds[i : i + size], num_samples, sampling)
             for i in range(0, len(prompts), size)
         ]
-        done = 0
+        num_generated = 0
 
         def count(request: GenerationRequest) -> None:
-            nonlocal done
-            done += len(request.prompts) * num_samples
-            on_progress(done)
+            nonlocal num_generated
+            num_generated += len(request.prompts) * num_samples
+            on_progress(num_generated)
 
-        completed = await self._pool.complete(requests, count)
-        groups = [(group, answer.load) for answer in completed for group in answer.samples]
+        completions = await self._pool.complete(requests, count)
+        groups = [
+            (completion.choices[i : i + num_samples], _weights(completion))
+            for completion in completions
+            for i in range(0, len(completion.choices), num_samples)
+        ]
         return [
-            [
-                score(self._environment, self._tokenizer, problem, prompt, sample, load)
-                for sample in group
-            ]
-            for problem, prompt, (group, load) in zip(problems, prompts, groups, strict=True)
+            rollout
+            for problem, prompt, (choices, weights) in zip(problems, prompts, groups, strict=True)
+            for rollout in self._group(problem, prompt, choices, *weights)
         ]
 
-    def prompt_ids(self, problem: Problem) -> list[int]:
-        """The prompt's tokens, up to where the completion begins."""
+    def _group(
+        self,
+        problem: Problem,
+        prompt: list[int],
+        choices: Sequence[Choice],
+        policy_version: int,
+        weights_id: str,
+    ) -> list[Rollout]:
+        """Return the rollouts of one problem, whose rewards are compared with each other."""
+        tokens = [choice.token_ids or [] for choice in choices]
+        scores = [self._score(problem, completion) for completion in tokens]
+        advantages = group_advantages([score.reward for score in scores], self._advantage)
+        return [
+            Rollout(
+                problem=problem.id,
+                prompt=prompt,
+                completion=completion,
+                logprobs=choice.token_logprobs,
+                is_truncated=choice.finish_reason == "length",
+                reward=score.reward,
+                metrics=score.metrics,
+                advantage=advantage,
+                policy_version=policy_version,
+                weights_id=weights_id,
+            )
+            for choice, completion, score, advantage in zip(
+                choices, tokens, scores, advantages, strict=True
+            )
+        ]
+
+    def _score(self, problem: Problem, completion: Sequence[int]) -> Score:
+        """Score the text of the tokens, without the end token."""
+        tokens = list(completion)
+        if tokens and tokens[-1] == self._tokenizer.eos_token_id:
+            tokens.pop()
+        text = self._tokenizer.decode(tokens, skip_special_tokens=False)
+        return self._environment.score(problem, text)
+
+    def _prompt_ids(self, problem: Problem) -> list[int]:
+        """Return the prompt's tokens, up to where the completion starts."""
         if isinstance(problem.prompt, str):
             return self._tokenizer.encode(problem.prompt, add_special_tokens=False)
         return list(
@@ -84,3 +135,31 @@ class RolloutGenerator:
                 problem.prompt, tokenize=True, add_generation_prompt=True, return_dict=False
             )
         )
+
+
+def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Return the means over `rollouts` of the reward, the length and the environment's metrics."""
+    rewards = [rollout.reward for rollout in rollouts]
+    row = {
+        "reward/mean": statistics.fmean(rewards),
+        "reward/std": statistics.pstdev(rewards),
+        "completion_tokens/mean": statistics.fmean(len(rollout.completion) for rollout in rollouts),
+        "truncated/mean": statistics.fmean(rollout.is_truncated for rollout in rollouts),
+    }
+    for name in sorted(rollouts[0].metrics):
+        row[f"{name}/mean"] = statistics.fmean(rollout.metrics[name] for rollout in rollouts)
+    return row
+
+
+def _weights(completion: Completion) -> tuple[int, str]:
+    """Return the version and the id of the weights that drew every token.
+
+    There is only one of each, as `PooledServer` has verified.
+    """
+    (span,) = {
+        (span.version, span.weights_id) for choice in completion.choices for span in choice.policy
+    }
+    version, weights_id = span
+    assert version is not None
+    assert weights_id is not None
+    return version, weights_id

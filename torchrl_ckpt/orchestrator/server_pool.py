@@ -1,7 +1,8 @@
-"""The inference servers of a job: who serves the policy, who gets a request, who is lost.
+"""The inference servers of a job: loads the policy on each, distributes requests, handles failures.
 
-Which server answers does not matter: a request to attested weights gives the same samples
-everywhere. So one that is lost with its server is asked again elsewhere, or when one is back.
+It does not matter which server answers: a request to attested weights gives the same samples on
+every server. So a request that fails with its server is sent again, to another server or to the
+same one when it is back.
 """
 
 from __future__ import annotations
@@ -13,211 +14,231 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from torchrl_ckpt.config.orchestrator import ClientConfig
-from torchrl_ckpt.orchestrator.attestation import Attested
-from torchrl_ckpt.orchestrator.pooled_server import Completed, PooledServer
+from torchrl_ckpt.orchestrator.attestation import Attestation
+from torchrl_ckpt.orchestrator.pooled_server import PooledServer
 from torchrl_ckpt.plugin_api.engines import GenerationRequest
 from torchrl_ckpt.plugin_api.errors import ServerUnreachable, WrongPolicy
 from torchrl_ckpt.run.progress import ProgressLog
 from torchrl_ckpt.run.weight_store import Policy
 from torchrl_ckpt.serving_api.client import KeyRefused, RequestFailed, ServerBusy, ServerLost
+from torchrl_ckpt.serving_api.protocol import Completion
 
-_CHECK_SECONDS = 1.0
+_CHECK_INTERVAL_SECONDS = 1.0
+_HEALTH_TIMEOUT_SECONDS = 30.0
 
-# A request that is asked so often in vain is what kills the servers.
-_TRIES = 5
+# A request that fails so often is probably what kills the servers.
+_REQUEST_TRIES = 5
 
-# Once may be a load of ours that was thought lost; a second time is another job.
-_STRANGE_LOADS = 2
+# One foreign answer may come from a load of ours that seemed lost; a second one means another job.
+_FOREIGN_ANSWER_TRIES = 2
 
 
 class ServerPool:
-    """The servers that `config` names. They are watched while something is wanted of them.
+    """The servers that `config` names, monitored while a policy is loaded or requests are pending.
 
-    One that cannot be used, for whatever reason, is left to itself and tried again. Raises
-    `ServerUnreachable` where none is there, or none answers, for `config.timeout` seconds;
-    `WrongPolicy` as soon as any of them serves other weights than it was told to; `KeyRefused` as
-    soon as one refuses the key, which nobody but the user can mend.
+    A server that cannot be used, for whatever reason, is left out and retried. Methods raise
+    `ServerUnreachable` where no server is there, or none answers, for `config.timeout` seconds;
+    `WrongPolicy` as soon as any server serves another policy than the one it was told to load;
+    `KeyRefused` as soon as one refuses the key, which only the user can correct.
+
+    `health_timeout` (seconds) bounds a health check; None is 30, or `config.timeout` if shorter.
     """
 
-    def __init__(self, config: ClientConfig, progress: ProgressLog) -> None:
-        self._servers = [PooledServer(base_url, config) for base_url in config.servers]
+    def __init__(
+        self, config: ClientConfig, progress: ProgressLog, *, health_timeout: float | None = None
+    ) -> None:
+        if health_timeout is None:
+            health_timeout = min(config.timeout, _HEALTH_TIMEOUT_SECONDS)
+        self.servers = [
+            PooledServer(base_url, config, health_timeout=health_timeout)
+            for base_url in config.servers
+        ]
         self._timeout = config.timeout
         self._progress = progress
         self._policy: Policy | None = None
         self._previous: Policy | None = None
         self._directory = Path()
         self._latest_success = 0.0
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
-    async def serve(self, policy: Policy, directory: Path) -> Attested:
-        """Return once every server that is there demonstrably serves `policy`, and at least one is.
+    async def serve(self, policy: Policy, directory: Path) -> Attestation:
+        """Return once every available server is attested to serve `policy`, and at least one is.
 
-        One that loads slowly is waited for, as long as it says that it is well and not longer than
-        `config.timeout`. Of their attestations it returns the one that was furthest off.
+        A server that loads slowly is waited for while its health checks succeed, up to
+        `config.timeout`. Returns the attestation with the largest difference.
         """
         self._previous, self._policy, self._directory = self._policy, policy, directory
-        for server in self._servers:
-            server.attested, server.num_strange_loads = None, 0
-        async with self._watch():
-            while not self._attested() or any(map(_is_to_come, self._servers)):
-                if self._attested() and self._is_overdue():
-                    self._give_up_on_the_slow()
+        for server in self.servers:
+            server.attestation, server.num_foreign_answers = None, 0
+        async with self._monitored():
+            while not self._attestations() or any(map(_is_expected, self.servers)):
+                if self._attestations() and self._is_overdue():
+                    self._give_up_on_slow_servers()
                     break
-                await self._wait_for_news()
-        return max(self._attested(), key=lambda attested: attested.max_difference)
+                await self._wait_for_change()
+        return max(self._attestations(), key=lambda attestation: attestation.max_difference)
 
     async def complete(
-        self, requests: Sequence[GenerationRequest], on_answer: Callable[[GenerationRequest], None]
-    ) -> list[Completed]:
-        """The answers of the policy that is served, in the order of `requests`."""
+        self,
+        requests: Sequence[GenerationRequest],
+        on_completion: Callable[[GenerationRequest], None],
+    ) -> list[Completion]:
+        """Return the completions of the current policy, in the order of `requests`.
 
-        async def ask(request: GenerationRequest) -> Completed:
-            completed = await self._complete(request)
-            on_answer(request)
-            return completed
+        `on_completion` is called with each request as it is completed.
+        """
 
-        async with self._watch() as group:
-            answers = [group.create_task(ask(request)) for request in requests]
-            left = set(answers)
-            while left:
+        async def complete(request: GenerationRequest) -> Completion:
+            completion = await self._complete(request)
+            on_completion(request)
+            return completion
+
+        async with self._monitored() as group:
+            tasks = [group.create_task(complete(request)) for request in requests]
+            pending = set(tasks)
+            while pending:
                 # A request has no limit of its own: it may wait for all those before it.
-                _, left = await asyncio.wait(left, timeout=_CHECK_SECONDS)
+                _, pending = await asyncio.wait(pending, timeout=_CHECK_INTERVAL_SECONDS)
                 self._check_progress()
-        return [answer.result() for answer in answers]
+        return [task.result() for task in tasks]
 
     async def aclose(self) -> None:
-        for server in self._servers:
+        for server in self.servers:
             await server.close()
 
-    async def _complete(self, request: GenerationRequest) -> Completed:
+    async def _complete(self, request: GenerationRequest) -> Completion:
         tries = 0
-        while tries < _TRIES:
+        while tries < _REQUEST_TRIES:
             server = await self._least_loaded()
-            attested = server.attested
+            attestation = server.attestation
             try:
-                completed = await server.generate(request)
+                completion = await server.complete(request)
             except ServerBusy as busy:
                 server.defer(busy, busy.retry_after)
             except RequestFailed as error:
                 tries += 1
-                # Others first, if there are any. If the server has died, its health will say so.
-                server.defer(error, _CHECK_SECONDS)
+                # Prefer other servers, if there are any. A health check tells whether it has died.
+                server.defer(error, _CHECK_INTERVAL_SECONDS)
             except KeyRefused:
                 raise
             except (ServerUnreachable, WrongPolicy) as error:
                 tries += 1
-                # Unless another request has noticed before, and the server is another by now.
-                if server.attested is attested:
+                # Another request may have noticed before, and the server be attested anew by now.
+                if server.attestation is attestation:
                     self._withdraw(server, error)
             else:
                 self._latest_success = time.monotonic()
-                return completed
+                return completion
         raise ServerUnreachable(
-            f"a request was asked {_TRIES} times in vain, the last time of {server.base_url}: "
-            f"{server.said}. It may be what the servers die of; see their logs"
+            f"a request failed {_REQUEST_TRIES} times, the last time on {server.base_url}: "
+            f"{server.last_message}. The request itself may be what makes the servers fail; see "
+            "their logs"
         )
 
     async def _least_loaded(self) -> PooledServer:
-        """The attested server with the fewest requests in flight, of several the first."""
+        """Return the attested server with the fewest requests in flight, of several the first."""
         while True:
             now = time.monotonic()
-            ready = [s for s in self._servers if s.attested and s.busy_until <= now]
+            ready = [s for s in self.servers if s.attestation and s.busy_until <= now]
             if ready:
                 return min(ready, key=lambda server: server.num_in_flight)
-            await self._wait_for_news()
+            await self._wait_for_change()
 
     @asynccontextmanager
-    async def _watch(self) -> AsyncIterator[asyncio.TaskGroup]:
-        """Look after the servers in the block: attest, check, give up, take up again."""
+    async def _monitored(self) -> AsyncIterator[asyncio.TaskGroup]:
+        """Run a `_monitor` for each server during the block."""
         self._latest_success = time.monotonic()
         try:
             async with asyncio.TaskGroup() as group:
-                keepers = [group.create_task(self._keep(server)) for server in self._servers]
+                monitors = [group.create_task(self._monitor(server)) for server in self.servers]
                 yield group
-                for keeper in keepers:
-                    keeper.cancel()
+                for monitor in monitors:
+                    monitor.cancel()
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
-    async def _keep(self, server: PooledServer) -> None:
+    async def _monitor(self, server: PooledServer) -> None:
+        """Attest `server` and check its health; after a failed check attest it again."""
         assert self._policy is not None
         while True:
-            attested = server.attested
+            attestation = server.attestation
             try:
-                if attested is not None:
-                    await server.check()
+                if attestation is not None:
+                    await server.check_health()
                 else:
-                    missed = self._is_missed(server)
+                    was_missed = self._is_missed(server)
                     await server.attest(self._policy, self._directory, self._previous)
-                    self._take_up(server, missed)
+                    self._admit(server, was_missed)
             except ServerBusy as busy:
                 server.defer(busy, busy.retry_after)
                 await asyncio.sleep(busy.retry_after)
             except KeyRefused:
                 raise
             except ServerUnreachable as error:
-                if server.attested is attested:
+                if server.attestation is attestation:
                     self._withdraw(server, error)
             await self._pause()
 
-    def _take_up(self, server: PooledServer, missed: bool) -> None:
+    def _admit(self, server: PooledServer, was_missed: bool) -> None:
+        """Let requests go to `server`, which has just been attested."""
         self._latest_success = time.monotonic()
-        if missed:
-            self._progress.message(f"the inference server {server.base_url} is back, and checked")
-        self._tell()
+        if was_missed:
+            self._progress.message(f"the inference server {server.base_url} is back, and verified")
+        self._notify_change()
 
     def _withdraw(self, server: PooledServer, error: ServerUnreachable | WrongPolicy) -> None:
+        """Use `server` no more until it is attested again; raise a repeated `WrongPolicy`."""
         if isinstance(error, WrongPolicy):
-            server.attested = None
-            server.num_strange_loads += 1
-            if server.num_strange_loads == _STRANGE_LOADS:
+            server.attestation = None
+            server.num_foreign_answers += 1
+            if server.num_foreign_answers == _FOREIGN_ANSWER_TRIES:
                 raise error
             self._progress.message(
-                f"{server.base_url} is sent the policy once more: {error}", "warning"
+                f"the policy is loaded on {server.base_url} again: {error}", "warning"
             )
         elif server.is_lost:
-            server.lose(str(error))
+            server.mark_lost(str(error))
             return
         else:
-            server.lose(str(error))
+            server.mark_lost(str(error))
             if self._is_missed(server) or not isinstance(error, ServerLost):
                 self._progress.message(
-                    f"the inference server {server.base_url} {_trouble(error)}: {error}. Its "
-                    "requests go elsewhere, or wait until it is back",
+                    f"the inference server {server.base_url} {_state_after(error)}: {error}. Its "
+                    "requests go to other servers, or wait until it is back",
                     "warning",
                 )
-        self._tell()
+        self._notify_change()
 
     def _is_missed(self, server: PooledServer) -> bool:
-        """Whether it is lost, and not just the only one, which has yet to come up."""
-        return server.is_lost and (server.was_used or len(self._servers) > 1)
+        """Whether it is lost, unless it is the only server and has not started yet."""
+        return server.is_lost and (server.was_used or len(self.servers) > 1)
 
-    def _attested(self) -> list[Attested]:
-        return [server.attested for server in self._servers if server.attested is not None]
+    def _attestations(self) -> list[Attestation]:
+        return [server.attestation for server in self.servers if server.attestation is not None]
 
-    def _tell(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
+    def _notify_change(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def _pause(self) -> None:
-        """Until a server has become or ceased to be usable, but not for long."""
-        # Not `wait_for`, which may swallow a cancellation (Python 3.11).
+        """Wait until a server has become usable or unusable, at most the check interval."""
+        # Not `asyncio.wait_for`, which may swallow a cancellation (Python 3.11).
         with suppress(TimeoutError):
-            async with asyncio.timeout(_CHECK_SECONDS):
-                await self._news.wait()
+            async with asyncio.timeout(_CHECK_INTERVAL_SECONDS):
+                await self._changed.wait()
 
-    async def _wait_for_news(self) -> None:
+    async def _wait_for_change(self) -> None:
         self._check_progress()
         await self._pause()
 
-    def _give_up_on_the_slow(self) -> None:
-        for server in filter(_is_to_come, self._servers):
+    def _give_up_on_slow_servers(self) -> None:
+        for server in filter(_is_expected, self.servers):
             server.is_given_up = True
             self._withdraw(
                 server,
                 ServerUnreachable(
-                    f"it is well, but did not serve the policy within {self._timeout:.0f} s "
-                    f"(`orchestrator.client.timeout`); last it said: {server.said}"
+                    f"it is healthy, but did not serve the policy within {self._timeout:.0f} s "
+                    f"(`orchestrator.client.timeout`); its last message: {server.last_message}"
                 ),
             )
 
@@ -225,29 +246,32 @@ class ServerPool:
         return time.monotonic() > self._latest_success + self._timeout
 
     def _check_progress(self) -> None:
+        """Raise `ServerUnreachable` where nothing has succeeded for `config.timeout` seconds."""
         if self._is_overdue():
-            if any(s.attested and s.well_at > self._latest_success for s in self._servers):
+            if any(s.attestation and s.healthy_at > self._latest_success for s in self.servers):
                 raise ServerUnreachable(
-                    f"no inference server has answered anything for {self._timeout:.0f} s "
-                    "(`orchestrator.client.timeout`), though they say that they are well. See "
-                    "their logs, raise the timeout, or ask for less at a time "
+                    f"no inference server has completed a request for {self._timeout:.0f} s "
+                    "(`orchestrator.client.timeout`), though their health checks succeed. See "
+                    "their logs, raise the timeout, or send smaller requests "
                     "(`orchestrator.client.prompts_per_request`)"
                 )
-            said = "".join(f"\n  {server.base_url}: {server.said}" for server in self._servers)
+            messages = "".join(
+                f"\n  {server.base_url}: {server.last_message}" for server in self.servers
+            )
             raise ServerUnreachable(
                 f"no inference server for {self._timeout:.0f} s (`orchestrator.client.timeout`). "
                 "Start one with `inference @ RECIPE`, give the job an `[inference]` section, or "
-                "set `orchestrator.client.base_url` or `base_urls`. What came of the latest "
-                f"attempt:{said}"
+                "set `orchestrator.client.base_url` or `base_urls`. The last message about each "
+                f"server:{messages}"
             )
 
 
-def _is_to_come(server: PooledServer) -> bool:
-    """Whether it has yet to be attested, and there is reason to expect that."""
-    if server.attested is not None or server.is_given_up:
+def _is_expected(server: PooledServer) -> bool:
+    """Whether it is not attested yet, and likely to be soon."""
+    if server.attestation is not None or server.is_given_up:
         return False
     return server.is_up or not server.is_lost
 
 
-def _trouble(error: ServerUnreachable) -> str:
+def _state_after(error: ServerUnreachable) -> str:
     return "is not there" if isinstance(error, ServerLost) else "cannot be used"

@@ -1,7 +1,8 @@
-"""Batches of rollouts, from the orchestrator to the trainer: one directory a step.
+"""Batches of rollouts, from the orchestrator to the trainer: one directory per step.
 
-rollouts/step_7/batch.safetensors   tokens and numbers, samples laid end to end
-rollouts/step_7/batch.json          who made it, with which policy and loads, and its metrics
+rollouts/step_7/batch.safetensors   tokens and numbers; those of all rollouts end to end
+rollouts/step_7/batch.json          step, attempt, policy and metrics; for each rollout its problem
+                                    and the weights that generated it
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,44 +19,64 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from torchrl_ckpt.plugin_api.errors import DataError
+from torchrl_ckpt.plugin_api.plugin import Json
 
 TENSORS = "batch.safetensors"
-ABOUT = "batch.json"
+METADATA = "batch.json"
+
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """One completion of one problem.
+    """One scored completion of one problem.
 
     `logprobs` has a natural-log probability for each token of the completion, stop token included,
-    under the distribution that it was drawn from. `load` names the weights that drew all of them,
-    which were checked to be those of step `policy_version` (see `PolicySpan`).
+    under the distribution that it was drawn from. `weights_id` names the weights that drew all of
+    them, which were verified to be those of step `policy_version` (see `PolicySpan`).
+    `is_truncated`: it reached `max_tokens`. `metrics` are the environment's, not stored.
     """
 
     problem: str
     prompt: list[int]
     completion: list[int]
     logprobs: list[float]
+    is_truncated: bool
     reward: float
+    metrics: Mapping[str, float]
     advantage: float
     policy_version: int
-    load: str
+    weights_id: str
 
 
 @dataclass(frozen=True)
-class RolloutBatch:
-    """Everything that step `step` trains on."""
+class BatchMetadata:
+    """How the batch of `step` was generated, and the row of metrics about it."""
 
     step: int
     attempt: int
     policy_version: int
     temperature: float
-    rollouts: list[Rollout]
     metrics: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class RolloutBatch:
+    """Everything that a step trains on, one entry per rollout in each column.
+
+    An entry of `prompts` and `completions` is an int64 array of tokens, of `logprobs` a float32
+    array with a value for each token of the completion. `advantages` is one float64 array.
+    """
+
+    metadata: BatchMetadata
+    prompts: Sequence[np.ndarray]
+    completions: Sequence[np.ndarray]
+    logprobs: Sequence[np.ndarray]
+    advantages: np.ndarray
+
+
 class RolloutStore:
-    """A run's `rollouts`. Batches appear whole, by a rename."""
+    """A run's `rollouts`. A batch appears complete, by one rename."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -64,93 +85,111 @@ class RolloutStore:
         return self.root / f"step_{step}"
 
     def clear(self) -> None:
-        """Forget what an earlier attempt left."""
+        """Delete the batches of earlier attempts."""
         shutil.rmtree(self.root, ignore_errors=True)
         self.root.mkdir(parents=True)
 
-    def write(self, batch: RolloutBatch) -> None:
-        temporary = self.root / f".step_{batch.step}.tmp"
-        temporary.mkdir(parents=True)
-        save_file(_columns(batch.rollouts), temporary / TENSORS)
-        about = {
-            "step": batch.step,
-            "attempt": batch.attempt,
-            "policy_version": batch.policy_version,
-            "temperature": batch.temperature,
-            "problems": [rollout.problem for rollout in batch.rollouts],
-            "policy_versions": [rollout.policy_version for rollout in batch.rollouts],
-            "loads": [rollout.load for rollout in batch.rollouts],
-            "metrics": dict(batch.metrics),
+    def write(self, metadata: BatchMetadata, rollouts: Sequence[Rollout]) -> None:
+        temporary = self._temporary(metadata.step)
+        save_file(_columns(rollouts), temporary / TENSORS)
+        content = {
+            "format": FORMAT,
+            **asdict(metadata),
+            "problems": [rollout.problem for rollout in rollouts],
+            "policy_versions": [rollout.policy_version for rollout in rollouts],
+            "weights_ids": [rollout.weights_id for rollout in rollouts],
         }
-        (temporary / ABOUT).write_text(json.dumps(about))
-        os.rename(temporary, self.path(batch.step))
+        self._show(temporary, content)
+
+    def restore(self, directory: Path, attempt: int) -> BatchMetadata:
+        """Copy the batch in `directory`, of an earlier attempt, as one of `attempt`.
+
+        Raises `DataError` as `read` does.
+        """
+        content = _read_json(directory) | {"attempt": attempt}
+        _check(content, directory)
+        temporary = self._temporary(content["step"])
+        shutil.copyfile(directory / TENSORS, temporary / TENSORS)
+        self._show(temporary, content)
+        return _metadata(content)
 
     def read(self, step: int, attempt: int) -> RolloutBatch | None:
-        """The batch of `step`, or None while it is not there or another attempt's."""
+        """Return the batch of `step`, or None while it does not exist or is another attempt's.
+
+        Raises `DataError` for a batch of another format, and unless every rollout is known to be
+        generated by the policy of the batch.
+        """
         directory = self.path(step)
         try:
-            about = json.loads((directory / ABOUT).read_text())
+            content = _read_json(directory)
         except FileNotFoundError:
             return None
-        if about["attempt"] != attempt:
+        if content["attempt"] != attempt:
             return None
-        return read_batch(directory, about)
+        _check(content, directory)
+        columns = load_file(directory / TENSORS)
+        completion_lengths = columns["completion_lengths"]
+        return RolloutBatch(
+            metadata=_metadata(content),
+            prompts=_split(columns["prompts"], columns["prompt_lengths"]),
+            completions=_split(columns["completions"], completion_lengths),
+            logprobs=_split(columns["logprobs"], completion_lengths),
+            advantages=columns["advantages"],
+        )
 
-    def forget(self, through_step: int) -> None:
-        """Remove the batches up to and with `through_step`: they are trained on and saved."""
+    def delete_through(self, step: int) -> None:
+        """Delete the batches up to and including `step`, which are trained on and saved."""
         for directory in self.root.glob("step_*"):
-            if int(directory.name.removeprefix("step_")) <= through_step:
+            if int(directory.name.removeprefix("step_")) <= step:
                 shutil.rmtree(directory)
 
+    def _temporary(self, step: int) -> Path:
+        directory = self.root / f".step_{step}.tmp"
+        directory.mkdir(parents=True)
+        return directory
 
-def read_batch(directory: Path, about: Mapping[str, Any] | None = None) -> RolloutBatch:
-    """A batch from its directory, wherever that lies.
-
-    Raises `DataError` unless every rollout is known to be by the policy of the batch.
-    """
-    about = about or json.loads((directory / ABOUT).read_text())
-    _check_policies(about, directory)
-    columns = load_file(directory / TENSORS)
-    prompts = np.split(columns["prompts"], np.cumsum(columns["prompt_lengths"])[:-1])
-    bounds = np.cumsum(columns["completion_lengths"])[:-1]
-    completions = np.split(columns["completions"], bounds)
-    logprobs = np.split(columns["logprobs"], bounds)
-    rollouts = [
-        Rollout(
-            problem,
-            prompts[i].tolist(),
-            completions[i].tolist(),
-            logprobs[i].tolist(),
-            float(columns["rewards"][i]),
-            float(columns["advantages"][i]),
-            about["policy_versions"][i],
-            about["loads"][i],
-        )
-        for i, problem in enumerate(about["problems"])
-    ]
-    return RolloutBatch(
-        about["step"],
-        about["attempt"],
-        about["policy_version"],
-        about["temperature"],
-        rollouts,
-        about["metrics"],
-    )
+    def _show(self, temporary: Path, content: Json) -> None:
+        """Complete the batch in `temporary` and give it its name."""
+        (temporary / METADATA).write_text(json.dumps(content))
+        os.rename(temporary, self.path(content["step"]))
 
 
-def _check_policies(about: Mapping[str, Any], directory: Path) -> None:
-    version, num_rollouts = about["policy_version"], len(about["problems"])
-    known = about.get("policy_versions") == [version] * num_rollouts
-    loads = about.get("loads", [])
-    if not (known and len(loads) == num_rollouts and all(loads) and version < about["step"]):
+def _read_json(directory: Path) -> Json:
+    return json.loads((directory / METADATA).read_text())
+
+
+def _metadata(content: Json) -> BatchMetadata:
+    return BatchMetadata(**{field.name: content[field.name] for field in fields(BatchMetadata)})
+
+
+def _check(content: Json, directory: Path) -> None:
+    path = directory / METADATA
+    if content.get("format", 1) != FORMAT:
         raise DataError(
-            f"{directory / ABOUT}: not every rollout of step {about['step']} names the checked "
-            f"load of policy {version} that generated it, so it is not trained on. Remove the "
-            "directory, or resume from a checkpoint of this version of torchrl-ckpt"
+            f"{path} has format {content.get('format', 1)}, and this version of torchrl-ckpt reads "
+            f"format {FORMAT}. Resume from a checkpoint of this version"
+        )
+    step, version, num_rollouts = (
+        content["step"],
+        content["policy_version"],
+        len(content["problems"]),
+    )
+    ids = content["weights_ids"]
+    same_version = content["policy_versions"] == [version] * num_rollouts
+    if not (same_version and len(ids) == num_rollouts and all(ids) and version < step):
+        raise DataError(
+            f"{path}: not every rollout of step {step} names the verified weights of policy "
+            f"{version} that generated it, so it is not trained on. Delete the directory and "
+            "resume from an earlier checkpoint"
         )
 
 
-def _columns(rollouts: list[Rollout]) -> dict[str, np.ndarray]:
+def _split(column: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    """Split `column` into one array per rollout."""
+    return np.split(column, np.cumsum(lengths)[:-1])
+
+
+def _columns(rollouts: Sequence[Rollout]) -> dict[str, np.ndarray]:
     def end_to_end(parts: list[list[Any]], dtype: type) -> np.ndarray:
         return np.array([item for part in parts for item in part], dtype=dtype)
 

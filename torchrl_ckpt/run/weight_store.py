@@ -1,9 +1,8 @@
-"""Policies, from the trainer to the orchestrator: one Hugging Face directory a step.
+"""Policies, from the trainer to the orchestrator: one Hugging Face directory per step.
 
-`policy.json` beside the weights says which step they are of, and what they answer: the *canary*, a
-few token sequences with the log-probabilities that the trainer computed for them. An engine that
-gives other numbers does not serve these weights. `digest` is of the weights themselves, for an
-engine that can tell the same.
+`policy.json` beside the weights has their step and the *canary*: a few token sequences with the
+log-probabilities that the trainer computed for them. An engine that returns other numbers does not
+serve these weights. `digest` is of the weights themselves, for engines that can compute it, too.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-ABOUT = "policy.json"
+_METADATA = "policy.json"
 
 
 @dataclass(frozen=True)
 class Canary:
-    """Sequences of token ids, and for each the log-probability of every token but the first, as
-    the trainer computes it in `dtype`."""
+    """Sequences of token ids, and the log-probability of every token but the first of each, in nats
+    and as the trainer computes it in `dtype`."""
 
     sequences: list[list[int]]
     logprobs: list[list[float]]
@@ -30,10 +29,10 @@ class Canary:
 
 @dataclass(frozen=True)
 class Policy:
-    """The weights after step `version`. `last` says that no later ones will come.
+    """The weights after step `version`. `last`: no later policy follows.
 
-    `digest` is what `Engine.weights_digest` tells of the same tensors, or None where the model's
-    plugin does not say (`DigestingModel`).
+    `digest` is what `Engine.weights_digest` returns for the same tensors; None if the model's
+    plugin does not compute it (`DigestingModel`).
     """
 
     version: int
@@ -44,7 +43,7 @@ class Policy:
 
 
 class WeightStore:
-    """A run's `weights`. Policies appear whole, by a rename."""
+    """A run's `weights`. A policy appears complete, by one rename."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -53,63 +52,63 @@ class WeightStore:
         return self.root / f"step_{version}"
 
     def clear(self) -> None:
-        """Forget what earlier attempts left, save for the models that they ended with."""
+        """Delete the policies of earlier attempts, but not the final models."""
         self.root.mkdir(parents=True, exist_ok=True)
         for unfinished in self.root.glob(".step_*.tmp"):
             shutil.rmtree(unfinished)
         for version in self._versions():
-            if self._is_passing(version):
+            if self._is_temporary(version):
                 shutil.rmtree(self.path(version))
 
     def write(
         self, version: int, export: Callable[[Path], None], policy: Policy | None = None
     ) -> None:
-        """Let `export` write the weights, and show them under their version once they are whole.
+        """Write the weights by `export`, and rename their directory once it is complete.
 
-        Without a `policy` they are a model to keep and nothing that is served.
+        Without a `policy` they are a final model, which is not served.
         """
         temporary = self.root / f".step_{version}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         export(temporary)
         if policy is not None:
-            (temporary / ABOUT).write_text(json.dumps(asdict(policy)))
-        # Nobody may read a directory that is going: it moves out of sight first.
+            (temporary / _METADATA).write_text(json.dumps(asdict(policy)))
+        # A directory must not be read while it is deleted: it is renamed first.
         replaced = self.root / f".step_{version}.replaced.tmp"
-        shutil.rmtree(replaced, ignore_errors=True)  # of a run that was killed at the end of this
+        shutil.rmtree(replaced, ignore_errors=True)  # of a killed run
         if self.path(version).exists():
             os.rename(self.path(version), replaced)
         os.rename(temporary, self.path(version))
         shutil.rmtree(replaced, ignore_errors=True)
 
     def read(self, version: int, attempt: int) -> Policy | None:
-        """The policy of `version`, or None while it is not there or another attempt's."""
+        """Return the policy of `version`; None while it does not exist or is another attempt's."""
         try:
-            about = json.loads((self.path(version) / ABOUT).read_text())
+            metadata = json.loads((self.path(version) / _METADATA).read_text())
         except FileNotFoundError:
             return None
-        if about["attempt"] != attempt:
+        if metadata["attempt"] != attempt:
             return None
-        return Policy(**{**about, "canary": Canary(**about["canary"])})
+        return Policy(**{**metadata, "canary": Canary(**metadata["canary"])})
 
     def last(self, attempt: int) -> Policy | None:
-        """The policy that ended the training, if it has ended."""
+        """Return the last policy of the training, or None while training has not ended."""
         for version in sorted(self._versions(), reverse=True):
             policy = self.read(version, attempt)
             if policy is not None and policy.last:
                 return policy
         return None
 
-    def forget(self, before: int) -> None:
-        """Remove the policies before `before`: nobody will ask for them."""
-        for version in self._versions():
-            if version < before and self._is_passing(version):
-                shutil.rmtree(self.path(version))
+    def delete_before(self, version: int) -> None:
+        """Delete the policies before `version`, which are no longer needed."""
+        for earlier in self._versions():
+            if earlier < version and self._is_temporary(earlier):
+                shutil.rmtree(self.path(earlier))
 
-    def _is_passing(self, version: int) -> bool:
-        """Whether it is a policy on the way and not a model that training ended with."""
-        about = self.path(version) / ABOUT
-        return about.exists() and not json.loads(about.read_text())["last"]
+    def _is_temporary(self, version: int) -> bool:
+        """Whether it is a policy other than the last one of a training."""
+        metadata = self.path(version) / _METADATA
+        return metadata.exists() and not json.loads(metadata.read_text())["last"]
 
     def _versions(self) -> list[int]:
         return [int(directory.name.removeprefix("step_")) for directory in self.root.glob("step_*")]

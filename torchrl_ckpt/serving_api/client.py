@@ -118,9 +118,7 @@ class InferenceClient:
         limit = self._health_timeout
         try:
             async with asyncio.timeout(limit):
-                await self._ask(
-                    Health, "GET", "/health", "its health", timeout=httpx.Timeout(None)
-                )
+                await self._ask(Health, "GET", "/health", "its health", timeout=httpx.Timeout(None))
         except TimeoutError as error:
             raise ServerLost(
                 f"{self.base_url} did not answer a health check within {limit:.0f} s"

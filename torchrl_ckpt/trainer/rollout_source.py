@@ -1,40 +1,52 @@
-"""The batches of reinforcement learning: the orchestrator's rollouts."""
+"""The batches of reinforcement learning: rollouts from the orchestrator."""
 
 from __future__ import annotations
 
 from torchrl_ckpt.plugin_api.plugin import Json
 from torchrl_ckpt.run.polling import Deadline, wait_for
-from torchrl_ckpt.run.rollout_store import Rollout, RolloutStore
-from torchrl_ckpt.trainer.distributed import World
+from torchrl_ckpt.run.rollout_store import RolloutBatch, RolloutStore
 from torchrl_ckpt.trainer.packing import TrainSample
 from torchrl_ckpt.trainer.source import TrainBatch
 
 
 class RolloutSource:
-    """Waits for each step's rollouts. It has no state: what comes next is the orchestrator's part
-    of the checkpoint."""
+    """Waits for each step's rollouts.
+
+    It has no state: which rollouts come next is in the orchestrator's part of a checkpoint.
+    """
 
     provides = frozenset({"advantages", "old_logprobs"})
 
     def __init__(
-        self, directory: RolloutStore, *, attempt: int, timeout: float, world: World
+        self,
+        rollouts: RolloutStore,
+        *,
+        attempt: int,
+        timeout: float,
+        rank: int,
+        world_size: int,
     ) -> None:
-        self._directory = directory
+        self._rollouts = rollouts
         self._attempt = attempt
         self._timeout = timeout
-        self._world = world
+        self._rank = rank
+        self._world_size = world_size
 
     def batch(self, step: int) -> TrainBatch:
+        """Wait for the batch of `step` and return this rank's share of it.
+
+        Raises `WaitTimeout` after `timeout` seconds, `DataError` for a batch that must not be used.
+        """
         batch = wait_for(
-            lambda: self._directory.read(step, self._attempt),
-            f"the rollouts of step {step} in {self._directory.root}",
+            lambda: self._rollouts.read(step, self._attempt),
+            f"the rollouts of step {step} in {self._rollouts.root}",
             Deadline(self._timeout, "trainer.rollout_timeout"),
         )
-        share = batch.rollouts[self._world.rank :: self._world.size]
+        share = range(self._rank, len(batch.prompts), self._world_size)
         return TrainBatch(
-            [_sample(rollout) for rollout in share],
-            temperature=batch.temperature or 1.0,
-            metrics={"policy_version": batch.policy_version},
+            [_sample(batch, index) for index in share],
+            temperature=batch.metadata.temperature or 1.0,
+            metrics={"policy_version": batch.metadata.policy_version},
         )
 
     def state_dict(self) -> Json:
@@ -44,11 +56,11 @@ class RolloutSource:
         pass
 
 
-def _sample(rollout: Rollout) -> TrainSample:
-    before = len(rollout.prompt)
+def _sample(batch: RolloutBatch, index: int) -> TrainSample:
+    prompt, completion = batch.prompts[index].tolist(), batch.completions[index].tolist()
     return TrainSample(
-        token_ids=rollout.prompt + rollout.completion,
-        learned=[False] * before + [True] * len(rollout.completion),
-        advantage=rollout.advantage,
-        old_logprobs=[0.0] * before + rollout.logprobs,
+        token_ids=prompt + completion,
+        learned=[False] * len(prompt) + [True] * len(completion),
+        advantage=float(batch.advantages[index]),
+        old_logprobs=[0.0] * len(prompt) + batch.logprobs[index].tolist(),
     )
