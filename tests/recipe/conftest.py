@@ -1,4 +1,4 @@
-"""A working directory of its own for each test."""
+"""A working directory for the recipes of one test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.support.recipe_files import Recipes
 
 
-@pytest.fixture
-def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipes:
+@pytest.fixture(name="recipes")
+def make_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipes:
     monkeypatch.chdir(tmp_path)
     return Recipes(tmp_path)

@@ -1,4 +1,4 @@
-"""Every key is a flag, and a flag's words mean what the schema expects there."""
+"""Every key is a flag, and a flag's value is read as the type that the schema expects."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 from tests.support.recipe_files import Recipes
 from tests.support.toy_schemas import Machine, Values
 
-ALIKE = [
+EQUAL_FORMS = [
     ("--limits.max-height 4", "--limits.max_height=4"),
     ("--limits.max_height 4", "--limits.max-height=4"),
 ]
 
 
-@pytest.mark.parametrize("argv", [form for pair in ALIKE for form in pair])
-def test_dashes_and_underscores_are_alike_in_names(recipes: Recipes, argv: str) -> None:
+@pytest.mark.parametrize("argv", [form for pair in EQUAL_FORMS for form in pair])
+def test_dashes_and_underscores_in_names_are_equal(recipes: Recipes, argv: str) -> None:
     assert recipes.resolve(Values, argv).limits.max_height == 4
 
 
@@ -56,7 +56,7 @@ def test_dashes_and_underscores_are_alike_in_names(recipes: Recipes, argv: str) 
         ("--no-cache 3", "no_cache", 3),
     ],
 )
-def test_words_are_read_as_the_schema_wants_them(
+def test_a_value_is_read_as_the_type_of_its_key(
     recipes: Recipes, argv: str, name: str, value: Any
 ) -> None:
     assert getattr(recipes.resolve(Values, argv), name) == value
@@ -87,7 +87,7 @@ def test_a_plugin_is_given_by_name_alone(recipes: Recipes) -> None:
         assert recipes.resolve(Values, argv).model.type == "toy"
 
 
-def test_a_files_place_among_the_flags_does_not_matter(recipes: Recipes) -> None:
+def test_the_position_of_a_file_among_the_flags_does_not_matter(recipes: Recipes) -> None:
     recipes.write(top="whole = 1\nnumber = 1.0")
     for argv in (
         "@ top.toml --whole 2 --yes",
@@ -115,8 +115,8 @@ def test_a_files_place_among_the_flags_does_not_matter(recipes: Recipes) -> None
             " or `--model @ FILE`",
         ),
         ("--no-extra=1", "`--no-extra=1`: `--no-extra` takes no value"),
-        ("--limits @", "`--limits @` needs the name of a file behind it"),
-        ("@", "`@` needs the name of a file behind it"),
+        ("--limits @", "`--limits @` needs the name of a file after it"),
+        ("@", "`@` needs the name of a file after it"),
         (
             "--limits..speed 3",
             "`--limits..speed`: a flag is the dotted name of a key, as in `--a.b`",

@@ -1,4 +1,4 @@
-"""Files include each other, the child beats the parent, and each mistake is told with its place."""
+"""A file beats the files that it includes, and each mistake is reported with its place."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_diamond_is_legal(recipes: Recipes) -> None:
     assert (values.whole, values.number) == (3, 1.0)  # all of right.toml beats left.toml
 
 
-def test_a_circle_is_an_error_that_shows_the_chain(recipes: Recipes) -> None:
+def test_a_circle_of_includes_is_an_error_that_shows_the_chain(recipes: Recipes) -> None:
     recipes.write(
         top='\nlimits = "@ a.toml"', a='"@" = "sub/b.toml"', sub__b='speed = 1\n"@" = "../a.toml"'
     )
@@ -99,7 +99,7 @@ def test_a_circle_is_an_error_that_shows_the_chain(recipes: Recipes) -> None:
     )
 
 
-def test_a_missing_file_names_who_includes_it(recipes: Recipes) -> None:
+def test_a_missing_file_is_reported_with_the_place_that_includes_it(recipes: Recipes) -> None:
     recipes.write(top='whole = 1\nlimits = "@ sub/gone.toml"')
     assert recipes.error(Values, "@ top.toml") == (
         "top.toml:2 includes `sub/gone.toml`: there is no file `sub/gone.toml`"
@@ -112,7 +112,7 @@ def test_a_missing_file_names_who_includes_it(recipes: Recipes) -> None:
     )
 
 
-def test_what_is_no_toml_file_is_refused(recipes: Recipes) -> None:
+def test_anything_but_a_toml_file_is_refused(recipes: Recipes) -> None:
     recipes.write(
         directory='"@" = "sub"', binary='"@" = "weights"', number='"@" = [1]', sub__empty=""
     )
@@ -128,7 +128,7 @@ def test_what_is_no_toml_file_is_refused(recipes: Recipes) -> None:
     )
 
 
-def test_bad_syntax_is_told_with_file_and_line(recipes: Recipes) -> None:
+def test_bad_syntax_is_reported_with_file_and_line(recipes: Recipes) -> None:
     recipes.write(top="whole = 1\nnumber = = 2\n")
     assert recipes.error(Values, "@ top.toml") == "top.toml:2: not valid TOML: Invalid value"
 

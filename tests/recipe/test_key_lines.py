@@ -1,4 +1,4 @@
-"""The line of every key is found, or none is given."""
+"""The line of every key is found, or none is."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import tomli
 
 from torchrl_ckpt.recipe.toml_lines import key_lines
 
-# In each document the value of a key that is not inside an array is the line it is written on;
-# a string that ends in the line's number will do, and of an array the first element counts.
+# In each document, the value of a key outside arrays is the number of its line, a string that ends
+# in that number, or an array with the number as its first element.
 DOCUMENTS = {
     "nothing": "",
     "only comments": "# a = 1\n\n  # b\n",
@@ -67,16 +67,16 @@ def first(value: Any) -> Any:
     return value
 
 
-def lines_told(document: dict[str, Any], above: tuple[str, ...] = ()) -> dict[Any, int]:
-    """The line that the value of each key tells; tables and arrays of tables tell none."""
+def written_lines(document: dict[str, Any], above: tuple[str, ...] = ()) -> dict[Any, int]:
+    """The line that is written in the value of each key; tables and arrays of tables have none."""
     found = {}
     for name, value in document.items():
         if isinstance(value, dict):
-            found |= lines_told(value, (*above, name))
+            found |= written_lines(value, (*above, name))
         elif not isinstance(first(value), dict):
-            told = first(value)
+            number = first(value)
             found[(*above, name)] = int(
-                told.split()[-1].strip("\"'") if isinstance(told, str) else told
+                number.split()[-1].strip("\"'") if isinstance(number, str) else number
             )
     return found
 
@@ -85,8 +85,8 @@ def lines_told(document: dict[str, Any], above: tuple[str, ...] = ()) -> dict[An
 def test_every_key_is_found_on_its_line(text: str) -> None:
     document = tomli.loads(text)
     lines = key_lines(text, document)
-    told = lines_told(document)
-    assert {key: lines[key] for key in told} == told
+    expected = written_lines(document)
+    assert {key: lines[key] for key in expected} == expected
     assert bool(lines) == bool(document)
 
 

@@ -1,4 +1,4 @@
-"""Defaults, root files, section files, flags: each beats the one before, and tables merge."""
+"""Defaults, root files, section files, flags: each layer beats those before, and tables merge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be off is switched on and off by files and flags, the last word counting."""
+"""Files and flags switch sections and values on and off; the last one counts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.recipe_files import Recipes
 from tests.support.toy_schemas import Machine, Values
+from torchrl_ckpt.config.orchestrator import OrchestratorConfig
 
 
 def test_a_section_is_off_until_something_switches_it_on(recipes: Recipes) -> None:
@@ -31,7 +32,7 @@ def test_off_beats_an_earlier_on(recipes: Recipes, off: str) -> None:
     assert machine.part.ckpt is None
 
 
-def test_on_again_resets_nothing(recipes: Recipes) -> None:
+def test_switching_on_again_resets_nothing(recipes: Recipes) -> None:
     recipes.write(top="ckpt.keep = 3", off="ckpt = false")
     assert recipes.resolve(Machine, "@ top.toml --ckpt").ckpt.keep == 3
     assert recipes.resolve(Machine, "@ top.toml @ off.toml --ckpt").part.ckpt.keep == 3
@@ -51,8 +52,6 @@ def test_one_section_can_differ_from_the_root(recipes: Recipes) -> None:
 
 
 def test_a_section_that_is_on_by_default_can_be_switched_off(recipes: Recipes) -> None:
-    from torchrl_ckpt.config.orchestrator import OrchestratorConfig
-
     argv = "--model toy --environment words --environment.size 4 --output-dir x"
     assert recipes.resolve(OrchestratorConfig, argv).evaluation is not None
     assert recipes.resolve(OrchestratorConfig, f"{argv} --no-evaluation").evaluation is None
@@ -82,7 +81,7 @@ def test_an_option_of_a_plugin_can_be_switched_off(recipes: Recipes) -> None:
         assert recipes.resolve(Values, argv).model.options["dropout"] is None
 
 
-def test_what_cannot_be_off_says_so(recipes: Recipes) -> None:
+def test_switching_off_what_cannot_be_off_is_an_error(recipes: Recipes) -> None:
     assert recipes.error(Values, "--no-whole --no-limits") == (
         "2 things are wrong with the recipe:\n"
         "  --no-whole: `whole` is false; expected a whole number\n"
@@ -90,5 +89,5 @@ def test_what_cannot_be_off_says_so(recipes: Recipes) -> None:
     )
 
 
-def test_plugins_of_a_section_that_is_off_are_not_asked_for(recipes: Recipes) -> None:
+def test_plugins_of_a_section_that_is_off_are_not_loaded(recipes: Recipes) -> None:
     assert recipes.resolve(Machine, "--ckpt.backend nowhere --no-ckpt").ckpt is None

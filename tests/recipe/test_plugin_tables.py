@@ -1,4 +1,4 @@
-"""A plugin's table is checked against its `Config` and comes out complete."""
+"""A plugin's table is validated by its `Config` and completed with its defaults."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def test_defaults_are_filled_in(recipes: Recipes) -> None:
     }
 
 
-def test_a_dataclass_will_do_as_well(recipes: Recipes) -> None:
+def test_the_config_may_be_a_dataclass(recipes: Recipes) -> None:
     environment = recipes.resolve(Values, "--environment words --environment.size 4").environment
     assert environment.options == {"size": 4, "words": [], "shuffle": True}
 
 
-def test_flags_are_read_as_the_plugin_wants_them(recipes: Recipes) -> None:
+def test_flags_are_read_as_the_types_of_the_plugins_options(recipes: Recipes) -> None:
     argv = (
         "--environment words --environment.size 4 --environment.words 1 two"
         " --no-environment.shuffle --model toy --model.attention 2"
@@ -56,7 +56,7 @@ def test_free_tables_among_the_options_merge(recipes: Recipes) -> None:
         assert config == {"a": 1, "b": {"c": 2, "d": "x"}}
 
 
-def test_a_config_that_takes_more_gets_more(recipes: Recipes) -> None:
+def test_an_open_config_gets_options_that_it_does_not_declare(recipes: Recipes) -> None:
     argv = (
         "--model toy --output-dir x --orchestrator.environment words"
         " --orchestrator.environment.size 4 --inference.engine.max-num-seqs 8"
@@ -65,7 +65,9 @@ def test_a_config_that_takes_more_gets_more(recipes: Recipes) -> None:
     assert engine.options["max_num_seqs"] == 8
 
 
-def test_options_go_by_their_alias_and_may_follow_from_others(recipes: Recipes) -> None:
+def test_options_have_their_alias_as_name_and_defaults_may_depend_on_other_options(
+    recipes: Recipes,
+) -> None:
     argv = "--model toy --output-dir x --engine.max-length 4 --engine.dtype float32"
     assert recipes.resolve(InferenceConfig, argv).engine.options == {
         "dtype": "float32",
@@ -74,7 +76,7 @@ def test_options_go_by_their_alias_and_may_follow_from_others(recipes: Recipes) 
     }
 
 
-def test_what_does_not_fit_is_told_in_the_recipes_terms(recipes: Recipes) -> None:
+def test_values_that_do_not_fit_are_reported_with_their_keys_and_places(recipes: Recipes) -> None:
     recipes.write(top="environment = 'words'\n[model]\ntype = 'toy'\nattention = 'magic'")
     assert recipes.error(Values, "@ top.toml --model.dropout=-1") == (
         "3 things are wrong with the recipe:\n"
@@ -85,14 +87,14 @@ def test_what_does_not_fit_is_told_in_the_recipes_terms(recipes: Recipes) -> Non
     )
 
 
-def test_options_without_a_name_ask_for_it(recipes: Recipes) -> None:
+def test_options_without_the_plugins_name_are_an_error(recipes: Recipes) -> None:
     assert recipes.error(Values, "--model.attention x") == (
         "`model.type` is missing: write `model.type = ...` in a recipe"
         " or give `--model.type ...` (text)"
     )
 
 
-def test_a_plugin_that_is_not_there_is_told_with_the_place_that_names_it(recipes: Recipes) -> None:
+def test_a_missing_plugin_is_reported_with_the_place_that_names_it(recipes: Recipes) -> None:
     recipes.write(top="\npart.loss = 'gone'")
     with pytest.raises(PluginNotFound) as caught:
         recipes.resolve(Machine, "@ top.toml")

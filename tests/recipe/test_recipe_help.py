@@ -1,4 +1,4 @@
-"""`--help` tells of every key: its name, type, default and meaning."""
+"""`--help` explains every key: its name, type, default and meaning."""
 
 from __future__ import annotations
 
@@ -18,44 +18,49 @@ SCHEMAS = [SftRecipe, RlRecipe, RlTrainerConfig, OrchestratorConfig, InferenceCo
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
-def test_every_key_is_there_and_no_line_is_too_long(schema: type) -> None:
+def test_every_key_is_listed_and_no_line_is_too_long(schema: type) -> None:
     text = help_text(schema, "command")
-    for key, shape in all_keys(schema):
-        # A section is a heading, or among the keys of one whose like was explained above.
-        assert flag(key) in text or (shape.section and f"[{'.'.join(key)}]" in text)
+    for key, spec in all_keys(schema):
+        # A section is a heading, or among the keys of a section like one above.
+        assert flag(key) in text or (spec.section and f"[{'.'.join(key)}]" in text)
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_a_key_is_told_with_type_default_and_meaning() -> None:
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_every_option_is_documented(schema: type) -> None:
+    assert [key for key, spec in all_keys(schema) if not spec.documentation] == []
+
+
+def test_a_key_is_listed_with_type_default_and_meaning() -> None:
     text = help_text(SftRecipe, "sft", "Supervised fine-tuning.")
     assert text.startswith("usage: sft [@ FILE]")
     assert "\nSupervised fine-tuning.\n" in text
     assert (
         "  --ckpt.resume-step  a whole number, at least 1, or `latest`, or off; default: unset\n"
-        "      Go on from this step's checkpoint, or from the `latest` good one.\n"
+        "      Resume from the checkpoint of this step, or from the `latest` undamaged one.\n"
     ) in text
     assert "  --optim.lr  a number, above 0; default: 0.0003\n" in text
     assert "  --output-dir  a path; required\n" in text
 
 
-def test_a_plugin_says_where_its_options_are_told() -> None:
+def test_a_plugin_key_says_where_its_options_are_listed() -> None:
     text = " ".join(help_text(SftRecipe, "sft").split())
-    assert "--loss NAME; default: cross_entropy What is minimised." in text
-    assert "`--loss.OPTION`, which `torchrl-ckpt plugins show losses NAME` lists." in text
+    assert "--loss NAME; default: cross_entropy The loss to minimise." in text
+    assert "`--loss.OPTION`, listed by `torchrl-ckpt plugins show losses NAME`." in text
 
 
 def test_shared_keys_are_marked() -> None:
     text = " ".join(help_text(RlRecipe, "rl", defaults={"output_dir": "outputs/NAME"}).split())
-    assert "Shared: reaches `trainer`, `orchestrator` and `inference`." in text
+    assert "Shared: applies to `trainer`, `orchestrator` and `inference`." in text
     assert "--trainer.model NAME; required, here or as `--model`" in text
     assert '--trainer.output-dir a path; default: "outputs/NAME"' in text
 
 
-def test_a_section_of_a_kind_that_was_explained_lists_its_keys_only() -> None:
+def test_a_section_like_one_above_lists_its_keys_only() -> None:
     text = help_text(Machine, "machine")
-    assert "As with --ckpt above: --part.ckpt.interval, --part.ckpt.keep," in text
-    assert text.count("Save every this many steps.") == 1
+    assert "As --ckpt above: --part.ckpt.interval, --part.ckpt.keep," in text
+    assert text.count("Save a checkpoint every this many steps.") == 1
 
 
-def test_without_a_summary_the_schema_speaks_for_itself() -> None:
+def test_without_a_summary_the_docstring_of_the_schema_is_shown() -> None:
     assert "\nTwo parts, one of them optional.\n" in help_text(Machine, "machine")

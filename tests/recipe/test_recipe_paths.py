@@ -1,4 +1,4 @@
-"""A relative path is relative to where it was written."""
+"""A relative path is relative to where it is written."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from tests.support.toy_schemas import Values
 from torchrl_ckpt.config.inference import InferenceConfig
 
 
-def test_in_a_file_it_is_relative_to_that_file(recipes: Recipes) -> None:
+def test_a_path_in_a_file_is_relative_to_that_file(recipes: Recipes) -> None:
     recipes.write(sub__values="path = 'a/b'\npaths = ['../c', '/d']", top="'@' = 'sub/values.toml'")
     values = recipes.resolve(Values, "@ top.toml")
     assert values.path == recipes.directory / "sub/a/b"
     assert [str(path) for path in values.paths] == [str(recipes.directory / "c"), "/d"]
 
 
-def test_on_the_command_line_it_is_relative_to_the_working_directory(recipes: Recipes) -> None:
+def test_a_path_on_the_command_line_is_relative_to_the_working_directory(recipes: Recipes) -> None:
     recipes.write(sub__values="path = 'a'")
     values = recipes.resolve(Values, "@ sub/values.toml --path a --paths b ../c")
     assert values.path == recipes.directory / "a"
     assert values.paths == [recipes.directory / "b", recipes.directory.parent / "c"]
 
 
-def test_as_a_default_of_the_command_too(recipes: Recipes) -> None:
+def test_a_default_of_the_command_is_relative_to_the_working_directory(recipes: Recipes) -> None:
     inference = recipes.resolve(InferenceConfig, "--model toy", output_dir="outputs/x")
     assert inference.output_dir == recipes.directory / "outputs/x"
 
 
 @pytest.mark.parametrize("name", ["./here", "../there", "/abs", "model.toml", "sub"])
-def test_what_is_a_path_or_a_name_is_a_path_if_it_looks_like_one_or_is_there(
+def test_a_path_or_name_is_a_path_if_it_looks_like_one_or_exists(
     recipes: Recipes, name: str
 ) -> None:
     recipes.write(sub__model="", sub__sub__x="")
@@ -40,7 +40,7 @@ def test_what_is_a_path_or_a_name_is_a_path_if_it_looks_like_one_or_is_there(
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen3-0.6B", "tiny", ".hidden", ""])
-def test_and_otherwise_a_name(recipes: Recipes, name: str) -> None:
+def test_a_path_or_name_is_otherwise_a_name(recipes: Recipes, name: str) -> None:
     recipes.write(top=f"model = {{type = 'toy', name = '{name}'}}")
     assert recipes.resolve(Values, "@ top.toml").model.options["name"] == name
 
@@ -51,6 +51,6 @@ def test_paths_among_a_plugins_options_are_absolute(recipes: Recipes) -> None:
     assert files == [str(recipes.directory / "sub/x"), "/y"]
 
 
-def test_text_is_never_taken_for_a_path(recipes: Recipes) -> None:
+def test_text_is_never_a_path(recipes: Recipes) -> None:
     recipes.write(top="text = './x'")
     assert recipes.resolve(Values, "@ top.toml").text == "./x"

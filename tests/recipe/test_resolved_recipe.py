@@ -1,4 +1,4 @@
-"""A validated recipe survives JSON, and is read back without any plugin."""
+"""A validated recipe is written as JSON and read back without any plugin."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SFT = "--model toy --output-dir x --data.files a b --no-optim.max-norm"
 @pytest.mark.parametrize(
     ("schema", "argv"), [(RlRecipe, RL), (SftRecipe, SFT), (Machine, ""), (Values, "--pair 1 2")]
 )
-def test_it_comes_back_the_same(recipes: Recipes, schema: type, argv: str) -> None:
+def test_it_is_read_back_the_same(recipes: Recipes, schema: type, argv: str) -> None:
     recipe = recipes.resolve(schema, argv)
     assert from_json(schema, json.loads(json.dumps(to_json(recipe)))) == recipe
 
 
-def test_numbers_come_back_to_the_last_bit(recipes: Recipes) -> None:
+def test_numbers_are_read_back_to_the_last_bit(recipes: Recipes) -> None:
     draw = random.Random(0)
     for _ in range(100):
         number = draw.uniform(-1, 1) * 10.0 ** draw.randint(-300, 300)
@@ -38,6 +38,6 @@ def test_numbers_come_back_to_the_last_bit(recipes: Recipes) -> None:
         assert from_json(Values, to_json(values)).number == number
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_data_that_does_not_fit_the_schema_is_refused() -> None:
     with pytest.raises(RecipeError, match="does not fit this version"):
         from_json(Values, {"hwole": 1})

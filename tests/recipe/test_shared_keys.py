@@ -1,4 +1,4 @@
-"""A key at the root reaches the sections within its own layer, and switches none on."""
+"""A shared key at the root applies to the sections within its layer, and switches none on."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_it_does_not_switch_a_section_on(recipes: Recipes) -> None:
     assert recipes.resolve(Machine, "@ top.toml --steps 3").spare is None
 
 
-def test_it_waits_for_the_section_to_be_switched_on_by_any_layer(recipes: Recipes) -> None:
+def test_it_applies_to_a_section_that_another_layer_switches_on(recipes: Recipes) -> None:
     recipes.write(top="model = 'toy'", earlier="spare.depth = 1", section="depth = 2")
     for argv in (
         "@ earlier.toml @ top.toml",
@@ -87,14 +87,14 @@ def test_it_does_not_switch_on_again_what_was_switched_off(recipes: Recipes) -> 
     assert recipes.resolve(Machine, "@ top.toml --steps 3").spare is None
 
 
-def test_an_option_alone_speaks_of_the_sections_plugins(recipes: Recipes) -> None:
+def test_a_plugins_option_alone_applies_to_the_plugins_of_the_sections(recipes: Recipes) -> None:
     recipes.write(part="model = 'toy'")
     machine = recipes.resolve(Machine, "--part @ part.toml --model.attention flash")
     assert machine.part.model.options["attention"] == "flash"
     assert machine.model is None
 
 
-def test_the_seeds_command_line_resolves(recipes: Recipes) -> None:
+def test_a_job_can_be_put_together_on_the_command_line(recipes: Recipes) -> None:
     recipes.write(
         train="max_steps = 20\nmodel = 'toy'",
         orch="max_steps = 20\nmodel = 'toy'\nenvironment = {type = 'words', size = 4}",

@@ -1,4 +1,4 @@
-"""Every value is shown as TOML with the place it comes from."""
+"""Every value is printed as TOML with the place it comes from."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_file_elsewhere_is_shown_with_its_whole_path(recipes: Recipes) -> None
     assert f"whole = 1  # {elsewhere}:1" in recipes.show(Values, f"@ {elsewhere}")
 
 
-def test_what_is_shown_is_a_recipe(recipes: Recipes) -> None:
+def test_the_output_is_a_recipe(recipes: Recipes) -> None:
     argv = (
         '--text x"\\y --words a --path p --maybe-yes --no-limits.max-height'
         ' --model toy --model.config {"a.b"=[1]}'

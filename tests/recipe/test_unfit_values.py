@@ -1,4 +1,4 @@
-"""A value that does not fit is told with key, value, place, and what is expected."""
+"""A value that does not fit is reported with key, value, place, and the expected type."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ PLUGIN = "the name of a plugin or a table with its `type`"
         ("model = {type = 3}", "`model.type` is 3; expected text"),
     ],
 )  # fmt: skip
-def test_it_is_told_in_plain_words(recipes: Recipes, text: str, message: str) -> None:
+def test_it_is_reported_in_plain_words(recipes: Recipes, text: str, message: str) -> None:
     recipes.write(top=f"\n{text}")
     assert recipes.error(Values, "@ top.toml") == f"top.toml:2: {message}"
 
 
-def test_all_are_told_at_once(recipes: Recipes) -> None:
+def test_all_are_reported_at_once(recipes: Recipes) -> None:
     recipes.write(top="whole = 'x'\nmodel = {type = 'toy', dropout = -1}\nhwole = 1")
     assert recipes.error(Values, "@ top.toml --limits.speed fast") == (
         "4 things are wrong with the recipe:\n"
@@ -60,7 +60,7 @@ def test_all_are_told_at_once(recipes: Recipes) -> None:
     )
 
 
-def test_a_shared_key_is_told_once(recipes: Recipes) -> None:
+def test_a_shared_key_is_reported_once(recipes: Recipes) -> None:
     recipes.write(
         top="max_steps = 0\nmodel = 'toy'\n[orchestrator.environment]\ntype = 'words'\nsize = 4"
     )
@@ -82,10 +82,10 @@ def test_a_missing_key_says_how_to_give_it(recipes: Recipes) -> None:
     )
 
 
-def test_what_the_schema_itself_checks_is_told_with_the_section_and_its_place(
+def test_a_check_of_the_schema_is_reported_with_the_section_and_its_place(
     recipes: Recipes,
 ) -> None:
     recipes.write(top="model = 'toy'\n[data]\nbatch_size = 4", bare="model = 'toy'")
-    reason = "`data`: give either `files` or `environment`, not both and not neither"
+    reason = "`data`: give either `files` or `environment`, and not both"
     assert recipes.error(SftRecipe, "@ top.toml", output_dir="x") == f"top.toml:2: {reason}"
     assert recipes.error(SftRecipe, "@ bare.toml", output_dir="x") == reason

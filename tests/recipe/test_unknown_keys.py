@@ -1,4 +1,4 @@
-"""All unknown keys are told at once, each with its place and the nearest valid key."""
+"""All unknown keys are reported at once, each with its place and the nearest valid key."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.toy_schemas import Machine, Values
 from torchrl_ckpt.config.rl_recipe import RlRecipe
 
 
-def test_they_are_told_at_once_from_files_flags_and_plugin_tables(recipes: Recipes) -> None:
+def test_they_are_reported_at_once_from_files_flags_and_plugin_tables(recipes: Recipes) -> None:
     recipes.write(
         top="steps = 1\n\n[part.limits]\nsped = 1\n[model]\ntype = 'toy'\natention = 'x'",
         section="\nlimit.speed = 3",
@@ -54,14 +54,14 @@ def test_the_nearest_key_may_be_a_misspelt_or_a_misplaced_one(
     assert message.endswith(f"; did you mean `{guess}`?")
 
 
-def test_a_shared_key_is_told_once(recipes: Recipes) -> None:
+def test_a_shared_key_is_reported_once(recipes: Recipes) -> None:
     recipes.write(top="model = {type = 'toy', x = 1}\nspare = {}")
     assert recipes.error(Machine, "@ top.toml") == (
         "top.toml:1: unknown key `model.x`, which plugin `toy` does not have"
     )
 
 
-def test_a_section_that_is_off_is_looked_at_as_well(recipes: Recipes) -> None:
+def test_a_section_that_is_off_is_checked_as_well(recipes: Recipes) -> None:
     assert recipes.error(Machine, "--ckpt.kep 3 --no-ckpt").startswith("--ckpt.kep 3: unknown key")
 
 
@@ -71,13 +71,13 @@ def test_a_plugin_without_options_has_none(recipes: Recipes) -> None:
     )
 
 
-def test_a_key_below_a_value_is_told(recipes: Recipes) -> None:
+def test_a_key_below_a_value_is_reported(recipes: Recipes) -> None:
     assert recipes.error(Values, "--whole.x 1") == (
         "--whole.x 1: `whole` is a table; expected a whole number"
     )
 
 
-def test_toml_knows_no_dashes(recipes: Recipes) -> None:
+def test_keys_in_files_have_underscores(recipes: Recipes) -> None:
     recipes.write(top="limits.max-height = 3")
     assert recipes.error(Values, "@ top.toml") == (
         "top.toml:1: unknown key `limits.max-height`; did you mean `limits.max_height`?"

@@ -1,4 +1,4 @@
-"""Writes recipes and resolves them, with the toy plugins installed."""
+"""Writes recipes and resolves them, with the toy plugins in place of installed ones."""
 
 from __future__ import annotations
 

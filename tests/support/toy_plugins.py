@@ -1,4 +1,4 @@
-"""Plugins that exist only here: what each takes as options."""
+"""The options of plugins that exist only in tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small schemas, for promises that do not depend on the real ones."""
+"""Small schemas of recipes, for tests that do not depend on the real ones."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Every option of a recipe, a file for each of its sections, and what is known of an option."""
+"""Every option of a recipe, a file for each section, and the reflection that reads them."""

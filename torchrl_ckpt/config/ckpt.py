@@ -1,4 +1,4 @@
-"""`[ckpt]`: when to checkpoint, where, and what to keep."""
+"""`[ckpt]`: when to save checkpoints, where, and which to keep."""
 
 from __future__ import annotations
 
@@ -11,63 +11,65 @@ from torchrl_ckpt.config.section import BackendTable, PluginTable, PositiveInt, 
 
 
 class KeepBestConfig(Section):
-    """Keep the checkpoints of the steps at which a metric was best."""
+    """Keep the checkpoints of the steps with the best values of a metric."""
 
     metric: str = "loss"
-    """The metric's name in `metrics.jsonl`, such as `loss` or `reward/mean`."""
+    """The name of the metric in `metrics.jsonl`, such as `loss` or `reward/mean`."""
 
     component: str = "trainer"
-    """Whose metric it is: `trainer`, `orchestrator` or `evaluation`."""
+    """The component that writes the metric: `trainer`, `orchestrator` or `evaluation`."""
 
     direction: Literal["min", "max"] = "min"
-    """Which is better: the smallest or the largest."""
+    """Whether the smallest (`min`) or the largest (`max`) values are the best."""
 
     count: PositiveInt = 1
-    """How many of the best to keep."""
+    """The number of best checkpoints to keep."""
 
 
 class CheckpointConfig(Section):
-    """When to checkpoint, where, and what to keep. Off unless asked for, to save disk space."""
+    """When to save checkpoints, where, and which to keep. Off by default, to save disk space."""
 
     interval: PositiveInt | None = None
-    """Save every this many steps. Unset: only the last step is saved."""
+    """Save a checkpoint every this many steps. Unset: only after the last step."""
 
     keep: PositiveInt | None = None
-    """How many of the newest checkpoints to keep. Unset: all."""
+    """The number of newest checkpoints to keep. Unset: all."""
 
     keep_every: PositiveInt | None = None
-    """Keep every checkpoint whose step is a multiple of this as well, however old."""
+    """Also keep every checkpoint whose step is a multiple of this, however old it is."""
 
     keep_best: KeepBestConfig | None = None
-    """Keep the steps at which a metric was best as well, however old."""
+    """Also keep the checkpoints of the steps with the best values of a metric, however old."""
 
     resume_step: PositiveInt | Literal["latest"] | None = None
-    """Go on from this step's checkpoint, or from the `latest` good one."""
+    """Resume from the checkpoint of this step, or from the `latest` undamaged one."""
 
     resume_from: Path | None = None
-    """Take the checkpoint from this other run and go on in a directory of one's own (a fork)."""
+    """Resume from a checkpoint of the run in this other directory (a fork); the new run has an
+    `output_dir` of its own."""
 
     on_failure: Literal["continue", "stop"] = "continue"
-    """What a save that fails (a full disk, say) does to the run. Earlier checkpoints stay whole
-    either way; `continue` tries again at the next interval."""
+    """What a failed save (because of a full disk, for example) does to the run. Earlier checkpoints
+    stay whole either way; `continue` tries again at the next interval. If the trainer's ranks lose
+    each other during a save, the run ends either way: they can no longer agree on anything."""
 
     save_async: bool = False
-    """Write checkpoints while training goes on: the backend `async_dcp` in place of `dcp`."""
+    """Write checkpoints while training continues: short for the backend `async_dcp`."""
 
     directory: str = "checkpoints"
-    """Where the step directories live, below `output_dir` unless absolute."""
+    """The directory of the checkpoints, relative to `output_dir` unless it is absolute."""
 
     backend: BackendTable = PluginTable(type="dcp")
-    """What puts the trainer's tensors into files."""
+    """The checkpoint backend, which writes the trainer's tensors to files."""
 
     timeout: Seconds = 3600.0
-    """How long to wait for the other process's part of a checkpoint, in seconds. The orchestrator
-    first generates the batches that the checkpoint carries."""
+    """How long to wait for another process's part of a checkpoint, in seconds. The orchestrator's
+    part includes batches that it generates first."""
 
     @model_validator(mode="after")
-    def _saved_async(self) -> CheckpointConfig:
+    def _settle_backend(self) -> CheckpointConfig:
         if self.save_async and self.backend.type == "dcp":
-            # Every option of `dcp` is one of `async_dcp`, too.
+            # Every option of `dcp` is also an option of `async_dcp`.
             backend = self.backend.model_copy(update={"type": "async_dcp"})
             object.__setattr__(self, "backend", backend)
         elif self.save_async and self.backend.type != "async_dcp":

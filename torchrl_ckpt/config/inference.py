@@ -18,55 +18,56 @@ from torchrl_ckpt.config.section import (
 
 
 class InferenceConfig(Section):
-    """The inference server. It holds no state: every policy is sent to it."""
+    """The inference server. It has no state: the orchestrator has it load each policy."""
 
     host: str = "127.0.0.1"
-    """The address to listen on. Any other than loopback needs a key in `api_key_env`, and then
-    everything but `/health` is for those who have it."""
+    """The address to listen on. Any address but loopback needs a key in `api_key_env`; every
+    endpoint but `/health` then requires the key."""
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """The port to listen on. 0: any free one."""
 
     seed: Count = 0
-    """Draws the random weights of a model without a name."""
+    """The seed of the random weights of a model without a `name`."""
 
     output_dir: Path
-    """The run's directory, whose `weights` may be loaded."""
+    """The run's directory. Weights below its `weights` may be loaded."""
 
     model: ModelTable
-    """The model. Which weights it starts with does not matter to a job."""
+    """The model. In a job its starting weights do not matter: the orchestrator sends others."""
 
     engine: EngineTable = PluginTable(type="transformers")
-    """What generates."""
+    """The engine that generates completions."""
 
     max_length: PositiveInt | None = None
-    """Tokens of prompt and completion together at most. Unset: what the model can hold."""
+    """The largest number of tokens of prompt and completion together. Unset: the model's limit."""
 
     max_sequences: PositiveInt = 65536
-    """Completions of one request at most, over all its prompts."""
+    """The largest number of completions of one request, over all its prompts."""
 
     max_running: PositiveInt = 64
-    """Requests that the engine is given at a time. The embedded one works on them one by one."""
+    """The largest number of requests in the engine at a time. The engine `transformers` processes
+    them one by one."""
 
     max_queued: Count = 1024
-    """Requests that may wait for their turn besides. What comes then is answered with 429 and is
-    to be asked again."""
+    """The largest number of requests that wait for the engine. Further ones are refused with status
+    429, for the client to retry."""
 
     max_body_bytes: PositiveInt = 32 * 1024 * 1024
-    """Bytes of a request's body at most."""
+    """The largest request body, in bytes."""
 
     weight_update: Literal["wait", "keep"] = "wait"
-    """What new weights do to requests in flight: `wait` for their end, or `keep` them going, and
-    then each completion says which of its tokens are of which policy. The engine must be able to
-    do that."""
+    """When new weights are loaded: `wait` until requests in flight have ended, or `keep` them
+    running. A completion then states which of its tokens each policy generated. `keep` needs an
+    engine that supports it."""
 
     threads: Count = 0
     """CPU threads. 0: all cores."""
 
     allowed_dirs: list[Path] = []
-    """Directories below which weights may be loaded. Unset: the run's `weights`; for a server
-    started by hand, `outputs` below the working directory."""
+    """Directories below which weights may be loaded. Empty: the run's `weights`; for a server
+    started by hand, `outputs` in the working directory."""
 
     api_key_env: str = "TORCHRL_CKPT_API_KEY"
-    """The environment variable with the key that changing the weights needs. Where it is not set,
-    a random key is made and left for this user's other processes."""
+    """The environment variable with the API key that changing the weights requires. If it is not
+    set, a random key is created and stored for this user's other processes."""

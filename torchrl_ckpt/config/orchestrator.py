@@ -19,63 +19,63 @@ from torchrl_ckpt.config.section import (
 
 
 class SamplingConfig(Section):
-    """How completions are drawn."""
+    """How completions are sampled."""
 
     max_tokens: PositiveInt = 16
-    """Tokens a completion at most."""
+    """The largest number of tokens of a completion."""
 
     temperature: Annotated[float, Field(ge=0)] = 1.0
-    """0 is greedy."""
+    """The sampling temperature. 0: the most likely token each time."""
 
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Draw from the smallest set of tokens whose probabilities add up to this."""
+    """Sample from the smallest set of tokens whose probabilities add up to at least this."""
 
     top_k: Count = 0
-    """Draw from the likeliest so many tokens. 0: from all."""
+    """Sample from this many of the most likely tokens. 0: from all."""
 
 
 class EvaluationConfig(Section):
-    """Score the policy on the environment's held-out problems."""
+    """Evaluation of the policy on the environment's held-out problems."""
 
     num_problems: PositiveInt | None = None
-    """How many of them. Unset: all, which an environment without end does not allow."""
+    """The number of problems. Unset: all; an environment without end needs a number."""
 
     samples_per_problem: PositiveInt = 4
-    """Completions of each."""
+    """Completions per problem."""
 
     interval: PositiveInt | None = None
-    """Every this many steps, besides before the first and after the last."""
+    """Also evaluate every this many steps, not only before the first and after the last."""
 
     sampling: SamplingConfig | None = None
-    """Unset: as in training."""
+    """How completions are sampled here. Off: as in training."""
 
 
 class ClientConfig(Section):
-    """How the inference server is reached."""
+    """How to reach the inference server."""
 
     base_url: str | None = None
-    """The server's address. Unset, and without `base_urls`: http://127.0.0.1:8000. A job with an
-    `[inference]` section fills in that of its own."""
+    """The server's address. Without this and `base_urls`: http://127.0.0.1:8000. A job with an
+    `[inference]` section uses the address of its own server."""
 
     base_urls: list[str] = []
-    """The addresses of several servers, instead of `base_url`. A request goes to the one with the
-    fewest under way; one that dies is left out until it is back."""
+    """The addresses of several servers, instead of `base_url`. A request goes to the server with
+    the fewest requests in flight; a server that dies is left out until it is back."""
 
     api_key_env: str = "TORCHRL_CKPT_API_KEY"
-    """The environment variable with the key, the same for all servers. Where it is not set, the key
-    that each server started by hand left for this user is taken."""
+    """The environment variable with the API key of all servers. If it is not set, the key that each
+    server started by hand has stored for this user is used."""
 
     timeout: Seconds = 600.0
-    """How long to wait for an answer, or for any server to be there, in seconds."""
+    """How long to wait for an answer, or for any server to be reachable, in seconds."""
 
     canary_tolerance: Annotated[float, Field(gt=0)] | None = None
-    """How far an engine's log-probabilities of known sequences may lie from the trainer's, in nats.
-    Unset: 1e-4 for float32, 0.2 where engine or trainer compute in 16 bits."""
+    """How far an engine's log-probabilities of known sequences may differ from the trainer's, in
+    nats. Unset: 1e-4 for float32, 0.2 if engine or trainer compute in 16 bits."""
 
     prompts_per_request: PositiveInt = 128
-    """Prompts of one request. They form the engine's batch, so results depend on this number and
-    never on timing or on which server answers. Several servers share a step's prompts only where
-    they make several requests."""
+    """Prompts per request. They form the engine's batch, so results depend on this number, but
+    never on timing or on which server answers. Several servers share the prompts of a step only
+    if they make more than one request."""
 
     @model_validator(mode="after")
     def _one_form(self) -> ClientConfig:
@@ -98,7 +98,7 @@ class OrchestratorConfig(Section):
     """The last step, as the trainer's."""
 
     seed: Count = 0
-    """Everything random is drawn from this."""
+    """The seed of everything random in this process."""
 
     output_dir: Path
     """The run's directory, as the trainer's."""
@@ -107,29 +107,30 @@ class OrchestratorConfig(Section):
     """Which start of this run it is, as the trainer's."""
 
     model: ModelTable
-    """The model whose tokenizer is used."""
+    """The model whose tokenizer to use."""
 
     ckpt: CheckpointConfig | None = None
-    """CheckpointConfig, as the trainer's."""
+    """Checkpointing, as the trainer's."""
 
     environment: EnvironmentTable
-    """Where problems come from and who scores them."""
+    """The environment, which poses the problems and scores the completions."""
 
     prompts_per_step: PositiveInt = 128
-    """Problems a step."""
+    """Problems per step."""
 
     samples_per_prompt: Annotated[int, Field(ge=2)] = 8
-    """Completions of each problem: the group whose mean reward is the baseline."""
+    """Completions per problem: the group whose mean reward is the baseline."""
 
     async_level: Count = 1
-    """Step n trains on what the policy of step max(0, n - 1 - async_level) generated. 0 is
-    on-policy; 1 generates the next batch while the trainer works on this one."""
+    """Step n trains on rollouts of the policy of step max(0, n - 1 - async_level). 0 is on-policy;
+    with 1, the next batch is generated while the trainer works on this one."""
 
     advantage: Literal["centred", "normalised"] = "centred"
-    """Reward less the group's mean, or that divided by the group's standard deviation as well."""
+    """`centred`: the reward minus the group's mean; `normalised`: that divided by the group's
+    standard deviation."""
 
     sampling: SamplingConfig = SamplingConfig()
-    """How completions are drawn."""
+    """How completions are sampled."""
 
     evaluation: EvaluationConfig | None = EvaluationConfig()
     """Held-out evaluation before the first and after the last step."""

@@ -13,33 +13,32 @@ from torchrl_ckpt.config.trainer import RlTrainerConfig
 
 
 class RlRecipe(Section):
-    """Reinforcement learning: trainer, orchestrator and, if it has its section, inference."""
+    """Reinforcement learning: trainer, orchestrator and, if its section is on, inference."""
 
     shared_keys: ClassVar[tuple[str, ...]] = ("max_steps", "seed", "output_dir", "model", "ckpt")
-    """Keys of the root that reach every section that has them."""
+    """Keys of the root that apply to every section that has them."""
 
     max_steps: PositiveInt | None = None
-    """The last step, of trainer and orchestrator."""
+    """The last step of trainer and orchestrator."""
 
     seed: Count | None = None
     """The seed of every process."""
 
     output_dir: Path | None = None
-    """The run's directory. Unset: `outputs/` and the name of the recipe, below the working
-    directory."""
+    """The run's directory. Default: `outputs/` and the recipe's name, in the working directory."""
 
     model: ModelTable | None = None
     """The model of every process."""
 
     ckpt: CheckpointConfig | None = None
-    """CheckpointConfig, of trainer and orchestrator. `--ckpt` switches it on with its defaults."""
+    """Checkpointing of trainer and orchestrator. `--ckpt` switches it on with its defaults."""
 
     trainer: RlTrainerConfig
     """The training process."""
 
     orchestrator: OrchestratorConfig
-    """The process that makes rollouts."""
+    """The process that generates rollouts."""
 
     inference: InferenceConfig | None = None
-    """The server to start with the job. Off: the job uses the one at
+    """The inference server to start with the job. Off: the job uses the server at
     `orchestrator.client.base_url`."""

@@ -18,33 +18,33 @@ from torchrl_ckpt.config.trainer import TrainerConfig
 
 
 class SftDataConfig(Section):
-    """What supervised fine-tuning learns: JSON Lines files, or the problems of an environment."""
+    """The samples to learn: from JSON Lines files, or from the problems of an environment."""
 
     files: list[Path] = []
     """JSON Lines files, one sample a line: `{"prompt": ..., "completion": ...}` or
     `{"messages": [...]}`. The loss is on the completion, or on the assistant's turns."""
 
     environment: EnvironmentTable | None = None
-    """Learn the answers of this environment's training problems instead."""
+    """Learn the answers to this environment's training problems instead of `files`."""
 
     batch_size: PositiveInt = 512
-    """Samples a step, over all ranks."""
+    """Samples per step, over all ranks."""
 
     num_workers: Count = 0
-    """Processes that tokenize beside the trainer, for each rank."""
+    """Worker processes of each rank that tokenize samples. 0: the trainer itself does."""
 
     @model_validator(mode="after")
     def _one_source(self) -> SftDataConfig:
         if bool(self.files) == (self.environment is not None):
-            raise ValueError("give either `files` or `environment`, not both and not neither")
+            raise ValueError("give either `files` or `environment`, and not both")
         return self
 
 
 class SftRecipe(TrainerConfig):
-    """Supervised fine-tuning: the trainer alone, fed from a data set."""
+    """Supervised fine-tuning: a trainer that learns from a data set."""
 
     data: SftDataConfig
     """The data set."""
 
     loss: LossTable = PluginTable(type="cross_entropy")
-    """What is minimised."""
+    """The loss to minimise."""

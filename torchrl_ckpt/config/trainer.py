@@ -23,76 +23,83 @@ class OptimizerConfig(Section):
     """AdamW."""
 
     lr: Annotated[float, Field(gt=0)] = 3e-4
-    """The learning rate that the schedule scales."""
+    """The peak learning rate, which the schedule scales."""
 
     betas: tuple[float, float] = (0.9, 0.95)
-    """Decay rates of the running means of the gradient and of its square."""
+    """Decay rates of the running averages of the gradient and of its square."""
 
     eps: Annotated[float, Field(gt=0)] = 1e-8
-    """Added to the denominator."""
+    """Added to the denominator for numerical stability."""
 
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decoupled weight decay."""
 
     max_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    """Gradients are clipped to this global norm. Off: `--no-optim.max-norm`."""
+    """Clip gradients to this global norm. Off: no clipping."""
 
 
 class SchedulerConfig(Section):
-    """The learning rate's course: a linear warmup, then what `name` says."""
+    """The learning rate schedule: a linear warmup, then the schedule called `name`."""
 
     name: Literal["constant", "linear", "cosine"] = "constant"
-    """What the learning rate does after the warmup."""
+    """The schedule after the warmup."""
 
     warmup_steps: Count = 0
-    """Steps over which the rate rises linearly to its full value."""
+    """Steps in which the learning rate rises linearly to `optim.lr`."""
 
     decay_steps: PositiveInt | None = None
-    """The step at which the decay ends. Unset: `max_steps`, and then a run that is resumed with
-    another `max_steps` follows another schedule than one that was not."""
+    """The step at which the decay ends. Unset: `max_steps`; a run resumed with another `max_steps`
+    then follows another schedule."""
 
     min_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """The rate at the end of the decay, as a share of the full one."""
+    """The learning rate at the end of the decay, as a fraction of `optim.lr`."""
 
 
 class PackingConfig(Section):
-    """How samples are laid into the rows of a forward pass."""
+    """How samples are packed into the rows of a forward pass."""
 
     length: PositiveInt = 128
-    """Tokens a row. Samples are packed into rows whole; attention never crosses between them."""
+    """Tokens per row. Samples are never split between rows, nor do they attend to each other."""
 
     rows: PositiveInt = 64
-    """Rows a forward pass at most. More are done one after the other, accumulating gradients."""
+    """The largest number of rows per forward pass. A step with more rows accumulates gradients over
+    several passes."""
 
 
 class TrainerConfig(Section):
-    """The training process, whatever feeds it."""
+    """The training process, for any source of batches."""
 
     max_steps: PositiveInt = 40
-    """The last step. A resumed run counts on from the checkpoint's step."""
+    """The last step. A resumed run continues counting at the checkpoint's step."""
 
     seed: Count = 0
-    """Everything random is drawn from this."""
+    """The seed of everything random in this process."""
 
     output_dir: Path
-    """The run's directory. Unset: `outputs/` and the name of the recipe, below the working
-    directory."""
+    """The run's directory. Default: `outputs/` and the recipe's name, in the working directory."""
 
     attempt: Count = 0
-    """Which start of this run it is. The runner counts; who starts trainer and orchestrator by
-    hand gives both the same new number, so that neither takes files of an earlier start."""
+    """Which start of this run it is. The launcher counts; when starting trainer and
+    orchestrator by hand, give both the same new number, so that neither reads files of an earlier
+    start."""
 
     model: ModelTable
-    """The model that is trained."""
+    """The model to train."""
 
     ranks: PositiveInt = 1
     """Processes on this machine, each with a shard of the model (torchrun and FSDP2)."""
 
     threads: Count = 0
-    """CPU threads of each rank. 0: the machine's cores divided among the ranks."""
+    """CPU threads of each rank. 0: the machine's cores divided by the number of ranks."""
+
+    collective_timeout: Seconds = 3600.0
+    """How long a rank waits for the others in a collective operation, in seconds. Raise it where
+    one rank may be that much slower, in writing its share of a checkpoint for example. Where a rank
+    waits for another process, the others wait longer than this if `rollout_timeout` or
+    `ckpt.timeout` is longer."""
 
     ckpt: CheckpointConfig | None = None
-    """CheckpointConfig. `--ckpt` switches it on with its defaults."""
+    """Checkpointing. `--ckpt` switches it on with its defaults."""
 
     optim: OptimizerConfig = OptimizerConfig()
     """The optimiser."""
@@ -104,18 +111,18 @@ class TrainerConfig(Section):
     """Sequence packing and gradient accumulation."""
 
     export_weights: bool = True
-    """Write the final model to `weights/step_N` in Hugging Face's format."""
+    """Export the final model to `weights/step_N` in Hugging Face's format."""
 
 
 class RlTrainerConfig(TrainerConfig):
-    """The trainer of a reinforcement learning job, fed with rollouts."""
+    """The trainer of a reinforcement learning job, which learns from rollouts."""
 
     loss: LossTable = PluginTable(type="grpo")
-    """What is minimised."""
+    """The loss to minimise."""
 
     warm_start: Path | None = None
-    """A recipe for supervised fine-tuning whose final weights are the start. They are trained
-    first if they are not there."""
+    """A recipe for supervised fine-tuning to start from: its final weights are loaded. It is run
+    first if they do not exist."""
 
     rollout_timeout: Seconds = 1800.0
     """How long to wait for a batch of rollouts, in seconds."""

@@ -1,4 +1,4 @@
-"""The command line: which files it merges, and what its flags say."""
+"""The command line: the files that it merges, and the values that its flags give."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from torchrl_ckpt.recipe.tree import Leaf, Node, Origin, Table, merge, nest
 
 @dataclass
 class CommandLine:
-    """A command line, taken apart. All its flags together are one layer."""
+    """A parsed command line. All its flags together are one layer."""
 
     flags: Table
     root_files: list[Include] = field(default_factory=list)
@@ -32,146 +32,147 @@ class CommandLine:
 
 
 def read_command_line(argv: Sequence[str], root: OptionSpec) -> CommandLine:
-    """Take `argv` apart. Flags that `root` does not know stay in, to be reported with all else.
+    """Parse `argv`. Flags that `root` does not know are kept, to be reported by `validate`.
 
-    Raises `RecipeError` for words that are no flag and belong to none.
+    Raises `RecipeError` for arguments that are neither a flag nor the value of one.
     """
     base = Path.cwd()
     line = CommandLine(Table({}, Origin("the command line", base)))
-    words = deque(argv)
-    while words:
-        word = words.popleft()
-        if word.startswith(INCLUDE):
-            line.root_files.append(_include(word, words, (), ""))
-        elif word.startswith("--") and len(word) > 2:
-            _read_flag(word, words, root, base, line)
+    arguments = deque(argv)
+    while arguments:
+        argument = arguments.popleft()
+        if argument.startswith(INCLUDE):
+            line.root_files.append(_include(argument, arguments, (), ""))
+        elif argument.startswith("--") and len(argument) > 2:
+            _read_flag(argument, arguments, root, base, line)
         else:
             raise RecipeError(
-                f"`{word}`: neither a flag nor the value of one."
-                f" A recipe is given as `@ {word}`, a value right after its flag"
+                f"`{argument}`: neither a flag nor the value of one."
+                f" A recipe is given as `@ {argument}`, a value right after its flag"
             )
     return line
 
 
 @dataclass(frozen=True)
 class _Flag:
-    """A flag's key, what the schema says of it, and whether `no-` went before it."""
+    """A flag's key, its spec if there is such a key, and whether it begins with `--no-`."""
 
     name: str
     key: Key
-    shape: OptionSpec | None
-    negative: bool = False
+    spec: OptionSpec | None
+    is_negative: bool = False
 
     @property
     def takes_file(self) -> bool:
-        return self.shape is not None and self.shape.is_table and not self.negative
+        return self.spec is not None and self.spec.is_table and not self.is_negative
 
     @property
     def is_switch(self) -> bool:
-        """Whether it means something without a value: on."""
-        shape = self.shape
-        return shape is not None and (shape.core is bool or bool(shape.section and shape.optional))
+        """Whether the flag has a meaning without a value: on."""
+        spec = self.spec
+        return spec is not None and (spec.core is bool or bool(spec.section and spec.optional))
 
 
 def _read_flag(
-    word: str, words: deque[str], root: OptionSpec, base: Path, line: CommandLine
+    argument: str, rest: deque[str], root: OptionSpec, base: Path, line: CommandLine
 ) -> None:
-    name, given, value = word.partition("=")
-    flag = _identify(name, root, bare=not given and not (words and _is_value(words[0])))
-    if flag.negative and given:
-        raise RecipeError(f"`{word}`: `{name}` takes no value")
-    front = value if given else (words[0] if words else "")
+    """Add the flag `argument` to `line`, taking its values from the front of `rest`."""
+    name, has_value, value = argument.partition("=")
+    flag = _identify(name, root, is_bare=not has_value and not (rest and _is_value(rest[0])))
+    if flag.is_negative and has_value:
+        raise RecipeError(f"`{argument}`: `{name}` takes no value")
+    front = value if has_value else (rest[0] if rest else "")
     if flag.takes_file and front.startswith(INCLUDE):
-        file = value if given else words.popleft()
-        line.section_files.append(_include(file, words, flag.key, f"{name} "))
+        file = value if has_value else rest.popleft()
+        line.section_files.append(_include(file, rest, flag.key, f"{name} "))
         return
-    values = [value] if given else _take_values(flag, words)
-    origin = Origin(word if given else shlex.join([name, *values]), base)
+    values = [value] if has_value else _take_values(flag, rest)
+    origin = Origin(argument if has_value else shlex.join([name, *values]), base)
     node = _node(flag, values, origin)
     line.flags = merge(line.flags, nest(flag.key, node, origin), by_type=False)
 
 
-def _identify(name: str, root: OptionSpec, *, bare: bool) -> _Flag:
-    """`--no-x` is the key `no_x` if there is one, else `x` switched off."""
+def _identify(name: str, root: OptionSpec, *, is_bare: bool) -> _Flag:
+    """`--no-x` is the key `no_x` if there is one, otherwise `x` switched off."""
     key = tuple(name.removeprefix("--").replace("-", "_").split("."))
     if not all(key):
         raise RecipeError(f"`{name}`: a flag is the dotted name of a key, as in `--a.b`")
-    shape = root.find(key)
+    spec = root.find(key)
     positive = (key[0].removeprefix("no_"), *key[1:])
-    if shape is None and positive != key and (bare or root.find(positive)):
-        return _Flag(name, positive, root.find(positive), negative=True)
-    return _Flag(name, key, shape)
+    if spec is None and positive != key and (is_bare or root.find(positive)):
+        return _Flag(name, positive, root.find(positive), is_negative=True)
+    return _Flag(name, key, spec)
 
 
-def _take_values(flag: _Flag, words: deque[str]) -> list[str]:
-    """Take the words from the front of `words` that are this flag's value."""
-    shape = flag.shape
-    found = list(takewhile(_is_value, words))
-    if shape is None:
-        found = list(takewhile(lambda word: not word.startswith("--"), words))
-    elif flag.negative:
+def _take_values(flag: _Flag, rest: deque[str]) -> list[str]:
+    """Take this flag's values from the front of `rest`."""
+    spec = flag.spec
+    found = list(takewhile(_is_value, rest))
+    if spec is None:
+        found = list(takewhile(lambda argument: not argument.startswith("--"), rest))
+    elif flag.is_negative:
         found = []
     elif flag.is_switch:
-        found = [word for word in found[:1] if word in ("true", "false")]
-    elif not (shape.is_any or shape.items):
+        found = [argument for argument in found[:1] if argument in ("true", "false")]
+    elif not (spec.is_any or spec.items):
         found = found[:1]
-    values = [words.popleft() for _ in found]
-    if shape and not (values or flag.negative or flag.is_switch or shape.is_any):
-        more = f", or `{flag.name} @ FILE`" if flag.takes_file else ""
-        raise RecipeError(f"`{flag.name}` needs a value: {describe(shape)}{more}")
+    values = [rest.popleft() for _ in found]
+    if spec and not (values or flag.is_negative or flag.is_switch or spec.is_any):
+        file_form = f", or `{flag.name} @ FILE`" if flag.takes_file else ""
+        raise RecipeError(f"`{flag.name}` needs a value: {describe(spec)}{file_form}")
     return values
 
 
-def _is_value(word: str) -> bool:
-    """What begins with `--` or `@` is a value only as `--flag=--value`."""
-    return not word.startswith(("--", INCLUDE))
+def _is_value(argument: str) -> bool:
+    """An argument that begins with `--` or `@` is a value only as `--flag=--value`."""
+    return not argument.startswith(("--", INCLUDE))
 
 
-def _include(word: str, words: deque[str], at: Key, flag: str) -> Include:
-    """The include `@file`, or `@` with the file taken from the front of `words`."""
-    name = word.removeprefix(INCLUDE).strip()
+def _include(argument: str, rest: deque[str], at: Key, flag: str) -> Include:
+    """The include `@file`, or `@` with the file taken from the front of `rest`."""
+    name = argument.removeprefix(INCLUDE).strip()
     if not name:
-        if not words:
-            raise RecipeError(f"`{flag}@` needs the name of a file behind it")
-        name = words.popleft()
+        if not rest:
+            raise RecipeError(f"`{flag}@` needs the name of a file after it")
+        name = rest.popleft()
     return Include(Path(os.path.abspath(name)), at, f"`{flag}@ {name}` on the command line")
 
 
 def _node(flag: _Flag, values: list[str], origin: Origin) -> Node:
-    """What the flag says of its key."""
-    if flag.negative or not values:
-        return node_of(not flag.negative, flag.shape, origin)
-    if flag.shape and flag.shape.is_table:
+    """The node that the flag gives its key."""
+    if flag.is_negative or not values:
+        return node_of(not flag.is_negative, flag.spec, origin)
+    if flag.spec and flag.spec.is_table:
         value = literal(values[0])
-        is_name = flag.shape.kind and not isinstance(value, dict) and value is not False
-        return node_of(values[0] if is_name else value, flag.shape, origin)
+        is_name = flag.spec.kind and not isinstance(value, dict) and value is not False
+        return node_of(values[0] if is_name else value, flag.spec, origin)
     first, *others = readings(values)
     if isinstance(first, dict):
-        return node_of(first, flag.shape, origin)
+        return node_of(first, flag.spec, origin)
     return Leaf(first, origin, tuple(others))
 
 
-def readings(words: Sequence[str]) -> list[Any]:
-    """The likeliest first: a TOML value, the text itself, a list."""
-    literals = [literal(word) for word in words]
-    lists: list[Any] = [literals, list(words)]
-    return lists if len(words) > 1 else [literals[0], words[0], *lists]
+def readings(values: Sequence[str]) -> list[Any]:
+    """What a flag's values may mean, the likeliest first: a TOML value, the text itself, a list."""
+    literals = [literal(value) for value in values]
+    lists: list[Any] = [literals, list(values)]
+    return lists if len(values) > 1 else [literals[0], values[0], *lists]
 
 
-def literal(word: str) -> Any:
-    """The word as a TOML value, or as the text that it is."""
+def literal(text: str) -> Any:
+    """`text` as a TOML value, or as it is."""
     try:
-        document = tomli.loads(f"value = {word}")
+        document = tomli.loads(f"value = {text}")
     except tomli.TOMLDecodeError:
-        return word
+        return text
     value = document.pop("value")
     is_date = isinstance(value, datetime.date | datetime.time)
-    return word if document or is_date else value
+    return text if document or is_date else value
 
 
-def fitting(leaf: Leaf, shape: OptionSpec) -> Any:
-    """The first reading that fits. `false` is off where the type itself knows no `false`."""
+def fitting(leaf: Leaf, spec: OptionSpec) -> Any:
+    """The first reading that fits `spec`. `false` is off where the type itself has no `false`."""
     value = leaf.value
-    if leaf.readings and not shape.accepts(value):
-        value = next(filter(shape.accepts, leaf.readings), value)
-    return None if value is False and shape.optional and not shape.accepts(False) else value
+    if leaf.readings and not spec.accepts(value):
+        value = next(filter(spec.accepts, leaf.readings), value)
+    return None if value is False and spec.optional and not spec.accepts(False) else value

@@ -1,4 +1,4 @@
-"""The several ways to write a thing in a recipe, brought to one."""
+"""Brings the several ways to write a setting in a recipe to one form."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from torchrl_ckpt.config.option_spec import OptionSpec
 from torchrl_ckpt.recipe.tree import Leaf, Node, Origin, Table
 
 
-def node_of(value: Any, shape: OptionSpec | None, origin: Origin) -> Node:
-    """The node for `value` where the schema expects `shape`, or knows no such key (None).
+def node_of(value: Any, spec: OptionSpec | None, origin: Origin) -> Node:
+    """Return the node for `value` at an option with `spec`; None for a key that nobody knows.
 
     `ckpt = true` and `ckpt = false` switch a section on and off; `loss = "grpo"` is short for
     `loss = {type = "grpo"}`.
     """
     if isinstance(value, dict):
         entries = {
-            name: node_of(inner, shape and shape.child(name), origin)
-            for name, inner in value.items()
+            name: node_of(inner, spec and spec.child(name), origin) for name, inner in value.items()
         }
         return Table(entries, origin)
-    if shape and shape.is_table and shape.optional:
+    if spec and spec.is_table and spec.optional:
         if value is False:
             return Table({}, origin, switch=False)
-        if value is True and shape.section:
+        if value is True and spec.section:
             return Table({}, origin)
-    if shape and shape.kind and isinstance(value, str):
+    if spec and spec.kind and isinstance(value, str):
         return Table({"type": Leaf(value, origin)}, origin)
     return Leaf(value, origin)

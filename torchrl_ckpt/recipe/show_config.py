@@ -14,9 +14,9 @@ from torchrl_ckpt.recipe.tree import DEFAULT, Table
 
 
 def show_config(composition: Composition, recipe: Section) -> list[str]:
-    """Lines such as `trainer.optim.lr = 0.0003  # recipes/reverse/train.toml:7`.
+    """Return lines such as `trainer.optim.lr = 0.0003  # recipes/reverse/train.toml:7`.
 
-    `recipe` is what `validate` made of `composition`. What is off or unset is `false`.
+    `recipe` is the result of `validate` for `composition`. A value that is off or unset is `false`.
     """
     return [
         f"{dotted(key)} = {toml(value)}  # {_origin(composition, key)}"

@@ -1,8 +1,8 @@
-"""Finds the line on which each key of a TOML text is written; `tomli` does not tell.
+"""Finds the line of each key in a TOML text, which `tomli` does not report.
 
-The scanner takes for granted that the text is valid TOML, which `tomli` has established. It knows
-just enough of the grammar to pass over values: a wrong line would be worse than none, so what it
-found is given out only if it is exactly the set of keys that `tomli` found.
+The scanner assumes valid TOML: `tomli` has parsed the text before. It knows just enough of the
+grammar to skip values. A wrong line would be worse than none, so its result is used only if its
+keys are exactly those that `tomli` found.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _BARE_VALUE = re.compile(r"[^,\]}#\r\n]+")
 
 
 def key_lines(text: str, document: Mapping[str, Any]) -> dict[Key, int]:
-    """The line, from 1, of every key that is not inside an array; nothing if any is in doubt.
+    """Return the line, from 1, of every key outside arrays; nothing if any is in doubt.
 
-    `document` is what `tomli` made of `text`.
+    `document` is the result of `tomli` for `text`.
     """
     try:
         lines = _Scanner(text).scan()
@@ -48,7 +48,7 @@ def _keys(document: Mapping[str, Any], above: Key = ()) -> set[Key]:
 
 
 class _Doubt(Exception):
-    """The text is not what the scanner expects here."""
+    """The text is not as the scanner expects it here."""
 
 
 class _Scanner:
@@ -86,7 +86,7 @@ class _Scanner:
         return key
 
     def _assignment(self, table: Key | None) -> None:
-        """`key = value`; recorded unless `table` is None."""
+        """Scan `key = value`; record its line unless `table` is None."""
         start, key = self._key()
         if table is not None:
             self._record(start, table, key)
@@ -96,7 +96,7 @@ class _Scanner:
         self._value(None if table is None else table + key)
 
     def _value(self, key: Key | None) -> None:
-        """Pass over a value, recording the keys of an inline table unless `key` is None."""
+        """Skip a value; record the keys of an inline table unless `key` is None."""
         if self._next_is("{"):
             self._sequence("}", lambda: self._assignment(key))
         elif self._next_is("["):

@@ -1,4 +1,4 @@
-"""The recipe before it is checked: a tree of tables and values, each of known origin."""
+"""The recipe before it is validated: a tree of tables and values, each with its origin."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchrl_ckpt.config.option_spec import Key
 
 @dataclass(frozen=True)
 class Leaf:
-    """A value. What a flag says can be read in several ways: `readings` are the other ones."""
+    """A value. For the text of a flag, `readings` are the other values that it may mean."""
 
     value: Any
     origin: Origin
@@ -24,10 +24,10 @@ class Leaf:
 class Table:
     """Keys, and whether the table is switched on.
 
-    `switch` is None for a table that merely holds values in case something else switches it on:
-    so the root's `model` waits for an `[inference]` section without bringing it about. Switching
-    a table off keeps its keys, and so switching it on again resets nothing. `origin` is the place
-    that set the switch.
+    `switch` is None for a table that only holds values in case another layer switches it on: the
+    root's `model` is ready for an `[inference]` section without creating one. Switching a table
+    off keeps its keys, so switching it on again resets nothing. `origin` is the place that set the
+    switch.
     """
 
     entries: Mapping[str, Node]
@@ -43,9 +43,10 @@ def merge(under: Table, over: Table, *, by_type: bool = ...) -> Table: ...
 @overload
 def merge(under: Node, over: Node, *, by_type: bool = ...) -> Node: ...
 def merge(under: Node, over: Node, *, by_type: bool = True) -> Node:
-    """Tables merge deeply, anything else replaces, and so does a table of another `type`.
+    """Merge tables deeply; anything else in `over` replaces what is in `under`.
 
-    The last can be left out for what was written in one breath, such as the flags of a command.
+    With `by_type`, a table with another `type` replaces the table below it as a whole. Without, as
+    among the flags of one command, its keys are merged nevertheless.
     """
     if not (isinstance(under, Table) and isinstance(over, Table)):
         return over
@@ -57,7 +58,7 @@ def merge(under: Node, over: Node, *, by_type: bool = True) -> Node:
 
 
 def nest(key: Key, node: Node, origin: Origin) -> Table:
-    """`node` at `key`, in tables that are switched on; `node` itself, a table, at the root."""
+    """Put `node` at `key`, in tables that are switched on. At the root, `node` is a table."""
     for name in reversed(key):
         node = Table({name: node}, origin)
     assert isinstance(node, Table)
@@ -71,11 +72,11 @@ def _is_other_type(under: Table, over: Table) -> bool:
 
 @dataclass(frozen=True)
 class Origin:
-    """The place of a value, for messages, and what a relative path in it is relative to.
+    """Where a value was written, for messages, and what a relative path in it is relative to.
 
-    `place` is `recipes/reverse/train.toml:7`, or a flag as it was typed, or `default`; `via` are
-    the files that included that file, the nearest first. `base` is None where a relative path
-    stays as it is.
+    `place` is `recipes/reverse/train.toml:7`, a flag as it was typed, or `default`; `via` are the
+    files that included that file, the nearest first. `base` is None where a relative path stays as
+    it is.
     """
 
     place: str
@@ -92,10 +93,10 @@ class Origin:
 
 
 DEFAULT = Origin("default")
-"""The origin of what the schema itself says."""
+"""The origin of the schema's own defaults."""
 
 
 def display(path: Path) -> str:
-    """`path` as a user would type it: relative where it lies below the working directory."""
+    """`path` as a user would type it: relative if it is below the working directory."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative

@@ -1,4 +1,4 @@
-"""Turns the merged tree into an instance of the schema, or into one error that tells all."""
+"""Turns the merged tree into an instance of the schema, or into one error with every issue."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from torchrl_ckpt.recipe.normalize import node_of
 from torchrl_ckpt.recipe.tree import Leaf, Node, Table
 
 PluginConfig = Callable[[Kind, str], type | None]
-"""The `Config` class of a plugin by kind and name; None if it has none. May raise `UserError`."""
+"""Returns the `Config` of a plugin by kind and name; None if it has none. May raise `UserError`."""
 
 S = TypeVar("S", bound=Section)
 
 
 def validate(composition: Composition, schema: type[S], plugin_config: PluginConfig) -> S:
-    """The recipe, complete: plugin options with their defaults, paths absolute.
+    """Return the complete recipe: plugin options with their defaults, paths absolute.
 
     Raises `RecipeError` with all unknown keys and unfit values at once, and whatever
     `plugin_config` raises for a plugin that the recipe names, with the place that names it.
@@ -47,14 +47,14 @@ def validate(composition: Composition, schema: type[S], plugin_config: PluginCon
     try:
         recipe = schema.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        raise recipe_error([*validator.problems, *unfit_values(error, root, composition)]) from None
-    if validator.problems:
-        raise recipe_error(validator.problems)
+        raise recipe_error([*validator.issues, *unfit_values(error, root, composition)]) from None
+    if validator.issues:
+        raise recipe_error(validator.issues)
     return recipe
 
 
 class _Validator:
-    """Walks the tree along the schema, makes plain data of it and notes what does not fit."""
+    """Walks the tree along the schema, makes plain data of it and collects issues."""
 
     def __init__(
         self, composition: Composition, root: OptionSpec, plugin_config: PluginConfig
@@ -63,49 +63,49 @@ class _Validator:
         self._composition = composition
         self._valid = [key for key, _ in all_keys(root.section)]
         self._plugin_config = plugin_config
-        self.problems: list[ConfigIssue] = []
+        self.issues: list[ConfigIssue] = []
 
-    def note_unknown(self, table: Table, shape: OptionSpec, key: Key, why: str = "") -> None:
-        """Note the keys that `shape` does not have, in sections that are off as well.
+    def note_unknown(self, table: Table, spec: OptionSpec, key: Key, why: str = "") -> None:
+        """Add an issue for each key that `spec` does not have, also in sections that are off.
 
-        `why` goes with each note.
+        `why` is added to each message.
         """
-        for name, node in _in_order(table, shape):
-            child, path = shape.child(name), (*key, name)
+        for name, node in _in_order(table, spec):
+            child, path = spec.child(name), (*key, name)
             if child is None:
-                self.problems.append(unknown_key(path, node.origin, self._valid, why=why))
+                self.issues.append(unknown_key(path, node.origin, self._valid, why=why))
             elif isinstance(node, Table) and child.is_table:
                 self.note_unknown(node, child, path, why)
 
-    def data(self, table: Table, shape: OptionSpec, key: Key) -> dict[str, Any]:
-        """What the table says of the keys that `shape` has."""
+    def data(self, table: Table, spec: OptionSpec, key: Key) -> dict[str, Any]:
+        """The values of the table as plain data, without keys that `spec` does not have."""
         data = {}
-        for name, node in _in_order(table, shape):
-            child = shape.child(name)
+        for name, node in _in_order(table, spec):
+            child = spec.child(name)
             if child and not _is_off(node, child):
                 data[name] = self._value(node, child, (*key, name))
             elif child and child.optional:
                 data[name] = None
         return data
 
-    def _value(self, node: Node, shape: OptionSpec, key: Key) -> Any:
-        if isinstance(node, Leaf) and shape.is_table:  # an option, now that its plugin is known
-            node = node_of(node.value, shape, node.origin)
+    def _value(self, node: Node, spec: OptionSpec, key: Key) -> Any:
+        if isinstance(node, Leaf) and spec.is_table:  # an option, now that its plugin is known
+            node = node_of(node.value, spec, node.origin)
         if isinstance(node, Leaf):
-            return self._leaf(node, shape, key)
-        if shape.kind:
-            return self._plugin(node, shape.kind, key)
-        return self.data(node, shape if shape.is_table else ANY, key)
+            return self._leaf(node, spec, key)
+        if spec.kind:
+            return self._plugin(node, spec.kind, key)
+        return self.data(node, spec if spec.is_table else ANY, key)
 
-    def _leaf(self, leaf: Leaf, shape: OptionSpec, key: Key) -> Any:
-        value = to_jsonable_python(fitting(leaf, shape))
+    def _leaf(self, leaf: Leaf, spec: OptionSpec, key: Key) -> Any:
+        value = to_jsonable_python(fitting(leaf, spec))
         if leaf.origin.base is not None:
-            value = absolute_paths(value, shape, leaf.origin.base)
+            value = absolute_paths(value, spec, leaf.origin.base)
         try:
             json.dumps(value, allow_nan=False)
         except ValueError:
             text = f"`{dotted(key)}` is {toml(value)}; expected finite numbers"
-            self.problems.append(ConfigIssue(key, text, leaf.origin))
+            self.issues.append(ConfigIssue(key, text, leaf.origin))
         return value
 
     def _plugin(self, table: Table, kind: Kind, key: Key) -> dict[str, Any]:
@@ -126,14 +126,14 @@ class _Validator:
         try:
             resolved = adapter.validate_json(json.dumps(options), strict=True)
         except ValidationError as error:
-            self.problems += unfit_values(error, OptionSpec(config), self._composition, key)
+            self.issues += unfit_values(error, OptionSpec(config), self._composition, key)
             return {"type": name}
         return {"type": name, **adapter.dump_python(resolved, mode="json", by_alias=True)}
 
 
-def _in_order(table: Table, shape: OptionSpec) -> list[tuple[str, Node]]:
-    """The entries in the schema's order, which has the shared keys before the sections."""
-    order = list(fields(shape.section)) if shape.section else []
+def _in_order(table: Table, spec: OptionSpec) -> list[tuple[str, Node]]:
+    """The entries in the schema's order, in which shared keys come before sections."""
+    order = list(fields(spec.section)) if spec.section else []
     known = [(name, table.entries[name]) for name in order if name in table.entries]
     return known + [entry for entry in table.entries.items() if entry[0] not in order]
 
@@ -145,43 +145,43 @@ class _NoOptions(BaseModel):
 _NAME = OptionSpec(str)
 
 
-def _is_off(node: Node, shape: OptionSpec) -> bool:
-    """Whether the table is switched off, or may be off and nothing switched it on."""
+def _is_off(node: Node, spec: OptionSpec) -> bool:
+    """Whether the table is switched off, or can be off and nothing switched it on."""
     return isinstance(node, Table) and (
-        node.switch is False or (node.switch is None and shape.optional)
+        node.switch is False or (node.switch is None and spec.optional)
     )
 
 
-_SURELY_PATHS = ("./", "../", "/")
+_PATH_STARTS = ("./", "../", "/")
 
 
-def absolute_paths(value: Any, shape: OptionSpec, base: Path) -> Any:
-    """`value` with each path in it, as `shape` tells them apart, taken relative to `base`.
+def absolute_paths(value: Any, spec: OptionSpec, base: Path) -> Any:
+    """Return `value` with each path in it, as `spec` tells them apart, taken relative to `base`.
 
-    A string that may be a path or a name is a path if it starts like one or if there is one.
+    A string that may be a path or a name is a path if it starts like one or if the path exists.
     """
     if isinstance(value, str):
-        return _absolute(value, base) if _is_path(value, shape, base) else value
-    if isinstance(value, list) and shape.items:
-        each = shape.items if len(shape.items) > 1 else shape.items * len(value)
+        return _absolute(value, base) if _is_path(value, spec, base) else value
+    if isinstance(value, list) and spec.items:
+        each = spec.items if len(spec.items) > 1 else spec.items * len(value)
         return [absolute_paths(item, of, base) for item, of in zip(value, each, strict=False)]
     if isinstance(value, dict):
         return {
-            name: absolute_paths(inner, shape.child(name) or ANY, base)
+            name: absolute_paths(inner, spec.child(name) or ANY, base)
             for name, inner in value.items()
         }
     return value
 
 
-def _is_path(value: str, shape: OptionSpec, base: Path) -> bool:
-    if any(get_origin(arm.core) is Literal and value in get_args(arm.core) for arm in shape.arms):
+def _is_path(value: str, spec: OptionSpec, base: Path) -> bool:
+    if any(get_origin(arm.core) is Literal and value in get_args(arm.core) for arm in spec.arms):
         return False
-    if any(arm.core is Path for arm in shape.arms):
+    if any(arm.core is Path for arm in spec.arms):
         return True
-    marks = [*shape.metadata, *(mark for arm in shape.arms for mark in arm.metadata)]
+    marks = [*spec.metadata, *(mark for arm in spec.arms for mark in arm.metadata)]
     if not value or not any(isinstance(mark, MaybePath) for mark in marks):
         return False
-    return value.startswith(_SURELY_PATHS) or (base / value).exists()
+    return value.startswith(_PATH_STARTS) or (base / value).exists()
 
 
 def _absolute(value: str, base: Path) -> str:
