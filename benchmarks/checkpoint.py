@@ -37,7 +37,7 @@ from torch.distributed.fsdp import fully_shard
 
 from benchmarks.save_method import CONTESTANTS
 from torchrl_ckpt.config.trainer import OptimizerConfig, SchedulerConfig
-from torchrl_ckpt.trainer.distributed import World, join_world
+from torchrl_ckpt.trainer.distributed import CollectiveLimits, World, join_world
 from torchrl_ckpt.trainer.optimizer import build_optimizer, build_scheduler
 from torchrl_ckpt.trainer.source import TrainBatch
 from torchrl_ckpt.trainer.state import Progress, TrainingState
@@ -119,7 +119,7 @@ class _NoData:
 
 def run_contestant(name: str, size: float, saves: int, directory: Path) -> Result:
     """Train and save in this process, a rank of torchrun's."""
-    with join_world(threads=0, timeout=600) as world:
+    with join_world(threads=0, limits=CollectiveLimits(600.0, 600.0)) as world:
         trainee = _Trainee(size, world)
         trainee.step()
         num_bytes = sum(t.numel() * t.element_size() for t in trainee.state.tensors().values())

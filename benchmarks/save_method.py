@@ -16,14 +16,14 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
 from torch.distributed.tensor import DTensor
 
-from torchrl_ckpt.checkpoint.layout import TENSORS, Layout
+from torchrl_ckpt.checkpoint.layout import TENSORS, TRAINER, Layout
 from torchrl_ckpt.checkpoint.verify import verify
 from torchrl_ckpt.config.ckpt import CheckpointConfig
 from torchrl_ckpt.config.section import PluginTable
 from torchrl_ckpt.registry.loading import create
 from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.progress import ProgressLog
-from torchrl_ckpt.trainer.checkpointer import COMPONENT, Checkpointer
+from torchrl_ckpt.trainer.checkpointer import Checkpointer
 from torchrl_ckpt.trainer.distributed import World
 from torchrl_ckpt.trainer.state import TrainingState
 
@@ -234,9 +234,9 @@ class Ours:
             ),
             self._backend,
             world,
-            parts=(COMPONENT,),
+            parts=(TRAINER,),
             metadata={},
-            progress=ProgressLog(directory.parent / "progress.jsonl", COMPONENT),
+            progress=ProgressLog(directory.parent / "progress.jsonl", TRAINER),
             seed=0,
         )
 
@@ -244,18 +244,18 @@ class Ours:
         self._checkpoints.prepare(self._state)
 
     def save(self, step: int) -> Pending:
-        if not self._checkpoints.request(step):
+        if not self._checkpoints.request(step, last=True):
             raise RuntimeError("the checkpoint could not be begun")
         self._checkpoints.save(step, self._state)
         return _OurSave(self._checkpoints)
 
     def load(self, step: int) -> None:
         directory = self._layout.step(step)
-        if self._world.leads:
+        if self._world.is_rank_zero:
             verify(directory)
         dist.barrier()
         tensors = self._state.tensors()
-        self._backend.load(tensors, directory / COMPONENT / TENSORS, self._world.checkpoint_group)
+        self._backend.load(tensors, directory / TRAINER / TENSORS, self._world.checkpoint_group)
 
     def close(self) -> None:
         self._checkpoints.close()
@@ -265,16 +265,16 @@ class _OurSave:
     def __init__(self, checkpoints: Checkpointer) -> None:
         self._checkpoints = checkpoints
         self.durable_at: float | None = None
-        if checkpoints.under_way is None:
+        if checkpoints.in_progress is None:
             self.durable_at = time.perf_counter()
         else:
-            checkpoints.under_way.add_done_callback(self._note)
+            checkpoints.in_progress.add_done_callback(self._note)
 
     def _note(self, _: object) -> None:
         self.durable_at = time.perf_counter()
 
     def wait_staged(self) -> None:
-        self._checkpoints.wait_staged()
+        self._checkpoints.maybe_wait_for_staging()
 
     def wait(self) -> None:
         self._checkpoints.finish()

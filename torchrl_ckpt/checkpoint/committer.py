@@ -1,13 +1,13 @@
-"""The end of a checkpoint: all parts awaited, the commit, the prune. Needs no torch.
+"""Commits a checkpoint: waits for all parts, commits, and deletes what retention does not keep.
 
-It is one call, so that a companion process can do it beside the training.
+It needs no torch, so that a worker process starts fast and does it beside the training.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torchrl_ckpt.checkpoint.commit import commit, wait_for_parts
@@ -15,7 +15,11 @@ from torchrl_ckpt.checkpoint.layout import TRAINER, Layout
 from torchrl_ckpt.checkpoint.part import finish_part
 from torchrl_ckpt.checkpoint.retention import prune, retention_rules
 from torchrl_ckpt.plugin_api.checkpoint_backends import FileRecord
+from torchrl_ckpt.plugin_api.durable_files import fsync_directory
+from torchrl_ckpt.plugin_api.errors import WorkerProcessDied
 from torchrl_ckpt.plugin_api.plugin import Json
+from torchrl_ckpt.plugin_api.worker_process import WorkerProcess
+from torchrl_ckpt.run import logs
 from torchrl_ckpt.run.attempt import Attempt
 
 _log = logging.getLogger(__name__)
@@ -23,27 +27,59 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Committer:
-    """Commits the checkpoints of an attempt, each of which has a part of each of `parts`."""
+    """Commits the checkpoints of an attempt, which consist of the parts of `parts`."""
 
     attempt: Attempt
     layout: Layout
     parts: tuple[str, ...]
 
     def commit(self, step: int, files: Sequence[FileRecord], metadata: Mapping[str, Json]) -> float:
-        """Declare the trainer's part whole, of `files`, and commit it with those of the others.
+        """Finish the trainer's part, which has `files`, and commit the checkpoint of `step`.
 
-        Returns the seconds that these were waited for. Raises `CheckpointFailed`, `WaitTimeout` or
-        `OSError`, and then nothing is committed.
+        Returns the seconds that it waited for the other parts. Raises `CheckpointFailed`,
+        `CheckpointDamaged`, `WaitTimeout` or `OSError`, and then nothing is committed.
         """
         assert self.attempt.ckpt is not None
         partial = self.layout.partial(step)
         finish_part(partial / TRAINER, files)
         began = time.perf_counter()
-        everything = wait_for_parts(partial, self.parts, self.attempt.ckpt.timeout)
+        all_files = wait_for_parts(partial, self.parts, self.attempt.ckpt.timeout)
         waited = time.perf_counter() - began
-        commit(self.layout, step, self.parts, everything, metadata)
+        commit(self.layout, step, self.parts, all_files, metadata)
         try:
             prune(self.layout, retention_rules(self.attempt))
         except OSError as error:
-            _log.warning("step_%d is committed, but older ones stay for now: %s", step, error)
+            _log.warning("step_%d is committed; older steps are not deleted yet: %s", step, error)
         return waited
+
+
+class CommitterProcess:
+    """Lets a worker process do a `Committer`'s work, beside the training."""
+
+    def __init__(self, committer: Committer) -> None:
+        self._committer = committer
+        self._process = WorkerProcess("checkpoint committer", (logs.configure, ()))
+
+    def start(self) -> None:
+        """Start the process unless it is alive. If that fails, the next `commit` fails as well."""
+        try:
+            self._process.start()
+        except OSError as error:
+            _log.warning("could not start the checkpoint committer: %s", error)
+
+    def commit(self, step: int, files: Sequence[FileRecord], metadata: Mapping[str, Json]) -> float:
+        """Do what `Committer.commit` does. Raises `WorkerProcessDied` as well."""
+        function: Callable[..., float] = Committer.commit
+        try:
+            return self._process.call(function, self._committer, step, files, metadata)
+        except WorkerProcessDied as death:
+            # It may have died after the rename that commits.
+            layout = self._committer.layout
+            if layout.partial(step).exists() or not layout.step(step).exists():
+                raise
+            fsync_directory(layout.root)
+            _log.warning("%s after it had committed step_%d", death, step)
+            return 0.0
+
+    def close(self) -> None:
+        self._process.close()

@@ -1,1 +1,1 @@
-"""The training loop: data, parallelism, optimiser, training state."""
+"""The trainer: batches, training steps, parallelism, training state, its part of checkpoints."""

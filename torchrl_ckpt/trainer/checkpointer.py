@@ -1,322 +1,277 @@
-"""The trainer's side of a checkpoint: it decides that one is due, writes its part, commits."""
+"""Checkpoints as the training loop sees them: `load`, `request`, `save`, `maybe_wait_for_staging`,
+`close`."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torchrl_ckpt.checkpoint.commit import check_space, request
-from torchrl_ckpt.checkpoint.committer import Committer
+from torchrl_ckpt.checkpoint.committer import Committer, CommitterProcess
 from torchrl_ckpt.checkpoint.layout import STATE, TENSORS, TRAINER, Layout
 from torchrl_ckpt.checkpoint.part import open_part
 from torchrl_ckpt.checkpoint.retention import is_due
-from torchrl_ckpt.config.ckpt import CheckpointConfig
-from torchrl_ckpt.plugin_api.checkpoint_backends import (
-    Advance,
-    CheckpointBackend,
-    FileRecord,
-    Save,
-    Written,
-)
-from torchrl_ckpt.plugin_api.durable_files import fsync_directory, read_json, record_json
-from torchrl_ckpt.plugin_api.errors import CheckpointMismatch, WorkerProcessDied
+from torchrl_ckpt.plugin_api.checkpoint_backends import CheckpointBackend, Save
+from torchrl_ckpt.plugin_api.durable_files import read_json
+from torchrl_ckpt.plugin_api.errors import CheckpointMismatch
 from torchrl_ckpt.plugin_api.plugin import Json
-from torchrl_ckpt.plugin_api.worker_process import WorkerProcess
-from torchrl_ckpt.run import logs
+from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.metrics import MetricsLog
 from torchrl_ckpt.run.progress import ProgressLog
 from torchrl_ckpt.trainer.distributed import World, seed_everything
-from torchrl_ckpt.trainer.save_failures import Outcome, SaveFailures, failure_of_this_rank
+from torchrl_ckpt.trainer.part_writer import PartWriter, TrainerPart, rng_file
+from torchrl_ckpt.trainer.save_failures import SaveFailures, catch_failure
 from torchrl_ckpt.trainer.state import TrainingState, rng_state, set_rng_state
 
-COMPONENT = TRAINER
-
 _REPORTED_WAIT_SECONDS = 1.0
-_FAREWELL_SECONDS = 60.0
+_FINAL_WAIT_SECONDS = 60.0
 
-_log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Checkpointer:
-    """Saves and restores `TrainingState`, together with the other processes' parts.
+    """Saves and loads the trainer's state, together with the parts of the other processes.
 
-    `parts` names the processes whose state a checkpoint holds; `about` goes into its manifest.
+    `parts` names the processes that a checkpoint has a part of; `metadata` goes into its manifest.
+    After each step the training loop calls `request`, publishes the policy, and calls `save`;
+    whether a checkpoint is due is decided in here.
 
-    With a backend that writes in the background, a save goes on after `save` has returned, and at
-    most one does: the next `request` waits for it. Collectives of the save under way and of this
-    thread can therefore share the checkpoint's group, in the same order on every rank.
+    With a backend that writes in the background, `save` returns before the checkpoint is committed.
+    At most one save is in progress: the next `request` waits for it. Collectives of that save and
+    of this thread can therefore share the checkpoint group, in the same order on every rank.
+
+    Every method is collective. A failed save is handled as `ckpt.on_failure` says: with "stop",
+    `request`, `save`, `finish` and `close` raise `CheckpointFailed`. As a context manager it is
+    closed at the end; after an exception it only waits a while for a save in progress, which is of
+    a good step.
     """
 
     def __init__(
         self,
-        config: CheckpointConfig,
-        layout: Layout,
+        attempt: Attempt,
         backend: CheckpointBackend,
         world: World,
         *,
         parts: tuple[str, ...],
-        about: Mapping[str, Json],
-        metrics: Path,
+        metadata: Mapping[str, Json],
         progress: ProgressLog,
         seed: int,
     ) -> None:
-        self._config = config
-        self._layout = layout
+        assert attempt.ckpt is not None
+        self._attempt = attempt
+        self._interval = attempt.ckpt.interval
+        self._layout = layout = Layout.of_run(attempt.output_dir, attempt.ckpt)
         self._backend = backend
         self._world = world
         self._parts = parts
-        self._about = about
-        self._metrics = MetricsLog(metrics)
+        self._metadata = metadata
+        self._metrics = MetricsLog(attempt.run.metrics)
         self._progress = progress
         self._seed = seed
+        self._failures = SaveFailures(attempt.ckpt.on_failure, layout, world, progress)
+        committer = Committer(attempt, layout, parts)
+        self._committer_process = CommitterProcess(committer)
+        commit = self._committer_process if backend.in_background else committer
+        self._part_writer = PartWriter(world, self._failures, commit.commit, progress)
         self._num_bytes = 0
         self._stage_at_once = False
-        self._failures = SaveFailures(config.on_failure, layout, world, progress)
-        self._commitment = Committer(config, layout, parts, metrics)
-        self._committer = WorkerProcess("checkpoint committer", (logs.configure, ()))
-        self._request_seconds = 0.0
-        self._under_way: _UnderWay | None = None
+        self._requested: _Requested | None = None
+        self._in_progress: _InProgress | None = None
 
-    def prepare(self, state: TrainingState) -> None:
-        """Make ready what saves will need, while the first steps run; collective."""
-        form = state.form()
-        self._num_bytes = sum(t.numel() * t.element_size() for t in form.values())
-        self._stage_at_once = state.changes_in_forward
-        _versions()  # Looked up once, and not when the first save has training wait.
-        self._backend.prepare(form, self._world.checkpoint_group)
-        if self._backend.in_background and self._world.leads:
-            self._committer.start()
+    def load(self, state: TrainingState) -> None:
+        """Load the checkpoint to resume from, which the launcher has verified, into `state`.
 
-    def is_due(self, step: int, *, last: bool) -> bool:
-        return is_due(step, interval=self._config.interval, last=last)
-
-    def request(self, step: int) -> bool:
-        """Ask the other processes for their parts; False where no checkpoint can be begun.
-
-        This comes before the policy of `step` is published: no process can then have gone beyond
-        what belongs to this checkpoint when it sees the request.
+        Does nothing for a fresh start. Raises `CheckpointMismatch`.
         """
-        began = time.perf_counter()
-        self.finish()
-        waited = time.perf_counter() - began
-        if waited > _REPORTED_WAIT_SECONDS and self._world.leads:
-            self._progress.message(
-                f"checkpoint step_{step} waited {waited:.1f} s for the one before it"
-            )
-        with self._failures.agreed(step) as outcome:
-            if self._world.leads:
-                check_space(self._layout.root, self._num_bytes)
-                # No rank makes a directory later on: it could fail where others wait for it.
-                open_part(request(self._layout, step, self._parts), COMPONENT)
-        self._request_seconds = time.perf_counter() - began
-        return outcome.good
-
-    def save(self, step: int, state: TrainingState) -> None:
-        """Write this process's part and commit, or begin to, as the backend does it."""
-        began = time.perf_counter()
-        directory = self._layout.partial(step) / COMPONENT
-        tensors, plain = state.snapshot()
-        rng = rng_state()
-        about = {
-            **self._about,
-            "progress": asdict(state.progress),
-            "world_size": self._world.size,
-            "versions": _versions(),
-        }
-        if self._world.leads and self._backend.in_background:
-            with suppress(OSError):  # Then the call to it fails, and with it the save.
-                self._committer.start()  # Does nothing where it is alive.
-        # The last thing, since what comes after a backend has begun to copy is slowed by that.
-        save: Save | None = None
-        with failure_of_this_rank() as outcome:
-            save = self._backend.save(tensors, directory / TENSORS, self._world.checkpoint_group)
-        part = _Part(step, began, directory, save, outcome, plain, rng, about)
-        if not self._backend.in_background:
-            metrics = self._write_and_commit(part)
-            self._report(step, metrics, self._request_seconds + time.perf_counter() - began)
+        step = self._attempt.resume_step
+        if step is None:
             return
-        if save is not None and self._stage_at_once:
-            save.wait_staged()
-        work = in_background(f"checkpoint step_{step}", lambda: self._write_and_commit(part))
-        stall = self._request_seconds + time.perf_counter() - began
-        self._under_way = _UnderWay(step, save, work, stall)
-
-    def wait_staged(self) -> None:
-        """Return once the parameters may change: before every update."""
-        if self._under_way is not None and self._under_way.save is not None:
-            began = time.perf_counter()
-            self._under_way.save.wait_staged()
-            self._under_way.stall += time.perf_counter() - began
-
-    def poll(self) -> None:
-        """Take note of a save that has ended. Raises where it failed and was to stop the run."""
-        if self._under_way is None:
-            return
-        # All ranks at the same step, since a failure may end the run.
-        if not self._world.max(float(not self._under_way.work.done())):
-            self.finish()
-
-    def finish(self) -> None:
-        """Return once no save is under way. Raises where it failed and was to stop the run."""
-        if self._under_way is not None:
-            ended, self._under_way = self._under_way, None
-            self._report(ended.step, ended.work.result(), ended.stall)
-
-    def leave(self) -> None:
-        """Training has failed. The save under way was of a good step: let it come to its end."""
-        if self._under_way is not None:
-            wait([self._under_way.work], _FAREWELL_SECONDS)
-
-    def restore(self, state: TrainingState) -> None:
-        """Load the step that `resume_step` names; the runner has verified it."""
-        step = self._config.resume_step
-        assert isinstance(step, int)
-        directory = self._layout.step(step) / COMPONENT
+        directory = self._layout.step(step) / TRAINER
         tensors = state.tensors()
         self._backend.load(tensors, directory / TENSORS, self._world.checkpoint_group)
         state.restore(tensors, read_json(directory / STATE))
         if state.progress.step != step:
-            raise CheckpointMismatch(f"{directory} says it is of step {state.progress.step}")
-        rng = directory / _rng_name(self._world.rank)
+            raise CheckpointMismatch(f"{directory} is of step {state.progress.step}, not {step}")
+        rng = directory / rng_file(self._world.rank)
         if rng.exists():
             set_rng_state(read_json(rng))
         else:
-            # More ranks than before: a new rank has no past to go on from.
+            # The checkpoint was saved by fewer ranks: this one gets a stream of its own.
             seed_everything(self._seed, (step << 16) + self._world.rank + 1)
 
+    def prepare(self, state: TrainingState) -> None:
+        """Set up what saves need, before the first step; some of it while the first steps run."""
+        template = state.template()
+        self._num_bytes = sum(t.numel() * t.element_size() for t in template.values())
+        self._stage_at_once = state.changes_in_forward
+        _versions()  # Looked up now, so that the first save need not.
+        self._backend.prepare(template, self._world.checkpoint_group)
+        self._start_committer()
+
+    def request(self, step: int, *, last: bool) -> bool:
+        """Begin a checkpoint of `step` if one is due: ask the other processes for their parts.
+
+        Call it before the policy of `step` is published: no process can then have gone beyond what
+        belongs to this checkpoint when it sees the request. Returns whether a checkpoint was begun.
+        """
+        self._note_end()
+        if not is_due(step, interval=self._interval, last=last):
+            return False
+        began = time.perf_counter()
+        self.finish()
+        waited = time.perf_counter() - began
+        if waited > _REPORTED_WAIT_SECONDS and self._world.is_rank_zero:
+            self._progress.message(
+                f"checkpoint step_{step} waited {waited:.1f} s for the previous one"
+            )
+        with self._failures.agreed(step) as outcome:
+            if self._world.is_rank_zero:
+                check_space(self._layout.root, self._num_bytes)
+                # No rank creates a directory later: it could fail where others wait for it.
+                open_part(request(self._layout, step, self._parts), TRAINER)
+        if outcome.succeeded:
+            self._requested = _Requested(step, time.perf_counter() - began)
+        return outcome.succeeded
+
+    def save(self, step: int, state: TrainingState) -> None:
+        """Save `state` and commit, if `request` has begun this step's checkpoint.
+
+        With a backend that writes in the background, this returns before the state is copied: call
+        `maybe_wait_for_staging` before the parameters change.
+        """
+        requested, self._requested = self._requested, None
+        if requested is None:
+            return
+        assert requested.step == step
+        began = time.perf_counter()
+        directory = self._layout.partial(step) / TRAINER
+        tensors, state_json = state.snapshot()
+        rng = rng_state()
+        metadata = {
+            **self._metadata,
+            "progress": asdict(state.progress),
+            "world_size": self._world.size,
+            "versions": _versions(),
+        }
+        self._start_committer()
+        save: Save | None = None
+        # The backend begins last: from then on its copying slows down this thread.
+        with catch_failure() as outcome:
+            save = self._backend.save(tensors, directory / TENSORS, self._world.checkpoint_group)
+        part = TrainerPart(step, began, directory, save, outcome, state_json, rng, metadata)
+        if not self._backend.in_background:
+            metrics = self._part_writer.write_and_commit(part, self._num_bytes)
+            self._report(step, metrics, requested.seconds + time.perf_counter() - began)
+            return
+        if save is not None and self._stage_at_once:
+            save.wait_staged()
+        metrics_later = run_in_background(
+            lambda: self._part_writer.write_and_commit(part, self._num_bytes),
+            name=f"checkpoint step_{step}",
+        )
+        stall = requested.seconds + time.perf_counter() - began
+        self._in_progress = _InProgress(step, save, metrics_later, stall)
+
+    def maybe_wait_for_staging(self) -> None:
+        """Return once the parameters may change: the save in progress, if any, has copied them."""
+        if self._in_progress is not None and self._in_progress.save is not None:
+            began = time.perf_counter()
+            self._in_progress.save.wait_staged()
+            self._in_progress.stall += time.perf_counter() - began
+
+    def finish(self) -> None:
+        """Return once no save is in progress."""
+        if self._in_progress is not None:
+            ended, self._in_progress = self._in_progress, None
+            self._report(ended.step, ended.metrics.result(), ended.stall)
+
     @property
-    def under_way(self) -> Future[dict[str, float]] | None:
-        """The save that goes on beside the training, if one does."""
-        return self._under_way.work if self._under_way else None
+    def in_progress(self) -> Future[dict[str, float]] | None:
+        """The end of the save in progress, if there is one: what was measured, in seconds."""
+        return self._in_progress.metrics if self._in_progress else None
 
     def close(self) -> None:
-        """Bring the save under way to its end, and give everything back."""
+        """Wait for the save in progress and release processes and buffers."""
         self.finish()
         self._backend.close()
-        self._committer.close()
+        self._committer_process.close()
 
-    def _write_and_commit(self, part: _Part) -> dict[str, float]:
-        """What is left to do once the state is in the backend's hands; returns what was measured,
-        nothing where it failed. Collective, on whichever thread."""
-        written, waited = Written([]), 0.0
-        with self._shown(part.step) as advance:
-            with self._failures.agreed(part.step, part.outcome) as outcome:
-                written = self._write(part, advance)
-            written_at = time.perf_counter()
-            if outcome.good:
-                with self._failures.agreed(part.step) as outcome:
-                    waited = self._commit(part, written.files)
-        if not outcome.good:
-            return {}
-        ended = time.perf_counter()
-        return {
-            **written.metrics,
-            "parts_seconds": waited,
-            "commit_seconds": ended - written_at - waited,
-            "total_seconds": ended - part.began,
-        }
+    def __enter__(self) -> Checkpointer:
+        return self
 
-    def _write(self, part: _Part, advance: Advance) -> Written:
-        """Write this rank's files and say what was written, once it is durable."""
-        if part.save is None:
-            return Written([])
-        tensors = part.save.wait_written(advance)
-        files = [replace(file, path=f"{TENSORS}/{file.path}") for file in tensors.files]
-        files.append(record_json(part.directory, _rng_name(self._world.rank), part.rng))
-        if self._world.leads:
-            files.append(record_json(part.directory, STATE, part.plain))
-        return Written(files, tensors.metrics)
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is None:
+            self.close()
+        elif isinstance(error, Exception) and self._in_progress is not None:
+            wait([self._in_progress.metrics], _FINAL_WAIT_SECONDS)
 
-    def _commit(self, part: _Part, files: Sequence[FileRecord]) -> float:
-        """Commit; returns the seconds that other processes' parts were waited for."""
-        gathered = self._world.gather(list(files))
-        if not self._world.leads:
-            return 0.0
-        everything = [file for share in gathered for file in share]
-        if self._backend.in_background:
-            waited = self._commit_elsewhere(part, everything)
-        else:
-            waited = self._commitment.commit(part.step, everything, part.about)
-        self._progress.message(f"checkpoint step_{part.step} committed")
-        return waited
+    def _start_committer(self) -> None:
+        if self._backend.in_background and self._world.is_rank_zero:
+            self._committer_process.start()
 
-    def _commit_elsewhere(self, part: _Part, files: list[FileRecord]) -> float:
-        commit: Callable[..., float] = Committer.commit
-        try:
-            return self._committer.call(commit, self._commitment, part.step, files, part.about)
-        except WorkerProcessDied as death:
-            # Before the one rename that counts, or after it?
-            layout, step = self._layout, part.step
-            if layout.partial(step).exists() or not layout.step(step).exists():
-                raise
-            fsync_directory(layout.root)
-            _log.warning("%s, when it had committed step_%d", death, step)
-            return 0.0
-
-    @contextmanager
-    def _shown(self, step: int) -> Iterator[Advance]:
-        """Show the save to who watches: rank 0 shows its own bytes."""
-        if not self._world.leads:
-            yield lambda _: None
+    def _note_end(self) -> None:
+        """Report a save that has ended. All ranks do so after the same step: a failure may end the
+        run."""
+        if self._in_progress is None:
             return
-        total = self._num_bytes // self._world.size
-        with self._progress.task(f"checkpoint step_{step}", total=total, unit="bytes") as task:
-            done = 0
-
-            def advance(count: int) -> None:
-                nonlocal done
-                done += count
-                task.update(min(done, total))
-
-            yield advance
+        if not self._world.max(float(not self._in_progress.metrics.done())):
+            self.finish()
 
     def _report(self, step: int, metrics: Mapping[str, float], stall: float) -> None:
-        if metrics and self._world.leads:
+        if metrics and self._world.is_rank_zero:
             row = {"stall_seconds": stall, **metrics}
             self._metrics.write(
                 "checkpoint", step, {f"checkpoint/{name}": value for name, value in row.items()}
             )
 
 
-@dataclass(frozen=True)
-class _Part:
-    """This rank's part of a checkpoint: everything of the moment of its step.
+class NullCheckpointer:
+    """Takes the place of `Checkpointer` where checkpointing is off."""
 
-    It was `began` on `time.perf_counter`. `save` is None where it could not be begun; `outcome`
-    says why.
-    """
+    def load(self, state: TrainingState) -> None:
+        pass
+
+    def prepare(self, state: TrainingState) -> None:
+        pass
+
+    def request(self, step: int, *, last: bool) -> bool:
+        return False
+
+    def save(self, step: int, state: TrainingState) -> None:
+        pass
+
+    def maybe_wait_for_staging(self) -> None:
+        pass
+
+    def __enter__(self) -> NullCheckpointer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class _Requested:
+    """A checkpoint that was begun. `seconds` is how long training stood still for it."""
 
     step: int
-    began: float
-    directory: Path
-    save: Save | None
-    outcome: Outcome
-    plain: Json
-    rng: Json
-    about: Mapping[str, Any]
+    seconds: float
 
 
 @dataclass
-class _UnderWay:
-    """A save that goes on beside the training. `stall` is how long training stood still for it."""
+class _InProgress:
+    """A save beside the training. `stall` is how long training stood still for it, in seconds."""
 
     step: int
     save: Save | None
-    work: Future[dict[str, float]]
+    metrics: Future[dict[str, float]]
     stall: float
-
-
-def _rng_name(rank: int) -> str:
-    return f"rng/rank_{rank}.json"
 
 
 @cache
@@ -327,13 +282,10 @@ def _versions() -> dict[str, str]:
     }
 
 
-T = TypeVar("T")
+def run_in_background(work: Callable[[], T], *, name: str) -> Future[T]:
+    """Run `work` on a thread called `name`; return the future of its result.
 
-
-def in_background(name: str, work: Callable[[], T]) -> Future[T]:
-    """Begin `work` on a thread called `name`; the future gets what it returns or raises.
-
-    Unlike an executor's, the thread does not hold up a process that leaves because of an error.
+    Unlike an executor's thread, this one does not keep a process alive that exits with an error.
     """
     future: Future[T] = Future()
 

@@ -1,4 +1,4 @@
-"""Who trains beside this process, on which device, and with which random numbers."""
+"""The ranks of a training job: how they join, their collectives, devices and random seeds."""
 
 from __future__ import annotations
 
@@ -15,13 +15,51 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from torchrl_ckpt.config.ckpt import CheckpointConfig
+from torchrl_ckpt.config.trainer import RlTrainerConfig, TrainerConfig
+from torchrl_ckpt.plugin_api.errors import CheckpointFailed
+
 T = TypeVar("T")
+
+MARGIN_SECONDS = 600.0
+"""By how much a collective's limit exceeds the wait of the one rank that the others wait for: that
+rank has work to do afterwards, such as a commit and the deletion of old checkpoints."""
+
+
+class RanksDisconnected(CheckpointFailed):
+    """A collective of the checkpoint group failed, so the ranks can no longer agree on a save."""
+
+
+@dataclass(frozen=True)
+class CollectiveLimits:
+    """How long a collective may take before the rank gives up, for each process group."""
+
+    training_seconds: float
+    checkpoint_seconds: float
+
+
+def collective_limits(config: TrainerConfig, ckpt: CheckpointConfig | None) -> CollectiveLimits:
+    """Derive the limits from the options that say how long one rank may keep the others waiting.
+
+    While rank 0 waits for other processes' parts of a checkpoint (`ckpt.timeout`), the other ranks
+    wait for it in a collective of the checkpoint group. A rank may wait for rollouts
+    (`rollout_timeout`) while another one is in a collective of the training group.
+    """
+    rollouts = config.rollout_timeout if isinstance(config, RlTrainerConfig) else 0.0
+    parts = ckpt.timeout if ckpt is not None else 0.0
+    return CollectiveLimits(
+        training_seconds=max(config.collective_timeout, rollouts + MARGIN_SECONDS),
+        checkpoint_seconds=max(config.collective_timeout, parts + MARGIN_SECONDS),
+    )
 
 
 @dataclass(frozen=True)
 class World:
-    """This rank's place. `checkpoint_group` is a gloo group that only checkpointing uses: its
-    collectives run beside the training's and must not mix with them."""
+    """This rank among the others.
+
+    `checkpoint_group` is a gloo group for checkpoints alone: its collectives run on another thread
+    beside those of the training and must not mix with them.
+    """
 
     rank: int
     size: int
@@ -30,34 +68,48 @@ class World:
     checkpoint_group: dist.ProcessGroup
 
     @property
-    def leads(self) -> bool:
-        """Whether this rank does what is done once."""
+    def is_rank_zero(self) -> bool:
+        """Whether this rank does the work that is done once for all ranks."""
         return self.rank == 0
 
     def sum(self, values: list[float]) -> list[float]:
-        """The sum of each value over all ranks, in float64."""
+        """Sum each value over all ranks, in float64."""
         return self._reduce(values, dist.ReduceOp.SUM)
 
     def max(self, value: float) -> float:
+        """Return the largest value of all ranks."""
         return self._reduce([value], dist.ReduceOp.MAX)[0]
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's `value`, over the checkpoint's group."""
-        if self.size == 1:  # Pickling and a collective for nobody.
+        """Return every rank's `value`, by rank, over the checkpoint group.
+
+        Raises `RanksDisconnected` where a rank has died or does not join within the limit.
+        """
+        if self.size == 1:  # Saves the pickling.
             return [value]
         gathered: list[T] = [value] * self.size
-        dist.all_gather_object(gathered, value, group=self.checkpoint_group)
+        try:
+            dist.all_gather_object(gathered, value, group=self.checkpoint_group)
+        except RuntimeError as error:
+            raise RanksDisconnected(
+                f"the trainer's ranks lost each other during a checkpoint ({error}). One of them "
+                "died or is stuck, and its log may say why; if it was only slow, raise "
+                "`collective_timeout` of the trainer"
+            ) from error
         return gathered
 
-    def _reduce(self, values: list[float], how: dist.ReduceOp.RedOpType) -> list[float]:
+    def _reduce(self, values: list[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(tensor, how)
+        dist.all_reduce(tensor, operation)
         return tensor.tolist()
 
 
 @contextmanager
-def join_world(*, threads: int, timeout: float) -> Iterator[World]:
-    """Join the ranks that torchrun started; `threads` 0 shares out the machine's cores."""
+def join_world(*, threads: int, limits: CollectiveLimits) -> Iterator[World]:
+    """Join the ranks that torchrun has started; leave them when the block ends.
+
+    `threads` are the CPU threads of this rank; 0 divides the machine's cores among its ranks.
+    """
     local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
     torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // local_world_size))
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -69,22 +121,23 @@ def join_world(*, threads: int, timeout: float) -> Iterator[World]:
         backend = "cpu:gloo,cuda:nccl"
     else:
         device, backend = torch.device("cpu"), "gloo"
-    limit = timedelta(seconds=timeout)
-    dist.init_process_group(backend, timeout=limit)
+    dist.init_process_group(backend, timeout=timedelta(seconds=limits.training_seconds))
     try:
         yield World(
             rank=dist.get_rank(),
             size=dist.get_world_size(),
             device=device,
             mesh=init_device_mesh(device.type, (dist.get_world_size(),), mesh_dim_names=("shard",)),
-            checkpoint_group=dist.new_group(backend="gloo", timeout=limit),
+            checkpoint_group=dist.new_group(
+                backend="gloo", timeout=timedelta(seconds=limits.checkpoint_seconds)
+            ),
         )
     finally:
         dist.destroy_process_group()
 
 
 def seed_everything(seed: int, stream: int) -> None:
-    """Seed every global generator; different streams of one seed have nothing in common."""
+    """Seed every global generator; different streams of one seed are independent."""
     words = np.random.SeedSequence([seed, stream]).generate_state(3, dtype=np.uint64)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]) % 2**32)

@@ -1,125 +1,105 @@
-"""The training loop, the same for fine-tuning and reinforcement learning."""
+"""The training loop, the same for supervised fine-tuning and reinforcement learning."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
+from torchrl_ckpt.checkpoint.layout import TRAINER
 from torchrl_ckpt.run.metrics import MetricsLog
-from torchrl_ckpt.trainer.checkpointer import COMPONENT, Checkpointer
+from torchrl_ckpt.trainer.checkpointer import Checkpointer, NullCheckpointer
 from torchrl_ckpt.trainer.distributed import World
 from torchrl_ckpt.trainer.publisher import Publisher
-from torchrl_ckpt.trainer.source import BatchSource
 from torchrl_ckpt.trainer.state import TrainingState
-from torchrl_ckpt.trainer.train_step import TrainStep, TrainStepResult
+from torchrl_ckpt.trainer.train_step import TrainStep
 
 _log = logging.getLogger(__name__)
 
 
-class Loop:
-    """Runs the steps up to `max_steps`, or fewer where `stop_requested` says so.
+@dataclass(frozen=True)
+class LoopOptions:
+    """When training ends, and which models it writes.
 
-    With `serving`, every step's policy is published for an orchestrator; without, the final model
-    is kept if `keeping`.
+    With `publish_policies`, every step's policy, for the orchestrator to serve; else the final
+    model if `export_weights`. Training ends after `max_steps`, or after the step at whose end
+    `stop_requested` returns true on any rank.
     """
+
+    max_steps: int
+    publish_policies: bool
+    export_weights: bool
+    stop_requested: Callable[[], bool]
+
+
+class Loop:
+    """Trains step after step: batch, update, metrics, policy, checkpoint."""
 
     def __init__(
         self,
-        updater: TrainStep,
-        source: BatchSource,
         state: TrainingState,
+        train_step: TrainStep,
+        publisher: Publisher,
+        checkpointer: Checkpointer | NullCheckpointer,
         metrics: MetricsLog,
         world: World,
-        *,
-        publisher: Publisher,
-        serving: bool,
-        keeping: bool,
-        max_steps: int,
-        checkpoints: Checkpointer | None,
-        stop_requested: Callable[[], bool],
+        options: LoopOptions,
     ) -> None:
-        self._updater = updater
-        self._source = source
         self._state = state
+        self._train_step = train_step
+        self._publisher = publisher
+        self._checkpointer = checkpointer
         self._metrics = metrics
         self._world = world
-        self._publisher = publisher
-        self._serving = serving
-        self._keeping = keeping
-        self._max_steps = max_steps
-        self._checkpoints = checkpoints
-        self._stop_requested = stop_requested
+        self._options = options
 
     def run(self) -> None:
-        """Train. Returns after the last step, with its checkpoint committed."""
-        checkpoints = self._checkpoints
-        if checkpoints is None:
-            self._train()
-            return
-        checkpoints.prepare(self._state)
-        try:
-            self._train()
-        except Exception:
-            checkpoints.leave()
-            raise
-        checkpoints.finish()
-
-    def _train(self) -> None:
-        progress, max_steps = self._state.progress, self._max_steps
-        if self._serving:
-            self._publisher.publish(progress.step, last=False)
-        while progress.step < max_steps:
-            row = self._step(progress.step + 1)
-            # Before the commit: a resume from this step finds its row.
-            if self._world.leads:
-                self._metrics.write(COMPONENT, progress.step, row)
-            stopping = progress.step < max_steps and self._agreed_stop()
-            self._show_and_save(last=stopping or progress.step == max_steps)
+        """Train. Returns after the last step, whose checkpoint may still be in progress."""
+        state, options, checkpointer = self._state, self._options, self._checkpointer
+        if options.publish_policies:
+            self._publisher.publish(state.progress.step, last=False)
+        while state.progress.step < options.max_steps:
+            row = self._step()
+            step = state.progress.step
+            # Before the commit, so that a run resumed from this step finds the row.
+            if self._world.is_rank_zero:
+                self._metrics.write(TRAINER, step, row)
+            stopping = step < options.max_steps and self._stop_requested()
+            last = stopping or step == options.max_steps
+            # The orchestrator's part of a checkpoint relies on this order: see
+            # `Checkpointer.request`. A committed last step means that its model is there as well.
+            checkpointer.request(step, last=last)
+            if options.publish_policies:
+                self._publisher.publish(step, last=last)
+            elif options.export_weights and step == options.max_steps:
+                self._publisher.export_final(step)
+            checkpointer.save(step, state)
             if stopping:
-                _log.warning("stopped after step %d of %d, as asked", progress.step, max_steps)
+                _log.warning("stopped after step %d of %d, as requested", step, options.max_steps)
                 return
 
-    def _step(self, step: int) -> dict[str, float]:
-        began = time.perf_counter()
-        batch = self._source.batch(step)
-        arrived = time.perf_counter()
-        result = self._updater.update(batch.samples, batch.temperature)
+    def _step(self) -> dict[str, float]:
+        """Do the next step; return its row of metrics."""
         progress = self._state.progress
-        progress.step = step
+        began = time.perf_counter()
+        batch = self._state.source.batch(progress.step + 1)
+        arrived = time.perf_counter()
+        result = self._train_step(batch, before_change=self._checkpointer.maybe_wait_for_staging)
+        ended = time.perf_counter()
+        progress.step += 1
         progress.samples += result.samples
         progress.tokens += result.tokens
-        ended = time.perf_counter()
+        row = asdict(result)
         return {
-            **_named(result),
+            **row.pop("metrics"),
+            **row,
             **batch.metrics,
             "tokens_per_second": result.tokens / (ended - arrived),
             "wait_seconds": arrived - began,
             "update_seconds": ended - arrived,
         }
 
-    def _show_and_save(self, *, last: bool) -> None:
-        """Publish and checkpoint, in the order that the orchestrator's part relies on."""
-        step = self._state.progress.step
-        checkpoints = self._checkpoints
-        if checkpoints is not None:
-            checkpoints.poll()
-            if not (checkpoints.is_due(step, last=last) and checkpoints.request(step)):
-                checkpoints = None
-        # Before the commit: a checkpoint of the last step means that the final model is there.
-        if self._serving:
-            self._publisher.publish(step, last=last)
-        elif self._keeping and step == self._max_steps:
-            self._publisher.keep(step)
-        if checkpoints is not None:
-            checkpoints.save(step, self._state)
-
-    def _agreed_stop(self) -> bool:
-        """Whether any rank was asked to stop; all ranks get the same answer."""
-        return bool(self._world.max(float(self._stop_requested())))
-
-
-def _named(result: TrainStepResult) -> dict[str, float]:
-    row = asdict(result)
-    return row.pop("metrics") | row
+    def _stop_requested(self) -> bool:
+        """Whether any rank is asked to stop; all ranks get the same answer."""
+        return bool(self._world.max(float(self._options.stop_requested())))

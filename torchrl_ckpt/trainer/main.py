@@ -1,4 +1,4 @@
-"""A trainer rank from start to end: builds what the recipe names, resumes, trains, leaves."""
+"""A rank of the trainer: builds what the recipe names, resumes, trains, and leaves."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from torchrl_ckpt.checkpoint.layout import TRAINER
 from torchrl_ckpt.config.sft_recipe import SftDataConfig, SftRecipe
 from torchrl_ckpt.config.trainer import RlTrainerConfig
 from torchrl_ckpt.plugin_api.errors import RecipeError
@@ -20,9 +21,14 @@ from torchrl_ckpt.run.metrics import MetricsLog
 from torchrl_ckpt.run.progress import ProgressLog
 from torchrl_ckpt.run.rollout_store import RolloutStore
 from torchrl_ckpt.run.weight_store import WeightStore
-from torchrl_ckpt.trainer.checkpointer import COMPONENT, Checkpointer
-from torchrl_ckpt.trainer.distributed import World, join_world, seed_everything
-from torchrl_ckpt.trainer.loop import Loop
+from torchrl_ckpt.trainer.checkpointer import Checkpointer, NullCheckpointer
+from torchrl_ckpt.trainer.distributed import (
+    World,
+    collective_limits,
+    join_world,
+    seed_everything,
+)
+from torchrl_ckpt.trainer.loop import Loop, LoopOptions
 from torchrl_ckpt.trainer.optimizer import build_optimizer, build_scheduler
 from torchrl_ckpt.trainer.publisher import Publisher
 from torchrl_ckpt.trainer.rollout_source import RolloutSource
@@ -32,8 +38,6 @@ from torchrl_ckpt.trainer.source import BatchSource
 from torchrl_ckpt.trainer.state import Progress, TrainingState
 from torchrl_ckpt.trainer.train_step import TrainStep
 
-_COLLECTIVE_TIMEOUT = 3600.0
-
 _log = logging.getLogger(__name__)
 
 
@@ -41,13 +45,13 @@ def train(
     config: SftRecipe | RlTrainerConfig, attempt: Attempt, metadata: Mapping[str, Json]
 ) -> None:
     """Run this rank. `metadata` goes into the manifests of its checkpoints."""
-    run = attempt.run
-    stop = _StopRequest(run.stop)
-    with join_world(threads=config.threads, timeout=_COLLECTIVE_TIMEOUT) as world:
+    is_rl = isinstance(config, RlTrainerConfig)
+    stop = _StopRequest(attempt.run.stop)
+    limits = collective_limits(config, attempt.ckpt)
+    with join_world(threads=config.threads, limits=limits) as world:
         seed_everything(config.seed, stream=0)  # The same on all ranks: they build one model.
-        resuming = attempt.resume_step is not None
         plugin = create("models", config.model)
-        model = plugin.build(pretrained=not resuming)
+        model = plugin.build(pretrained=attempt.resume_step is None)
         dtype = torch.bfloat16 if world.device.type == "cuda" else torch.float32
         plugin.parallelize(model, world.mesh, param_dtype=dtype)
         model.train()
@@ -55,8 +59,6 @@ def train(
 
         optimizer = build_optimizer(model, config.optim)
         scheduler = build_scheduler(optimizer, config.scheduler, attempt.max_steps)
-        weights = WeightStore(run.weights)
-        publisher = Publisher(plugin, model, weights, attempt=attempt.number, world=world)
         source = _source(config, attempt, plugin, world)
         loss = create("losses", config.loss)
         if missing := loss.requires - source.provides:
@@ -65,42 +67,30 @@ def train(
                 "supervised fine-tuning does not have; choose another `loss`"
             )
         state = TrainingState(model, optimizer, scheduler, source, Progress())
-        checkpoints = _checkpoints(config, attempt, metadata, world)
-        if checkpoints is not None and resuming:
-            checkpoints.restore(state)
-            _log.info("resumed from step %d", state.progress.step)
-
-        is_rl = isinstance(config, RlTrainerConfig)
-        if is_rl and world.leads:
-            weights.clear()
-        Loop(
-            TrainStep(
-                model,
-                loss,
-                optimizer,
-                scheduler,
-                config.packing,
-                config.optim.max_norm,
-                world,
-                before_change=checkpoints.wait_staged if checkpoints else lambda: None,
-            ),
-            source,
-            state,
-            MetricsLog(run.metrics),
-            world,
-            publisher=publisher,
-            serving=is_rl,
-            keeping=config.export_weights,
+        train_step = TrainStep(
+            model, loss, optimizer, scheduler, config.packing, config.optim.max_norm, world
+        )
+        weights = WeightStore(attempt.run.weights)
+        publisher = Publisher(plugin, model, weights, attempt=attempt.number, world=world)
+        options = LoopOptions(
             max_steps=attempt.max_steps,
-            checkpoints=checkpoints,
+            publish_policies=is_rl,
+            export_weights=config.export_weights,
             stop_requested=stop.requested,
-        ).run()
-        if checkpoints is not None:
-            checkpoints.close()
+        )
+        with _checkpointer(config, attempt, metadata, world) as checkpointer:
+            checkpointer.load(state)
+            if state.progress.step > 0:
+                _log.info("resumed from step %d", state.progress.step)
+            checkpointer.prepare(state)
+            if is_rl and world.is_rank_zero:
+                weights.clear()
+            metrics = MetricsLog(attempt.run.metrics)
+            Loop(state, train_step, publisher, checkpointer, metrics, world, options).run()
 
 
 class _StopRequest:
-    """Whether this rank was asked to leave after the step under way: by a file or a SIGTERM."""
+    """Whether this rank is asked to stop after the current step, by a file or by SIGTERM."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -122,7 +112,8 @@ def _source(
             RolloutStore(attempt.run.rollouts),
             attempt=attempt.number,
             timeout=config.rollout_timeout,
-            world=world,
+            rank=world.rank,
+            world_size=world.size,
         )
     return SftSource(
         _samples(config.data, plugin),
@@ -139,21 +130,21 @@ def _samples(data: SftDataConfig, plugin: Model) -> FileSamples | EnvironmentSam
     return FileSamples(data.files, plugin.tokenizer())
 
 
-def _checkpoints(
+def _checkpointer(
     config: SftRecipe | RlTrainerConfig,
     attempt: Attempt,
     metadata: Mapping[str, Json],
     world: World,
-) -> Checkpointer | None:
+) -> Checkpointer | NullCheckpointer:
     if attempt.ckpt is None:
-        return None
+        return NullCheckpointer()
     others = ("orchestrator",) if isinstance(config, RlTrainerConfig) else ()
     return Checkpointer(
         attempt,
         create("checkpoint_backends", attempt.ckpt.backend),
         world,
-        parts=(COMPONENT, *others),
+        parts=(TRAINER, *others),
         metadata=metadata,
-        progress=ProgressLog(attempt.run.progress, COMPONENT),
+        progress=ProgressLog(attempt.run.progress, TRAINER),
         seed=config.seed,
     )

@@ -26,14 +26,14 @@ def build_scheduler(optimizer: AdamW, config: SchedulerConfig, max_steps: int) -
 
 
 def lr_factor(steps_done: int, config: SchedulerConfig, max_steps: int) -> float:
-    """The share of the full learning rate for the step after `steps_done` steps."""
+    """Return the factor of the learning rate for the step after `steps_done` steps."""
     if steps_done < config.warmup_steps:
         return (steps_done + 1) / config.warmup_steps
     if config.name == "constant":
         return 1.0
     end = config.decay_steps or max_steps
     span = max(1, end - config.warmup_steps)
-    share = min(1.0, (steps_done - config.warmup_steps) / span)
+    decayed = min(1.0, (steps_done - config.warmup_steps) / span)
     if config.name == "cosine":
-        share = (1 - math.cos(math.pi * share)) / 2
-    return 1.0 - (1.0 - config.min_ratio) * share
+        decayed = (1 - math.cos(math.pi * decayed)) / 2
+    return 1.0 - (1.0 - config.min_ratio) * decayed

@@ -1,4 +1,4 @@
-"""Lays samples of different lengths into rows of one length, and rows into micro-batches."""
+"""Packs samples of different lengths into rows of one length, and rows into micro-batches."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from torchrl_ckpt.plugin_api.errors import DataError
 
 @dataclass(frozen=True)
 class TrainSample:
-    """One document to train on. `learned` says of each token whether it counts as a target, and
-    `old_logprobs` is 0 where it does not."""
+    """One document to train on.
+
+    `learned` says for each token whether it is a target. `old_logprobs` is 0 where it is not.
+    """
 
     token_ids: Sequence[int]
     learned: Sequence[bool]
@@ -22,7 +24,8 @@ class TrainSample:
 
     @property
     def num_learned(self) -> int:
-        """Targets. The first token of a document has nothing before it to be predicted from."""
+        """The number of targets. The first token is none: nothing precedes it to predict it
+        from."""
         return sum(self.learned[1:])
 
 
@@ -30,8 +33,8 @@ class TrainSample:
 class MicroBatch:
     """Rows of packed samples. Every tensor is `[rows, length]`.
 
-    `position_ids` start again at 0 with every document, which is how the model tells documents
-    apart; `documents` numbers them within a row from 0, padding is -1.
+    `position_ids` start again at 0 with every document, by which the model keeps documents apart;
+    `documents` numbers them within a row from 0, with -1 for padding.
     """
 
     input_ids: torch.Tensor
@@ -46,7 +49,10 @@ class MicroBatch:
 
 
 def pack(samples: Sequence[TrainSample], length: int) -> list[list[TrainSample]]:
-    """Put each sample, in order, into the first row with room for it."""
+    """Put each sample, in order, into the first row with room for it.
+
+    Raises `DataError` for a sample that is longer than a row.
+    """
     rows: list[list[TrainSample]] = []
     room: list[int] = []
     for sample in samples:
@@ -65,11 +71,11 @@ def pack(samples: Sequence[TrainSample], length: int) -> list[list[TrainSample]]
 
 
 def micro_batch(rows: Sequence[Sequence[TrainSample]], length: int) -> MicroBatch:
-    """Tensors of `rows`; no rows at all make one row of padding, which counts for nothing."""
+    """Make tensors of `rows`. No rows make one row of padding, without any target."""
     shape = (max(1, len(rows)), length)
     batch = MicroBatch(
         input_ids=torch.zeros(shape, dtype=torch.int64),
-        # Padding is one more document, so that it attends to itself and no softmax is empty.
+        # Padding is a document of its own: it attends to itself, so no softmax is over nothing.
         position_ids=torch.arange(length).expand(shape).clone(),
         documents=torch.full(shape, -1, dtype=torch.int64),
         learned=torch.zeros(shape, dtype=torch.bool),

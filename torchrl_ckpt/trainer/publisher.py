@@ -1,4 +1,8 @@
-"""Publishes the policy after each step: full weights, and the canary and digest that tell them."""
+"""Writes the model for others: every step's policy for the orchestrator, or the final model.
+
+A policy comes with a canary and a digest, by which the orchestrator recognises a server that serves
+these weights and no others.
+"""
 
 from __future__ import annotations
 
@@ -13,62 +17,61 @@ from torchrl_ckpt.run.weight_store import Canary, Policy, WeightStore
 from torchrl_ckpt.trainer.distributed import World
 from torchrl_ckpt.trainer.packing import TrainSample, micro_batch
 
-_NUM_SEQUENCES = 4
-_SEQUENCE_LENGTH = 16
-_STRIDE = 7919  # A prime, so that the sequences go all over the vocabulary.
+_CANARY_SEQUENCES = 4
+_CANARY_LENGTH = 16
+_CANARY_STRIDE = 7919  # A prime, so that the token ids are spread over the vocabulary.
 
 
 class Publisher:
-    """Gathers the sharded model and shows it to the other processes, whole."""
+    """Gathers the sharded model on rank 0 and writes it to the weight store."""
 
     def __init__(
         self,
         plugin: Model,
         model: torch.nn.Module,
-        directory: WeightStore,
+        store: WeightStore,
         *,
         attempt: int,
         world: World,
     ) -> None:
         self._plugin = plugin
         self._model = model
-        self._directory = directory
+        self._store = store
         self._attempt = attempt
         self._world = world
         self._vocabulary: int | None = None
 
     def publish(self, version: int, *, last: bool) -> None:
-        """Publish the policy of step `version`; collective."""
-        canary, state = self._canary(), self._gathered()
-        if self._world.leads:
+        """Write the policy of step `version`; collective. `last`: no later one follows."""
+        canary, state = self._canary(), self._gather()
+        if self._world.is_rank_zero:
             plugin = self._plugin
             digest = plugin.digest(state) if isinstance(plugin, DigestingModel) else None
             self._write(version, state, Policy(version, self._attempt, last, canary, digest))
         dist.barrier()
 
-    def keep(self, version: int) -> None:
-        """Write the model as a result, for nobody in particular; collective."""
-        state = self._gathered()
-        if self._world.leads:
+    def export_final(self, version: int) -> None:
+        """Write the model of step `version` as a result that is not a policy; collective."""
+        state = self._gather()
+        if self._world.is_rank_zero:
             self._write(version, state, None)
         dist.barrier()
 
-    def _gathered(self) -> dict[str, torch.Tensor]:
+    def _gather(self) -> dict[str, torch.Tensor]:
+        """Return the full tensors on CPU; they are complete on rank 0."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         return cast(dict[str, torch.Tensor], get_model_state_dict(self._model, options=options))
 
     def _write(self, version: int, state: dict[str, torch.Tensor], policy: Policy | None) -> None:
-        self._directory.write(
-            version, lambda directory: self._plugin.export(state, directory), policy
-        )
+        self._store.write(version, lambda directory: self._plugin.export(state, directory), policy)
 
     @torch.no_grad()
     def _canary(self) -> Canary:
         if self._vocabulary is None:
             self._vocabulary = self._logits([[0]]).shape[-1]
-        # Arbitrary text does: weights that are only nearly right answer it otherwise.
-        numbers = torch.arange(_NUM_SEQUENCES * _SEQUENCE_LENGTH) * _STRIDE % self._vocabulary
-        sequences = numbers.view(_NUM_SEQUENCES, _SEQUENCE_LENGTH)
+        # Arbitrary tokens do: weights that differ only a little give other log-probabilities.
+        token_ids = torch.arange(_CANARY_SEQUENCES * _CANARY_LENGTH) * _CANARY_STRIDE
+        sequences = (token_ids % self._vocabulary).view(_CANARY_SEQUENCES, _CANARY_LENGTH)
         logits = self._logits(sequences.tolist())[:, :-1]
         logprobs = logits.float().log_softmax(-1)
         targets = sequences[:, 1:, None].to(logprobs.device)
@@ -79,7 +82,7 @@ class Publisher:
         )
 
     def _logits(self, sequences: list[list[int]]) -> torch.Tensor:
-        """`[sequence, position, vocabulary]` for sequences of one length."""
+        """Return `[sequence, position, vocabulary]` for sequences of equal length."""
         rows = [[TrainSample(sequence, [False] * len(sequence))] for sequence in sequences]
         batch = micro_batch(rows, len(sequences[0])).to(self._world.device)
         training = self._model.training

@@ -1,4 +1,4 @@
-"""A failure of a save on one rank is one of all ranks: the save is given up, and said to be."""
+"""Failures of a save: all ranks agree on them, and `ckpt.on_failure` decides what follows."""
 
 from __future__ import annotations
 
@@ -8,40 +8,52 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from torch.distributed.checkpoint.api import CheckpointException
+
 from torchrl_ckpt.checkpoint.commit import recover
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.plugin_api.errors import CheckpointFailed, UserError
 from torchrl_ckpt.run.progress import ProgressLog
-from torchrl_ckpt.trainer.distributed import World
+from torchrl_ckpt.trainer.distributed import RanksDisconnected, World
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
 class Outcome:
-    """How a stage of a save ended, known after its block. `reason` is None where it went well."""
+    """How a stage of a save ended, set when its block ends. `failure` is None if it succeeded."""
 
-    reason: str | None = None
+    failure: str | None = None
 
     @property
-    def good(self) -> bool:
-        return self.reason is None
+    def succeeded(self) -> bool:
+        return self.failure is None
 
 
 @contextmanager
-def failure_of_this_rank() -> Iterator[Outcome]:
-    """Note a failure in the block, for `Failures.agreed` to make it one of all ranks."""
+def catch_failure() -> Iterator[Outcome]:
+    """Record a failure of the block instead of raising it.
+
+    `SaveFailures.agreed` then makes it a failure on all ranks. `RanksDisconnected` is raised: the
+    ranks cannot agree on anything after it.
+    """
     outcome = Outcome()
     try:
         yield outcome
+    except RanksDisconnected:
+        raise
     except (OSError, UserError) as error:
-        outcome.reason = str(error)
+        outcome.failure = str(error)
+    # DCP raises a BaseException for a failure on any rank.
+    except (Exception, CheckpointException) as error:
+        _log.exception("a save failed on this rank")
+        outcome.failure = f"{type(error).__name__}: {error}"
 
 
 class SaveFailures:
-    """Has all ranks agree on whether a stage of a save went well, and does what `on_failure` says.
+    """Has all ranks agree on whether a stage of a save succeeded, and applies `on_failure`.
 
-    Earlier checkpoints are whole whatever happens: nothing of this one is under their names.
+    Earlier checkpoints stay whole in any case: nothing of the failed one has a committed name.
     """
 
     def __init__(
@@ -57,28 +69,29 @@ class SaveFailures:
         self._progress = progress
 
     @contextmanager
-    def agreed(self, step: int, before: Outcome | None = None) -> Iterator[Outcome]:
-        """The outcome of the block on all ranks, and of what was noted `before`; collective.
+    def agreed(self, step: int, earlier: Outcome | None = None) -> Iterator[Outcome]:
+        """Catch a failure of the block on any rank, and take over this rank's `earlier` one.
 
-        Raises `CheckpointFailed` where a failure is to end the run.
+        Collective: the outcome is the same on all ranks. Raises `CheckpointFailed` where a failure
+        is to end the run, and `RanksDisconnected`.
         """
-        with failure_of_this_rank() as outcome:
+        with catch_failure() as outcome:
             yield outcome
-        mine = (before and before.reason) or outcome.reason
-        reasons = [reason for reason in self._world.gather(mine) if reason is not None]
-        if not reasons:
+        own_failure = (earlier and earlier.failure) or outcome.failure
+        failures = [failure for failure in self._world.gather(own_failure) if failure is not None]
+        if not failures:
             return
-        outcome.reason = reasons[0]
-        text = f"checkpoint of step {step} failed: {reasons[0]}"
-        if self._world.leads:
+        outcome.failure = failures[0]
+        message = f"checkpoint of step {step} failed: {failures[0]}"
+        if self._world.is_rank_zero:
             self._clear_away()
         if self._on_failure == "stop":
-            raise CheckpointFailed(f'{text} (`ckpt.on_failure` is "stop")')
-        if self._world.leads:
-            self._progress.message(f"{text}. Training goes on", "warning")
+            raise CheckpointFailed(f'{message} (`ckpt.on_failure` is "stop")')
+        if self._world.is_rank_zero:
+            self._progress.message(f"{message}. Training goes on", "warning")
 
     def _clear_away(self) -> None:
-        """Put back what was about to be replaced, and remove what will not be committed."""
+        """Restore a checkpoint that was to be replaced, and remove the partial one."""
         try:
             recover(self._layout)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""What supervised fine-tuning learns from: conversations and prompts as token ids."""
+"""Samples of supervised fine-tuning: conversations and prompts with completions, tokenized."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torchrl_ckpt.trainer.packing import TrainSample
 
 
 class FileSamples:
-    """The lines of JSON Lines files, tokenized when they are asked for."""
+    """The lines of JSON Lines files, tokenized on access. Raises `DataError` for a bad line."""
 
     def __init__(self, files: Sequence[Path], tokenizer: Tokenizer) -> None:
         self._records = [record for path in files for record in _records(path)]
@@ -31,14 +31,17 @@ class FileSamples:
 
 
 class EnvironmentSamples:
-    """The training problems of an environment with their answers."""
+    """The training problems of an environment with their answers.
+
+    Raises `DataError` for an environment without a fixed number of problems.
+    """
 
     def __init__(self, environment: Environment, tokenizer: Tokenizer) -> None:
         size = environment.size("train")
         if size is None:
             raise DataError(
-                "this environment makes problems without end; `data.environment` needs one that "
-                "says how many there are"
+                "this environment has no fixed number of problems; `data.environment` needs one "
+                "that has"
             )
         self._size = size
         self._environment = environment
@@ -56,47 +59,50 @@ class EnvironmentSamples:
 
 
 def completion(tokenizer: Tokenizer, prompt: str, answer: str) -> TrainSample:
-    """Learn `answer` and the end token after it."""
+    """Make a sample whose targets are `answer` and the end token after it."""
     before = tokenizer.encode(prompt, add_special_tokens=False)
     after = [*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id]
     return TrainSample(before + after, [False] * len(before) + [True] * len(after))
 
 
 def conversation(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]]) -> TrainSample:
-    """Learn the assistant's turns, each with what the chat template puts after it.
+    """Make a sample whose targets are the assistant's turns, each with its end as in the template.
 
-    A turn is what the template adds when the turn is added, less the generation prompt, so this
-    works with every template in which earlier turns do not depend on later ones.
+    A turn is what the rendered template gains by it, without the generation prompt. This works with
+    every template that renders earlier turns the same whatever follows; else it raises `DataError`.
     """
     token_ids: list[int] = []
     learned: list[bool] = []
     for count, message in enumerate(messages, start=1):
         is_answer = message["role"] == "assistant"
         if is_answer:
-            prompt = _rendered(tokenizer, messages[: count - 1], add_generation_prompt=True)
+            prompt = _render(tokenizer, messages[: count - 1], add_generation_prompt=True)
             token_ids, learned = _extend(token_ids, learned, prompt, learn=False)
-        rendered = _rendered(tokenizer, messages[:count], add_generation_prompt=False)
+        rendered = _render(tokenizer, messages[:count], add_generation_prompt=False)
         token_ids, learned = _extend(token_ids, learned, rendered, learn=is_answer)
     return TrainSample(token_ids, learned)
 
 
-def _rendered(tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], **how: Any) -> list[int]:
+def _render(
+    tokenizer: Tokenizer, messages: Sequence[Mapping[str, Any]], **options: Any
+) -> list[int]:
     return list(
-        tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **how)
-        if messages or how["add_generation_prompt"]
+        tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **options)
+        if messages or options["add_generation_prompt"]
         else []
     )
 
 
 def _extend(
-    token_ids: list[int], learned: list[bool], longer: list[int], *, learn: bool
+    token_ids: list[int], learned: list[bool], extended: list[int], *, learn: bool
 ) -> tuple[list[int], list[bool]]:
-    if longer[: len(token_ids)] != token_ids:
+    if extended[: len(token_ids)] != token_ids:
         raise DataError(
-            "the tokenizer's chat template renders earlier turns otherwise once later ones follow, "
-            "so the assistant's tokens cannot be told; split the conversations into single turns"
+            "the tokenizer's chat template renders earlier turns differently once later ones "
+            "follow, so the assistant's tokens cannot be identified; split the conversations into "
+            "single turns"
         )
-    return longer, learned + [learn] * (len(longer) - len(token_ids))
+    return extended, learned + [learn] * (len(extended) - len(token_ids))
 
 
 def _records(path: Path) -> Iterator[Mapping[str, Any]]:
@@ -118,15 +124,15 @@ def _records(path: Path) -> Iterator[Mapping[str, Any]]:
 
 def _fault(record: Any) -> str | None:
     if not isinstance(record, dict):
-        return "a sample is a JSON object"
+        return "a sample must be a JSON object"
     if "messages" in record:
         turns = record["messages"]
         if not isinstance(turns, list) or not all(
             isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in turns
         ):
-            return "`messages` is a list of objects with `role` and `content`"
+            return "`messages` must be a list of objects with `role` and `content`"
         if not any(turn["role"] == "assistant" for turn in turns):
-            return "no turn of the assistant, so there is nothing to learn"
+            return "no message has the role `assistant`, so there is nothing to learn"
         return None
     for key in ("prompt", "completion"):
         if not isinstance(record.get(key), str):

@@ -1,7 +1,7 @@
 """The batches of supervised fine-tuning: torchdata's StatefulDataLoader over a global order.
 
-All ranks go through one order together and each takes its share of every global batch, so the
-place in the data is the same on all of them and does not depend on how many there are.
+All ranks follow one order together and each takes its share of every global batch, so the position
+in the data is the same on all of them and does not depend on their number.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Samples(Protocol):
 
 
 class GlobalBatches:
-    """A batch sampler without end: the indices of this rank's share of each global batch."""
+    """An endless batch sampler: the indices of this rank's share of each global batch."""
 
     def __init__(self, stream: ShuffledStream, batch_size: int, rank: int, world_size: int) -> None:
         self._stream = stream
@@ -50,7 +50,7 @@ class GlobalBatches:
 
 
 class SftSource:
-    """Batches of a fixed number of samples, epoch after epoch, shuffled anew each time."""
+    """Batches of a fixed number of samples, epoch after epoch, shuffled anew in each."""
 
     provides: frozenset[str] = frozenset()
 
@@ -58,44 +58,44 @@ class SftSource:
         self, samples: Samples, *, batch_size: int, num_workers: int, seed: int, world: World
     ) -> None:
         self._stream = ShuffledStream(len(samples), seed)
-        self._place = self._stream.state_dict()
+        self._position = self._stream.state_dict()
         self._batch_size = batch_size
         self._num_workers = num_workers
         self._loader: StatefulDataLoader[Sequence[TrainSample]] = StatefulDataLoader(
             samples,  # type: ignore[arg-type]
             batch_sampler=GlobalBatches(self._stream, batch_size, world.rank, world.size),  # type: ignore[arg-type]
             num_workers=num_workers,
-            collate_fn=_as_they_are,
-            # Each new iterator draws a seed for its workers. From a generator of its own: drawn
-            # from torch's global one, a resumed run would have drawn once more than a whole one.
+            collate_fn=_unchanged,
+            # Each new iterator draws a seed for its workers. If it drew from torch's global
+            # generator, a resumed run would draw once more than an uninterrupted one.
             generator=torch.Generator().manual_seed(seed),
         )
         self._iterator: Iterator[Sequence[TrainSample]] | None = None
 
     def batch(self, step: int) -> TrainBatch:
-        # Begun at the first batch and not before: a state must be loaded first, or it is ignored.
+        # Created at the first batch and not before: a state loaded later is ignored.
         if self._iterator is None:
             self._iterator = iter(self._loader)
         samples = next(self._iterator)
-        # What was handed out, not what workers have taken ahead.
-        self._place["position"] += self._batch_size
+        # Counts what was returned, not what workers have prefetched.
+        self._position["position"] += self._batch_size
         return TrainBatch(samples)
 
     def state_dict(self) -> Json:
         return {
-            "place": dict(self._place),
+            "stream": dict(self._position),
             "num_workers": self._num_workers,
             "loader": self._loader.state_dict(),
         }
 
     def load_state_dict(self, state: Json) -> None:
-        self._stream.load_state_dict(state["place"])
-        self._place = self._stream.state_dict()
-        # The loader's state has another form with another number of workers. The place is enough
-        # where samples are a function of their number, as they are here.
+        self._stream.load_state_dict(state["stream"])
+        self._position = self._stream.state_dict()
+        # The loader's state depends on the number of workers. Without it the position is enough,
+        # because a sample is a function of its index here.
         if state["num_workers"] == self._num_workers:
             self._loader.load_state_dict(state["loader"])
 
 
-def _as_they_are(samples: list[Any]) -> list[Any]:
+def _unchanged(samples: list[Any]) -> list[Any]:
     return samples

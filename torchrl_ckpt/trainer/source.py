@@ -1,4 +1,4 @@
-"""Where the trainer's batches come from: what a source must do."""
+"""Sources of batches: what the training loop needs of one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from torchrl_ckpt.trainer.packing import TrainSample
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """This rank's share of a step's samples. Logits are divided by `temperature`, as they were
-    when the samples were drawn; `metrics` go into the step's row as they are."""
+    """This rank's share of a step's samples.
+
+    Logits are divided by `temperature`, as they were when the samples were drawn. `metrics` go into
+    the step's row of metrics unchanged.
+    """
 
     samples: Sequence[TrainSample]
     temperature: float = 1.0
@@ -21,10 +24,11 @@ class TrainBatch:
 
 
 class BatchSource(Protocol):
-    """Gives each step its batch; its state says which data comes next, whatever the world size."""
+    """Provides the batch of each step. Its state is the position in the data, the same for every
+    number of ranks."""
 
     provides: frozenset[str]
-    """What its samples carry for a loss: `advantages`, `old_logprobs`."""
+    """What its samples have for a loss: `advantages`, `old_logprobs`."""
 
     def batch(self, step: int) -> TrainBatch: ...
 

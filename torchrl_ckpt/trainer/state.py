@@ -1,4 +1,4 @@
-"""Everything that must be the same after a resume, as tensors and as JSON."""
+"""The trainer's state: everything that must be the same after a resume, as tensors and as JSON."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 @dataclass
 class Progress:
-    """How far training is: updates done, samples and tokens gone through, over all ranks."""
+    """How far training is: steps done, and samples and tokens trained on by all ranks."""
 
     step: int = 0
     samples: int = 0
@@ -36,8 +36,11 @@ class Progress:
 
 
 class TrainingState:
-    """The trainer's state. Tensors go through the checkpoint backend, the rest is JSON, so that
-    nothing in a checkpoint has to be unpickled."""
+    """What a checkpoint holds of the trainer, but for the random generators.
+
+    Tensors of model and optimiser go through the checkpoint backend. The rest is JSON, so that
+    nothing in a checkpoint has to be unpickled.
+    """
 
     def __init__(
         self,
@@ -48,38 +51,44 @@ class TrainingState:
         progress: Progress,
     ) -> None:
         self.model = model
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.source = source
         self.progress = progress
-        self._optimizer = optimizer
-        self._scheduler = scheduler
-        self._source = source
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Model and optimiser tensors by unique name, sharded as they are; they share memory with
-        the live ones."""
-        return self._parts()[0]
+        """Return model and optimiser tensors by unique name, sharded as they are.
+
+        They share memory with the live ones.
+        """
+        return self._tensors_and_scalars()[0]
 
     def snapshot(self) -> tuple[dict[str, torch.Tensor], Json]:
-        """The `tensors`, live as they are, and as JSON the optimiser's scalars, the scheduler, the
-        progress and the place in the data, as of now."""
-        tensors, scalars = self._parts()
+        """Return the `tensors`, which stay live, and the rest as it is now.
+
+        The rest is the optimiser's scalars, the scheduler, the progress, and the position in the
+        data.
+        """
+        tensors, scalars = self._tensors_and_scalars()
         return tensors, {
             "progress": asdict(self.progress),
             "optimizer": scalars,
-            "scheduler": self._scheduler.state_dict(),
-            "data": self._source.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "data": self.source.state_dict(),
         }
 
-    def form(self) -> dict[str, torch.Tensor]:
-        """Tensors as `tensors` names and shapes them from now on; the values mean nothing.
+    def template(self) -> dict[str, torch.Tensor]:
+        """Return tensors with the names and shapes that `tensors` has from now on; the values do
+        not matter.
 
-        An optimiser has no state before its first step, and never any of a parameter that gets no
-        gradient, while a resume expects both. torch's own functions make it by a step that changes
-        nothing, which would count: it is set to zero again, as AdamW begins.
+        An optimiser has no state before its first step, and never has any for a parameter without
+        a gradient, while a resume expects both. torch's functions create it by a step that changes
+        no parameter but would count: the state is set to zero again, as AdamW begins.
         """
-        is_fresh = not self._optimizer.state
+        is_fresh = not self.optimizer.state
         tensors = self.tensors()
         if is_fresh:
-            for moments in self._optimizer.state.values():
+            for moments in self.optimizer.state.values():
                 for moment in moments.values():
                     moment.zero_()
         return tensors
@@ -90,8 +99,9 @@ class TrainingState:
         parameters = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
         return bool(self.model.state_dict().keys() - parameters)
 
-    def restore(self, tensors: Mapping[str, torch.Tensor], plain: Json) -> None:
-        """Take over `tensors` (as `tensors()` named them, with the values loaded) and `plain`."""
+    def restore(self, tensors: Mapping[str, torch.Tensor], state: Json) -> None:
+        """Take over a checkpoint: `tensors` as `tensors()` names them, with the loaded values, and
+        the rest of the `snapshot`."""
         model: dict[str, Any] = {
             name[len(MODEL) :]: t for name, t in tensors.items() if name.startswith(MODEL)
         }
@@ -99,33 +109,33 @@ class TrainingState:
         optim: dict[str, Any] = {
             name[len(OPTIM) :]: t for name, t in tensors.items() if name.startswith(OPTIM)
         }
-        # JSON has made lists of the tuples.
+        # JSON has turned tuples into lists.
         optim |= {
             name: tuple(value) if isinstance(value, list) else value
-            for name, value in plain["optimizer"].items()
+            for name, value in state["optimizer"].items()
         }
-        hyper_parameters = [_without_params(group) for group in self._optimizer.param_groups]
-        set_optimizer_state_dict(self.model, self._optimizer, optim, options=_FLAT)
-        base_lrs = self._scheduler.base_lrs
-        self._scheduler.load_state_dict({**plain["scheduler"], "base_lrs": base_lrs})
-        # The recipe's word counts for hyper-parameters: where it has not changed, these are the
-        # checkpoint's own to the bit.
-        for group, fresh, lr in zip(
-            self._optimizer.param_groups, hyper_parameters, self._rates(), strict=True
+        hyper_parameters = [_without_params(group) for group in self.optimizer.param_groups]
+        set_optimizer_state_dict(self.model, self.optimizer, optim, options=_FLAT)
+        base_lrs = self.scheduler.base_lrs
+        self.scheduler.load_state_dict({**state["scheduler"], "base_lrs": base_lrs})
+        # Hyper-parameters are the recipe's. Where it has not changed, they are those of the
+        # checkpoint to the bit.
+        for group, from_recipe, lr in zip(
+            self.optimizer.param_groups, hyper_parameters, self._next_lrs(), strict=True
         ):
-            group.update(fresh, lr=lr)
-        self._source.load_state_dict(plain["data"])
-        self.progress = Progress(**plain["progress"])
+            group.update(from_recipe, lr=lr)
+        self.source.load_state_dict(state["data"])
+        self.progress = Progress(**state["progress"])
 
-    def _rates(self) -> list[float]:
+    def _next_lrs(self) -> list[float]:
         """Each group's learning rate for the next step, as `LambdaLR` computes it."""
-        done, scheduler = self._scheduler.last_epoch, self._scheduler
+        done, scheduler = self.scheduler.last_epoch, self.scheduler
         pairs = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
         return [float(base) * factor(done) for base, factor in pairs]
 
-    def _parts(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    def _tensors_and_scalars(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         model: dict[str, Any] = get_model_state_dict(self.model)
-        optim: dict[str, Any] = get_optimizer_state_dict(self.model, self._optimizer, options=_FLAT)
+        optim: dict[str, Any] = get_optimizer_state_dict(self.model, self.optimizer, options=_FLAT)
         tensors = {MODEL + name: tensor for name, tensor in model.items()}
         tensors |= {OPTIM + n: v for n, v in optim.items() if isinstance(v, torch.Tensor)}
         return tensors, {n: v for n, v in optim.items() if not isinstance(v, torch.Tensor)}
@@ -136,31 +146,33 @@ def _without_params(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rng_state() -> Json:
-    """Python's, numpy's, torch's, and that of this rank's CUDA device where there is one."""
+    """Return the state of every random generator of this rank: Python's, numpy's, torch's, and that
+    of its CUDA device, if any."""
     name, keys, position, has_gauss, cached = cast(
         tuple[str, np.ndarray, int, int, float], np.random.get_state(legacy=True)
     )
     return {
         "python": random.getstate(),
         "numpy": [name, keys.tolist(), position, has_gauss, cached],
-        "torch": _hex(torch.get_rng_state()),
-        "cuda": _hex(torch.cuda.get_rng_state()) if torch.cuda.is_available() else None,
+        "torch": _to_hex(torch.get_rng_state()),
+        "cuda": _to_hex(torch.cuda.get_rng_state()) if torch.cuda.is_available() else None,
     }
 
 
 def set_rng_state(state: Json) -> None:
+    """Restore what `rng_state` returned."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(_bytes(state["torch"]))
+    torch.set_rng_state(_from_hex(state["torch"]))
     if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(_bytes(state["cuda"]))
+        torch.cuda.set_rng_state(_from_hex(state["cuda"]))
 
 
-def _hex(tensor: torch.Tensor) -> str:
+def _to_hex(tensor: torch.Tensor) -> str:
     return tensor.numpy().tobytes().hex()
 
 
-def _bytes(text: str) -> torch.Tensor:
+def _from_hex(text: str) -> torch.Tensor:
     return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)

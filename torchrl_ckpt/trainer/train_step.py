@@ -1,8 +1,8 @@
-"""One update of the parameters from one batch: forward, loss, backward, clip, step."""
+"""One step of training: forward and backward over a batch, clipping, the optimiser's update."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchrl_ckpt.config.trainer import PackingConfig
 from torchrl_ckpt.plugin_api.losses import Loss, LossInputs
 from torchrl_ckpt.trainer.distributed import World
-from torchrl_ckpt.trainer.packing import MicroBatch, TrainSample, micro_batch, pack
+from torchrl_ckpt.trainer.packing import MicroBatch, micro_batch, pack
+from torchrl_ckpt.trainer.source import TrainBatch
 
 
 @dataclass(frozen=True)
 class TrainStepResult:
-    """What an update did, over all ranks. `tokens` were gone through, `learned` were targets."""
+    """What a step did, over all ranks: samples, all their `tokens`, and the `learned` ones, which
+    are targets. `metrics` are the loss's own."""
 
     loss: float
     grad_norm: float
@@ -31,11 +33,10 @@ class TrainStepResult:
 
 
 class TrainStep:
-    """Applies batches to a sharded model.
+    """Trains a sharded model on one batch after another.
 
     The loss of a batch is the sum over its micro-batches and ranks, so how the samples are spread
-    changes nothing but rounding. `before_change` is called when the parameters are about to change:
-    a save that copies them beside the forward and backward pass must have done so by then.
+    over them changes nothing but rounding. Gradients are clipped to `max_norm`, if given.
     """
 
     def __init__(
@@ -47,11 +48,8 @@ class TrainStep:
         packing: PackingConfig,
         max_norm: float | None,
         world: World,
-        *,
-        before_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._model = model
-        self._before_change = before_change
         self._loss = loss
         self._optimizer = optimizer
         self._scheduler = scheduler
@@ -59,22 +57,34 @@ class TrainStep:
         self._max_norm = max_norm
         self._world = world
 
-    def update(self, samples: Sequence[TrainSample], temperature: float) -> TrainStepResult:
-        """Train on this rank's `samples` of a batch whose logits are divided by `temperature`."""
-        rows = pack(samples, self._packing.length)
-        tokens = sum(len(sample.token_ids) for sample in samples)
-        learned = sum(sample.num_learned for sample in samples)
-        counts = self._world.sum([len(samples), tokens, learned])
+    def __call__(
+        self, batch: TrainBatch, *, before_change: Callable[[], object] = lambda: None
+    ) -> TrainStepResult:
+        """Train on this rank's share of a batch; collective.
+
+        `before_change` is called right before the parameters change: a save that copies them during
+        the forward and backward passes must be done with that by then.
+        """
+        rows = pack(batch.samples, self._packing.length)
+        counts = self._world.sum(
+            [
+                len(batch.samples),
+                sum(len(sample.token_ids) for sample in batch.samples),
+                sum(sample.num_learned for sample in batch.samples),
+            ]
+        )
         num_samples, num_tokens, num_learned = (int(count) for count in counts)
-        # FSDP's collectives want as many forward passes of every rank.
+        # FSDP's collectives need the same number of forward passes on every rank.
         passes = int(self._world.max(-(-len(rows) // self._packing.rows)))
 
         sums: dict[str, torch.Tensor] = {}
         for index in range(passes):
-            self._accumulate_only(index < passes - 1)
+            self._sync_gradients(index == passes - 1)
             chosen = rows[index * self._packing.rows : (index + 1) * self._packing.rows]
-            batch = micro_batch(chosen, self._packing.length).to(self._world.device)
-            output = self._loss(self._inputs(batch, temperature, max(1, num_learned), num_samples))
+            inputs = micro_batch(chosen, self._packing.length).to(self._world.device)
+            output = self._loss(
+                self._forward(inputs, batch.temperature, max(1, num_learned), num_samples)
+            )
             # FSDP averages gradients over the ranks; the loss is to be summed.
             (output.loss * self._world.size).backward()
             for name, value in {"loss": output.loss, **output.metrics}.items():
@@ -83,7 +93,7 @@ class TrainStep:
         parameters = list(self._model.parameters())
         norm: Any = torch.nn.utils.clip_grad_norm_(parameters, self._max_norm or float("inf"))
         lr = float(self._scheduler.get_last_lr()[0])
-        self._before_change()
+        before_change()
         self._optimizer.step()
         self._scheduler.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -99,9 +109,10 @@ class TrainStep:
             metrics=totals,
         )
 
-    def _inputs(
+    def _forward(
         self, batch: MicroBatch, temperature: float, num_tokens: int, num_samples: int
     ) -> LossInputs:
+        """Compute the logits `[rows, length, vocabulary]` and shift everything to the targets."""
         logits = self._model(input_ids=batch.input_ids, position_ids=batch.position_ids)
         return LossInputs(
             logits=logits[:, :-1] / temperature,
@@ -114,6 +125,7 @@ class TrainStep:
             old_logprobs=batch.old_logprobs[:, 1:],
         )
 
-    def _accumulate_only(self, yes: bool) -> None:
+    def _sync_gradients(self, enabled: bool) -> None:
+        """Reduce gradients over the ranks in the next backward pass, or only accumulate them."""
         if isinstance(self._model, FSDPModule):
-            self._model.set_requires_gradient_sync(not yes)
+            self._model.set_requires_gradient_sync(enabled)
