@@ -1,4 +1,4 @@
-"""`verify` finds every flipped bit and every lost byte of a checkpoint, and names the file."""
+"""`verify` finds every flipped bit and every missing byte of a checkpoint, and names the file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.faults.damage import (
-    Thoroughness,
+    BitSelection,
     files_of,
     is_named,
     unnoticed_cuts,
@@ -19,14 +19,14 @@ from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.verify import verify
 
 
-@pytest.fixture(scope="module")
-def checkpoint(saver: Saver, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", name="checkpoint")
+def save_checkpoint(saver: Saver, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("damage") / "run"
     assert saver.save(run, SaveOptions(), [1]).exit_code == 0
     return Layout(run / "checkpoints").step(1)
 
 
-def test_every_kind_of_file_is_among_them(checkpoint: Path) -> None:
+def test_the_damaged_checkpoint_holds_every_kind_of_file(checkpoint: Path) -> None:
     names = {path.relative_to(checkpoint).as_posix() for path in files_of(checkpoint)}
     assert names == {
         "manifest.json",
@@ -44,20 +44,22 @@ def test_every_kind_of_file_is_among_them(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "how",
+    "selection",
     [
-        Thoroughness(whole=64, sample=300),
-        pytest.param(Thoroughness(whole=2048, sample=2000), marks=pytest.mark.slow),
+        BitSelection(max_whole_bytes=64, num_sampled=300),
+        pytest.param(BitSelection(max_whole_bytes=2048, num_sampled=2000), marks=pytest.mark.slow),
     ],
     ids=["a sample", "every bit of the small files"],
 )
-def test_a_flipped_bit_is_found_and_its_file_named(checkpoint: Path, how: Thoroughness) -> None:
+def test_a_flipped_bit_is_found_and_its_file_named(
+    checkpoint: Path, selection: BitSelection
+) -> None:
     for path in files_of(checkpoint):
-        assert list(unnoticed_flips(checkpoint, path, how)) == []
+        assert list(unnoticed_flips(checkpoint, path, selection)) == []
     verify(checkpoint)
 
 
-def test_a_file_that_is_cut_lengthened_or_gone_is_named(checkpoint: Path) -> None:
+def test_a_file_that_is_truncated_lengthened_or_missing_is_named(checkpoint: Path) -> None:
     for path in files_of(checkpoint):
         assert list(unnoticed_cuts(checkpoint, path)) == []
     verify(checkpoint)
@@ -71,7 +73,9 @@ def test_a_file_that_does_not_belong_there_is_named(checkpoint: Path) -> None:
         foreign.unlink()
 
 
-def test_the_sample_goes_through_every_position_within_a_byte(tmp_path: Path) -> None:
+def test_sampled_bits_reach_every_position_within_a_byte(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(10_000))
-    assert {bit % 8 for bit in Thoroughness(whole=0, sample=100).bits(path)} == set(range(8))
+    assert {bit % 8 for bit in BitSelection(max_whole_bytes=0, num_sampled=100).bits(path)} == set(
+        range(8)
+    )

@@ -1,5 +1,5 @@
-"""A job whose processes are killed at random, and that is resumed each time, ends with the bits of
-one that nobody disturbed."""
+"""A job whose processes are killed at random, and that is resumed each time, ends with the same
+bits as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.faults.job_trial import Job, draw_strikes, run_through, run_uninterrupted
+from tests.support.faults.job import Job
+from tests.support.faults.job_trial import draw_kills, run_uninterrupted, run_with_kills
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    ("job", "kills"),
+    ("job", "num_kills"),
     [
         (Job(ranks=2), 2),
         (Job(ranks=2, save_async=True), 2),
@@ -23,12 +24,12 @@ pytestmark = pytest.mark.slow
     ],
     ids=str,
 )
-def test_a_job_that_was_killed_again_and_again_ends_the_same(
-    job: Job, kills: int, tmp_path: Path
+def test_a_job_that_is_killed_and_resumed_ends_with_the_same_bits(
+    job: Job, num_kills: int, tmp_path: Path
 ) -> None:
     expected = run_uninterrupted(job, tmp_path / "uninterrupted")
-    learned = [row for row in expected.rows if row["component"] == "trainer"]
-    assert all(row["grad_norm"] > 0 for row in learned), "a job that learns nothing proves nothing"
-    ordeal = run_through(job, tmp_path / "killed", draw_strikes(job, kills, seed=0), expected)
-    assert ordeal.broken == [], ordeal.kills
-    assert ordeal.kills
+    steps = [row for row in expected.rows if row["component"] == "trainer"]
+    assert all(row["grad_norm"] > 0 for row in steps), "a job that learns nothing proves nothing"
+    trial = run_with_kills(job, tmp_path / "killed", draw_kills(job, num_kills, seed=0), expected)
+    assert trial.violations == [], trial.kills
+    assert trial.kills

@@ -1,4 +1,4 @@
-"""A run that outgrows its disk keeps its last good checkpoint and says so."""
+"""A run that fills its disk keeps its last good checkpoint and reports the failed save."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from typing import Literal
 
 import pytest
 
-from tests.support.faults.job_trial import MAX_STEPS, Job
+from tests.support.faults.job import MAX_STEPS, Job
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.verify import verify
 
 pytestmark = pytest.mark.slow
 
-# Two of the job's three checkpoints fit, of 5.3 MiB each: a few MiB have to stay free.
-_SIZE = "16m"
+# Two of the job's three checkpoints of 5.3 MiB fit: a few MiB have to stay free.
+_DISK_SIZE = "16m"
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(name="small_disk")
+def mount_small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={_SIZE}", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_SIZE}", "tmpfs", str(disk)]
     try:
         done = subprocess.run(mount, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         pytest.skip("there is no `mount` here")
     if done.returncode != 0:
-        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.parametrize("save_async", [False, True])
 @pytest.mark.parametrize("on_failure", ["continue", "stop"])
-def test_a_run_that_outgrows_its_disk_keeps_what_it_has(
+def test_a_run_that_fills_its_disk_keeps_its_checkpoints(
     on_failure: Literal["continue", "stop"], save_async: bool, small_disk: Path, tmp_path: Path
 ) -> None:
     checkpoints = small_disk / "checkpoints"
@@ -49,8 +49,8 @@ def test_a_run_that_outgrows_its_disk_keeps_what_it_has(
         check=False,
     )
     assert (done.returncode == 0) == (on_failure == "continue")
-    said = " ".join((done.stdout + done.stderr).split())
-    assert f"checkpoint of step {MAX_STEPS} failed: " in said
+    output = " ".join((done.stdout + done.stderr).split())
+    assert f"checkpoint of step {MAX_STEPS} failed: " in output
     steps = Layout(checkpoints).steps()
     assert steps == [2, 4]
     for step in steps:

@@ -1,25 +1,23 @@
-"""A training job of milliseconds, whose state after each step is known in advance.
+"""A training run of milliseconds whose state after each step is known in advance.
 
-What saves it is the real thing: FSDP2 on one gloo rank, AdamW, the trainer's and the orchestrator's
-parts, the joint commit, retention. Only the model is small and the gradients are made up.
+It is saved by the real code: FSDP2 on one gloo rank, AdamW, the parts of trainer and orchestrator,
+the joint commit, retention. Only the model is small and the gradients are random numbers.
 """
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
-from unittest.mock import patch
 
 import torch
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from torchrl_ckpt.checkpoint.layout import Layout
+from torchrl_ckpt.checkpoint.layout import TRAINER, Layout
 from torchrl_ckpt.config.ckpt import CheckpointConfig
 from torchrl_ckpt.config.orchestrator import OrchestratorConfig
 from torchrl_ckpt.config.rl_recipe import RlRecipe
@@ -33,10 +31,10 @@ from torchrl_ckpt.registry.loading import create
 from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.directory import RunDirectory
 from torchrl_ckpt.run.progress import ProgressLog
-from torchrl_ckpt.run.rollout_store import Rollout, RolloutBatch, RolloutStore
+from torchrl_ckpt.run.rollout_store import METADATA, TENSORS, BatchMetadata, Rollout, RolloutStore
 from torchrl_ckpt.shuffled_stream import ShuffledStream
-from torchrl_ckpt.trainer.checkpointer import COMPONENT, Checkpointer
-from torchrl_ckpt.trainer.distributed import World, join_world, seed_everything
+from torchrl_ckpt.trainer.checkpointer import Checkpointer
+from torchrl_ckpt.trainer.distributed import World, seed_everything
 from torchrl_ckpt.trainer.optimizer import build_optimizer, build_scheduler
 from torchrl_ckpt.trainer.source import TrainBatch
 from torchrl_ckpt.trainer.state import Progress, TrainingState, rng_state
@@ -44,18 +42,17 @@ from torchrl_ckpt.trainer.state import Progress, TrainingState, rng_state
 SEED = 11
 MAX_STEPS = 100
 ASYNC_LEVEL = 1
-PARTS = (COMPONENT, "orchestrator")
+PARTS = (TRAINER, "orchestrator")
 
 _BATCH_SIZE = 3
 _SAMPLES = 50
 _PROBLEMS = 40
-_COLLECTIVE_TIMEOUT = 60.0
-_PART_TIMEOUT = 20.0
+_PART_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
 class SaveOptions:
-    """How to save: the recipe's `ckpt` table, as far as it matters here."""
+    """The options of `ckpt` that matter here, in a form that JSON can carry."""
 
     backend: str = "dcp"
     backend_options: Mapping[str, Any] = field(default_factory=dict)
@@ -63,42 +60,27 @@ class SaveOptions:
     resume_step: int | None = None
     on_failure: Literal["continue", "stop"] = "stop"
 
-    def checkpointing(self) -> CheckpointConfig:
+    def config(self) -> CheckpointConfig:
         return CheckpointConfig(
             backend=PluginTable(type=self.backend, **self.backend_options),
             keep=self.keep,
             resume_step=self.resume_step,
             on_failure=self.on_failure,
-            timeout=_PART_TIMEOUT,
+            timeout=_PART_SECONDS,
         )
 
 
 @contextmanager
-def one_rank() -> Iterator[World]:
-    """This process as a world of its own, and afterwards as it was."""
-    torchrun = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    threads = torch.get_num_threads()
-    with (
-        patch.dict(os.environ, {**torchrun, **address}),
-        join_world(threads=1, timeout=_COLLECTIVE_TIMEOUT) as world,
-    ):
-        yield world
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
-
-
-@contextmanager
-def started_again(run: Path, options: SaveOptions) -> Iterator[Attempt]:
-    """What the runner does before a run's processes start: from the latest checkpoint, if any."""
+def resumed_attempt(run: Path, options: SaveOptions) -> Iterator[Attempt]:
+    """Begin another attempt of `run` as the launcher does, from the latest checkpoint if any."""
     latest = "latest" if Layout(run / "checkpoints").steps() else None
-    ckpt = options.checkpointing().model_copy(update={"resume_step": latest})
+    ckpt = options.config().model_copy(update={"resume_step": latest})
     with begin_attempt("rl", _recipe(run, ckpt)) as start:
         yield start.attempt
 
 
 def _recipe(run: Path, ckpt: CheckpointConfig) -> RlRecipe:
-    """The recipe of this job, as far as saving and resuming look at it."""
+    """The part of a recipe that saving and resuming read."""
     shared = {"output_dir": run, "max_steps": MAX_STEPS, "seed": SEED, "model": {"type": "none"}}
     scheduler = SchedulerConfig(name="linear", decay_steps=MAX_STEPS)
     return RlRecipe(
@@ -107,11 +89,10 @@ def _recipe(run: Path, ckpt: CheckpointConfig) -> RlRecipe:
     )
 
 
-class Rehearsal:
-    """Trainer and orchestrator of a job in `run`, in one process.
+class ToyTraining:
+    """Trainer and orchestrator of a run, in one process.
 
-    After step n both states are a function of n alone, however often they were saved and restored
-    on the way.
+    After step n both states depend on n alone, however often they were saved and restored before.
     """
 
     def __init__(self, run: Path, world: World) -> None:
@@ -123,7 +104,7 @@ class Rehearsal:
         model = torch.nn.Sequential(
             torch.nn.Embedding(30, 24),
             torch.nn.Linear(24, 48),
-            # Of more than a buffer of the writer's, so that a write can fail within the tensor.
+            # Larger than the writer's buffer, so that a write can fail in the middle of the tensor.
             torch.nn.Linear(48, 6000),
         )
         fully_shard(model, mesh=world.mesh)
@@ -145,14 +126,14 @@ class Rehearsal:
         return self.trainer.progress.step
 
     def train_to(self, step: int) -> None:
-        """Go through the steps up to and with `step`."""
+        """Train up to and including `step`."""
         while self.step < step:
             self._update(self.step + 1)
-        while self.orchestrator.progress.step < step + ASYNC_LEVEL:
-            self._generate(self.orchestrator.progress.step + 1)
+        while self.orchestrator.generated.step < step + ASYNC_LEVEL:
+            self._generate(self.orchestrator.generated.step + 1)
 
-    def checkpoints(self, options: SaveOptions) -> Checkpointer:
-        config = options.checkpointing()
+    def checkpointer(self, options: SaveOptions) -> Checkpointer:
+        config = options.config()
         attempt = Attempt(
             output_dir=self.run.root,
             number=self.run.attempt,
@@ -167,35 +148,39 @@ class Rehearsal:
             self._world,
             parts=PARTS,
             metadata={"command": "rl", "recipe": to_json(_recipe(self.run.root, config))},
-            progress=ProgressLog(self.run.progress, COMPONENT),
+            progress=ProgressLog(self.run.progress, TRAINER),
             seed=SEED,
         )
 
-    def save(self, checkpoints: Checkpointer) -> None:
-        """Checkpoint this step: the calls of both loops, in their order."""
-        if checkpoints.request(self.step):
+    def save(self, checkpointer: Checkpointer) -> None:
+        """Checkpoint the current step by the calls of both loops, in their order."""
+        if checkpointer.request(self.step, last=True):
             self.orchestrator.answer_requests(self.layout, self._rollouts)
-            checkpoints.save(self.step, self.trainer)
-            checkpoints.wait_staged()
+            checkpointer.save(self.step, self.trainer)
+            checkpointer.maybe_wait_for_staging()
 
     def restore(self, step: int, options: SaveOptions) -> None:
-        """Load a checkpoint into both."""
-        checkpoints = self.checkpoints(replace(options, resume_step=step))
-        checkpoints.restore(self.trainer)
-        checkpoints.close()
-        for batch in self.orchestrator.restore(self.layout, step):
-            self._rollouts.write(batch)
+        """Load the checkpoint of `step` into trainer and orchestrator."""
+        checkpointer = self.checkpointer(replace(options, resume_step=step))
+        checkpointer.load(self.trainer)
+        checkpointer.close()
+        for directory in self.orchestrator.restore(self.layout, step):
+            self._rollouts.restore(directory, attempt=self.run.attempt)
 
     def snapshot(self) -> Snapshot:
+        """Copy everything that a checkpoint of the current step must hold."""
         tensors = self.trainer.tensors().items()
         return Snapshot(
-            tensors={name: _whole(tensor).clone() for name, tensor in tensors},
+            tensors={name: _full(tensor).clone() for name, tensor in tensors},
             plain={
                 "trainer": self.trainer.snapshot()[1],
                 "rng": rng_state(),
-                "orchestrator": vars(self.orchestrator.progress).copy(),
+                "orchestrator": vars(self.orchestrator.generated).copy(),
                 "problems": self._problems.state_dict(),
-                "carried": self._rollouts.read(self.step + ASYNC_LEVEL, attempt=1),
+                "carried": [
+                    (self._rollouts.path(self.step + ASYNC_LEVEL) / name).read_bytes()
+                    for name in (METADATA, TENSORS)
+                ],
             },
         )
 
@@ -217,38 +202,37 @@ class Rehearsal:
         seed_everything(SEED, stream=step)
 
     def _generate(self, step: int) -> None:
-        drawn = random.Random(step)
+        generator = random.Random(step)
         policy_version = max(0, step - 1 - ASYNC_LEVEL)
         rollouts = [
             Rollout(
                 problem=f"problem {index}",
                 prompt=[1, 2, index % 30],
-                completion=[3, drawn.randrange(30)],
+                completion=[3, generator.randrange(30)],
                 logprobs=[-0.5, -1.5],
-                reward=drawn.choice([0.0, 1.0]),
+                is_truncated=False,
+                reward=generator.choice([0.0, 1.0]),
+                metrics={},
                 advantage=0.5,
                 policy_version=policy_version,
-                load="a load",
+                weights_id="verified weights",
             )
             for index in self._problems.take(2)
         ]
-        progress = self.orchestrator.progress
-        progress.step = step
-        progress.problems += 2
-        progress.samples += 2
-        progress.tokens += 4
-        self._rollouts.write(RolloutBatch(step, 1, policy_version, 1.0, rollouts, {"reward": 0.5}))
+        self.orchestrator.count(step, num_problems=2, num_samples=2, num_tokens=4)
+        metadata = BatchMetadata(step, self.run.attempt, policy_version, 1.0, {"reward": 0.5})
+        self._rollouts.write(metadata, rollouts)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that a checkpoint must bring back."""
+    """Everything that a checkpoint must restore: tensors by name, and the rest as JSON."""
 
     tensors: Mapping[str, torch.Tensor]
     plain: Json
 
     def differences(self, other: Snapshot) -> list[str]:
-        """The names of what is not equal to the bit."""
+        """Return the names of the values that are not equal to the bit."""
         names = sorted(self.tensors.keys() ^ other.tensors.keys())
         names += [
             name
@@ -259,7 +243,7 @@ class Snapshot:
 
 
 class _Data:
-    """A data set whose samples nobody looks at."""
+    """A data set of which only the position matters."""
 
     provides: frozenset[str] = frozenset()
 
@@ -267,7 +251,7 @@ class _Data:
         self.stream = ShuffledStream(_SAMPLES, SEED)
 
     def batch(self, step: int) -> TrainBatch:
-        raise NotImplementedError("a rehearsal makes its gradients up")
+        raise NotImplementedError("`ToyTraining` draws its gradients at random")
 
     def state_dict(self) -> Json:
         return self.stream.state_dict()
@@ -276,5 +260,5 @@ class _Data:
         self.stream.load_state_dict(state)
 
 
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
+def _full(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,4 +1,1 @@
-"""Breaks saving, checkpoints and whole jobs on purpose, and checks what was promised of them.
-
-Used by the tests beside it and by `benchmarks/faults.py`.
-"""
+"""Injects faults into saves, checkpoints and whole jobs, and checks the invariants afterwards."""

@@ -1,4 +1,4 @@
-"""Damage to a checkpoint that is already on disk, and whether `verify` finds it."""
+"""Damages a checkpoint on disk and checks that `verify` finds the damage."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torchrl_ckpt.plugin_api.errors import CheckpointDamaged
 
 
 def files_of(checkpoint: Path) -> list[Path]:
-    """Every file of a checkpoint."""
+    """Return every file of a checkpoint."""
     return sorted(path for path in checkpoint.rglob("*") if path.is_file())
 
 
 def flip_bit(path: Path, bit: int) -> None:
-    """Flip the `bit`-th bit of a file; doing it twice changes nothing."""
+    """Flip one bit of a file; a second call restores it."""
     with open(path, "r+b") as file:
         file.seek(bit // 8)
         byte = file.read(1)[0]
@@ -26,22 +26,25 @@ def flip_bit(path: Path, bit: int) -> None:
 
 
 @dataclass(frozen=True)
-class Thoroughness:
-    """How many bits to flip: every one in a file of up to `whole` bytes, about `sample` of them, at
-    even distances, in a larger one."""
+class BitSelection:
+    """Which bits of a file to flip: all in a file of at most `max_whole_bytes`, and `num_sampled`
+    or a few less, at even distances, in a larger one."""
 
-    whole: int
-    sample: int
+    max_whole_bytes: int
+    num_sampled: int
 
     def bits(self, path: Path) -> range:
+        """Return the positions, counted in bits."""
         size = path.stat().st_size
-        # An odd distance goes through all positions within a byte.
-        return range(0, size * 8, 1 if size <= self.whole else (size * 8 // self.sample) | 1)
+        # An odd distance reaches every position within a byte.
+        sampled = (size * 8 // self.num_sampled) | 1
+        return range(0, size * 8, 1 if size <= self.max_whole_bytes else sampled)
 
 
-def unnoticed_flips(checkpoint: Path, path: Path, how: Thoroughness) -> Iterator[str]:
-    """Flip one bit after the other; says which ones `verify` does not find or name."""
-    for bit in how.bits(path):
+def unnoticed_flips(checkpoint: Path, path: Path, selection: BitSelection) -> Iterator[str]:
+    """Flip one bit after another; yield those that `verify` does not find or whose file it does
+    not name."""
+    for bit in selection.bits(path):
         flip_bit(path, bit)
         if not is_named(checkpoint, path):
             yield f"bit {bit} of {path.relative_to(checkpoint)}"
@@ -49,24 +52,24 @@ def unnoticed_flips(checkpoint: Path, path: Path, how: Thoroughness) -> Iterator
 
 
 def unnoticed_cuts(checkpoint: Path, path: Path) -> Iterator[str]:
-    """Cut a file at several lengths, lengthen it, take it away; says what `verify` overlooks."""
+    """Truncate a file to several lengths, lengthen it, remove it; yield what `verify` overlooks."""
     whole = path.read_bytes()
     for size in sorted({0, 1, len(whole) // 2, len(whole) - 1}):
         os.truncate(path, size)
         if not is_named(checkpoint, path):
-            yield f"{path.relative_to(checkpoint)} cut to {size} bytes"
+            yield f"{path.relative_to(checkpoint)} truncated to {size} bytes"
         path.write_bytes(whole)
     path.write_bytes(whole + b"\0")
     if not is_named(checkpoint, path):
-        yield f"{path.relative_to(checkpoint)} with a byte more"
+        yield f"{path.relative_to(checkpoint)} with an extra byte"
     path.unlink()
     if not is_named(checkpoint, path):
-        yield f"{path.relative_to(checkpoint)} taken away"
+        yield f"{path.relative_to(checkpoint)} removed"
     path.write_bytes(whole)
 
 
 def is_named(checkpoint: Path, path: Path) -> bool:
-    """Whether `verify` finds fault with the checkpoint, and with this file."""
+    """Whether `verify` rejects the checkpoint and names this file."""
     try:
         verify(checkpoint)
     except CheckpointDamaged as error:

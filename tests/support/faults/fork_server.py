@@ -1,11 +1,12 @@
-"""A fork server: does what a job does with its checkpoints, in a new process each time.
+"""A fork server that saves and restarts as a job does, in a new process each time.
 
     python -m tests.support.faults.fork_server
 
-Starting torch takes seconds, so it is done once, here. Each line of standard input is a task as
-JSON. The answer is the ids of a child that has prepared everything and waits, and of the processes
-that work for it, or null where that failed; on the next line it goes on, and the second answer
-tells how it ended. Between the two a fault can be put in its way. `saver.py` is the client.
+Importing torch takes seconds, so it is done once, here. Each line of standard input is a task as
+JSON. The server answers with the process ids of a child that has prepared everything and waits and
+of the child's workers, or with null if the preparation failed. The next line lets the child
+continue, and the second answer says how it ended. Between the two, a fault can be injected. The
+client is `tests.support.faults.saver`.
 """
 
 from __future__ import annotations
@@ -14,44 +15,43 @@ import ctypes
 import json
 import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import psutil
 import torch
 
-from tests.support.faults.forked_worker import fork_companions
-from tests.support.toy_training import Rehearsal, SaveOptions, one_rank, started_again
-from torchrl_ckpt.plugin_api.errors import UserError, WorkerProcessDied
+from tests.support.faults.forked_worker import fork_workers
+from tests.support.one_rank_world import one_rank_world
+from tests.support.toy_training import SaveOptions, ToyTraining, resumed_attempt
+from torchrl_ckpt.plugin_api.errors import UserError
 from torchrl_ckpt.registry.loading import load_plugin
 from torchrl_ckpt.run import logs
 
 
 def save(run: Path, options: SaveOptions, steps: list[int], wait: Callable[[], None]) -> None:
-    """Train through `steps`, and checkpoint after each."""
-    with one_rank() as world:
-        job = Rehearsal(run, world)
-        _log_to(job.run.log("trainer"))
-        checkpoints = job.checkpoints(options)
-        checkpoints.prepare(job.trainer)
-        job.train_to(steps[0])
+    """Train through `steps` and save a checkpoint after each."""
+    with one_rank_world() as world:
+        training = ToyTraining(run, world)
+        _redirect_stderr(training.run.log("trainer"))
+        checkpointer = training.checkpointer(options)
+        checkpointer.prepare(training.trainer)
+        training.train_to(steps[0])
         wait()
         for step in steps:
-            job.train_to(step)
-            job.save(checkpoints)
-        checkpoints.close()
+            training.train_to(step)
+            training.save(checkpointer)
+        checkpointer.close()
 
 
-def restart(run: Path, options: SaveOptions, steps: list[int], wait: Callable[[], None]) -> None:
-    """Begin another attempt from the latest checkpoint; `steps` does not matter."""
+def restart(run: Path, options: SaveOptions, _: list[int], wait: Callable[[], None]) -> None:
+    """Begin another attempt from the latest checkpoint."""
     logging.disable()
     wait()
-    with started_again(run, options):
+    with resumed_attempt(run, options):
         pass
 
 
@@ -62,7 +62,7 @@ _PR_SET_PTRACER_ANY = 2**64 - 1
 
 
 def main() -> None:
-    # The imports that torch puts off until they are needed.
+    # Do the imports that torch and the registry put off until first use.
     torch.use_deterministic_algorithms(True, warn_only=True)
     load_plugin("checkpoint_backends", "async_dcp")
     for line in sys.stdin:
@@ -75,7 +75,7 @@ def _serve(task: dict[str, Any]) -> None:
     if child == 0:
         for end in (go[1], ready[0], result[0]):
             os.close(end)
-        _be_child(task, go[0], ready[1], result[1])
+        _execute(task, go[0], ready[1], result[1])
     for end in (go[0], ready[1], result[1]):
         os.close(end)
     waits = os.read(ready[0], 1) == b"!"
@@ -92,17 +92,15 @@ def _serve(task: dict[str, Any]) -> None:
     _answer({"exit_code": os.waitstatus_to_exitcode(status), "error": error})
 
 
-def _be_child(task: dict[str, Any], go: int, ready: int, result: int) -> None:
-    """Do `task` and end this process: 0, 1 for an error that a user can mend, 2 for any other."""
+def _execute(task: dict[str, Any], go: int, ready: int, result: int) -> None:
+    """Execute `task` and end this process: exit code 0, 1 for a `UserError`, 2 for a bug."""
 
     def wait() -> None:
-        _may_be_traced()
+        _allow_tracing()
         os.write(ready, b"!")
         os.read(go, 1)
 
-    fork_companions()
-    if task["together"]:
-        patch.object(WorkerProcessDied, "__init__", _die_as_well).start()
+    fork_workers(die_with_worker=task["die_together"])
     code = 0
     try:
         options = SaveOptions(**task["options"])
@@ -116,20 +114,15 @@ def _be_child(task: dict[str, Any], go: int, ready: int, result: int) -> None:
     os._exit(code)
 
 
-def _die_as_well(*_: object) -> None:
-    """A kill of a whole job reaches all of its processes at once; strace's reaches one."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _log_to(path: Path) -> None:
-    """As the runner does: what this process and its companions write goes to one file."""
+def _redirect_stderr(path: Path) -> None:
+    """Send the log of this process and its workers to one file, as the launcher does."""
     with open(path, "ab") as log:
         os.dup2(log.fileno(), sys.stderr.fileno())
     logs.configure()
 
 
-def _may_be_traced() -> None:
-    """Let any process of this user trace this one, where only its ancestors may (Yama)."""
+def _allow_tracing() -> None:
+    """Let any process of this user trace this one; Yama allows only its ancestors."""
     ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(_PR_SET_PTRACER_ANY), 0, 0, 0)
 
 

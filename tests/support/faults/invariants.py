@@ -1,8 +1,8 @@
-"""What is promised of a run's checkpoints, whatever happened to the process that saved them.
+"""The invariants of a run's checkpoints, whatever happened to the processes that saved them.
 
 1. No committed step is lost.
-2. What is listed is good: it verifies, and loads to the bit what was saved at that step.
-3. A restart finds the newest of them, clears away what was left behind, and can save again.
+2. Every listed step is good: it verifies and loads, to the bit, the state saved at that step.
+3. A restart resumes from the newest good step, removes what was left behind and can save again.
 """
 
 from __future__ import annotations
@@ -12,91 +12,93 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from tests.support.toy_training import Rehearsal, SaveOptions, Snapshot, started_again
+from tests.support.toy_training import SaveOptions, Snapshot, ToyTraining, resumed_attempt
 from torchrl_ckpt.checkpoint.layout import MANIFEST, Layout
 from torchrl_ckpt.checkpoint.verify import verify
 from torchrl_ckpt.plugin_api.errors import UserError
 from torchrl_ckpt.trainer.distributed import World
 
 
-class Promise:
-    """Checks runs of rehearsals against what their states must be."""
+class Invariants:
+    """Checks runs of `ToyTraining` against the states that their steps must have."""
 
     def __init__(self, world: World, scratch: Path) -> None:
         self._world = world
         self._scratch = scratch
-        self._reference = cache(self._trained_to)
-        self._proven: set[bytes] = set()
+        self._expected = cache(self._trained_to)
+        self._good_manifests: set[bytes] = set()
 
-    def broken(
+    def violations(
         self,
         run: Path,
         options: SaveOptions,
         *,
-        must: Collection[int],
-        may: Collection[int],
+        required: Collection[int],
+        allowed: Collection[int],
         damaged: int | None = None,
     ) -> list[str]:
-        """How the promise is broken in `run`, which is resumed on the way.
+        """Resume `run` and describe every violation.
 
-        No steps but those of `may` can be listed, and those of `must` have to be after a restart,
-        which may put one back that was about to be replaced. A step that is `damaged` may be
-        listed before; the restart has to pass it by.
+        Before the restart only `allowed` steps may be listed, and after it all `required` ones must
+        be: it may put back a step that was about to be replaced. The `damaged` step may be listed
+        before, but the restart must not resume from it.
         """
         layout = Layout(run / "checkpoints")
         steps = [step for step in layout.steps() if step != damaged]
-        faults = [f"step {step} was never committed" for step in steps if step not in may]
+        found = [f"step {step} was never committed" for step in steps if step not in allowed]
         for step in steps:
-            faults += self._load(run, step, options)
-        return [*faults, *self._restart(layout, options, must)]
+            found += self._step_violations(run, step, options)
+        return [*found, *self._restart_violations(layout, options, required)]
 
-    def _load(self, run: Path, step: int, options: SaveOptions) -> list[str]:
+    def _step_violations(self, run: Path, step: int, options: SaveOptions) -> list[str]:
         directory = Layout(run / "checkpoints").step(step)
         try:
             verify(directory)
         except UserError as error:
             return [f"step {step} is listed and bad: {error}"]
-        # Files that fit the same manifest are the same to the byte: one load speaks for all.
+        # Verified files with an equal manifest are equal to the byte, so one load covers them all.
         manifest = (directory / MANIFEST).read_bytes()
-        if manifest in self._proven:
+        if manifest in self._good_manifests:
             return []
         try:
-            job = Rehearsal(run, self._world)
-            job.restore(step, options)
+            training = ToyTraining(run, self._world)
+            training.restore(step, options)
         except Exception as error:
             return [f"step {step} verifies and does not load: {error!r}"]
-        different = job.snapshot().differences(self._reference(step))
+        different = training.snapshot().differences(self._expected(step))
         if not different:
-            self._proven.add(manifest)
+            self._good_manifests.add(manifest)
         return [f"step {step} verifies and loads another {name}" for name in different]
 
-    def _restart(
-        self, layout: Layout, options: SaveOptions, must: Collection[int]
+    def _restart_violations(
+        self, layout: Layout, options: SaveOptions, required: Collection[int]
     ) -> Iterator[str]:
         run = layout.root.parent
-        with started_again(run, options) as attempt:
+        with resumed_attempt(run, options) as attempt:
             steps = layout.steps()
-            yield from (f"step {step} is lost" for step in must if step not in steps)
-            if (attempt.resume_step or 0) != max(steps, default=0):
-                yield f"of the steps {steps} the restart took {attempt.resume_step}"
+            yield from (f"step {step} is lost" for step in required if step not in steps)
+            if attempt.resume_step != max(steps, default=None):
+                yield f"of the steps {steps} the restart resumed from {attempt.resume_step}"
             for step in steps:
-                yield from self._load(run, step, options)
-            if left := layout.leftovers():
-                yield f"the restart left {left[0].name} behind"
-            job = Rehearsal(run, self._world)
-            if attempt.resume_step:
-                job.restore(attempt.resume_step, options)
-            job.train_to(job.step + 1)
-            # Whatever wrote the others; `dcp` needs no process that would have to start.
-            checkpoints = job.checkpoints(replace(options, backend="dcp", backend_options={}))
-            job.save(checkpoints)
-            checkpoints.close()
-        if job.step not in layout.steps():
-            yield f"the restart could not save step {job.step}"
+                yield from self._step_violations(run, step, options)
+            if leftovers := layout.leftovers():
+                yield f"the restart did not remove {leftovers[0].name}"
+            training = ToyTraining(run, self._world)
+            if attempt.resume_step is not None:
+                training.restore(attempt.resume_step, options)
+            training.train_to(training.step + 1)
+            # `dcp` reads the files of either backend and needs no worker process.
+            checkpointer = training.checkpointer(
+                replace(options, backend="dcp", backend_options={})
+            )
+            training.save(checkpointer)
+            checkpointer.close()
+        if training.step not in layout.steps():
+            yield f"the restart could not save step {training.step}"
         else:
-            yield from self._load(run, job.step, options)
+            yield from self._step_violations(run, training.step, options)
 
     def _trained_to(self, step: int) -> Snapshot:
-        job = Rehearsal(self._scratch / f"reference_{step}", self._world)
-        job.train_to(step)
-        return job.snapshot()
+        training = ToyTraining(self._scratch / f"expected_{step}", self._world)
+        training.train_to(step)
+        return training.snapshot()

@@ -1,4 +1,7 @@
-"""The client of `tests.support.faults.fork_server`: processes that save, with or without a fault in their way."""
+"""Processes that save or restart, with or without an injected fault.
+
+This is the client of the fork server `tests.support.faults.fork_server`.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,12 @@ if TYPE_CHECKING:
     from tests.support.toy_training import SaveOptions
 
 _ROOT = Path(__file__).parents[3]
+_EXIT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a process ended. `error` is what it said; -9 is the exit code of one that was killed."""
+    """How a process ended. `exit_code` is -9 after SIGKILL; `error` is its message, if any."""
 
     exit_code: int
     error: str
@@ -46,14 +50,15 @@ class Saver:
         steps: Sequence[int],
         *,
         fault: strace.Fault | None = None,
-        together: bool = True,
+        die_together: bool = True,
         log: Path | None = None,
     ) -> Outcome:
-        """Checkpoint after each of `steps`; with a `fault`, or with its calls written to `log`.
+        """Train and save each of `steps`, with a `fault`, or with the system calls recorded in
+        `log`.
 
-        If one of several processes dies of the fault, all do, unless not `together`.
+        If one of the job's processes is killed, the others are as well, unless not `die_together`.
         """
-        return self._do("save", run, options, steps, fault, log, together)
+        return self._execute("save", run, options, steps, fault, log, die_together)
 
     def restart(
         self,
@@ -63,15 +68,15 @@ class Saver:
         fault: strace.Fault | None = None,
         log: Path | None = None,
     ) -> Outcome:
-        """What a resumed run does before its processes start."""
-        return self._do("restart", run, options, [], fault, log)
+        """Do what a resumed run does before its processes start."""
+        return self._execute("restart", run, options, [], fault, log)
 
     def close(self) -> None:
         assert self._server.stdin is not None
         self._server.stdin.close()
-        self._server.wait(10)
+        self._server.wait(_EXIT_SECONDS)
 
-    def _do(
+    def _execute(
         self,
         task: Literal["save", "restart"],
         run: Path,
@@ -79,19 +84,25 @@ class Saver:
         steps: Sequence[int],
         fault: strace.Fault | None,
         log: Path | None,
-        together: bool = True,
+        die_together: bool = True,
     ) -> Outcome:
-        request = {"name": task, "run": str(run), "options": asdict(options), "steps": list(steps)}
-        request["together"] = together
-        processes = self._ask(request)
-        around: AbstractContextManager[None] = nullcontext()
+        processes = self._ask(
+            {
+                "name": task,
+                "run": str(run),
+                "options": asdict(options),
+                "steps": list(steps),
+                "die_together": die_together,
+            }
+        )
         if processes is None:
             raise RuntimeError(f"the task could not be prepared: {self._ask('go')['error']}")
+        tracing: AbstractContextManager[None] = nullcontext()
         if fault is not None:
-            around = strace.injecting(processes, run, fault)
+            tracing = strace.injecting(processes, run, fault)
         elif log is not None:
-            around = strace.watching(processes, log)
-        with around:
+            tracing = strace.recording(processes, log)
+        with tracing:
             return Outcome(**self._ask("go"))
 
     def _ask(self, request: Any) -> Any:

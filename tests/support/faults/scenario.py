@@ -1,28 +1,52 @@
-"""The situations in which faults are made."""
+"""The situations in which faults are injected."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from tests.support.faults.scenario_trials import Scenario
 from tests.support.toy_training import SaveOptions
 
 
-def save_scenarios(backend: str, options: Mapping[str, Any] | None = None) -> list[Scenario]:
-    """Saves with every circumstance that leads through other code."""
+@dataclass(frozen=True)
+class Scenario:
+    """A run with committed steps, and the task in which faults are injected: saving `step`, or a
+    restart.
 
-    def how(keep: int | None = 2, resume_step: int | None = None) -> SaveOptions:
-        return SaveOptions(backend, options or {}, keep, resume_step)
+    `damaged` is a committed step with a flipped bit, which a restart has to quarantine. `leftovers`
+    are directories left by earlier kills, by name, each made from a committed step: a copy of it,
+    or the step itself if it was about to be replaced.
+    """
+
+    name: str
+    options: SaveOptions
+    committed: Sequence[int]
+    task: Literal["save", "restart"] = "save"
+    step: int = 3
+    damaged: int | None = None
+    leftovers: Mapping[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def save_scenarios(
+    backend: str, backend_options: Mapping[str, Any] | None = None
+) -> list[Scenario]:
+    """Return saves in every situation that takes another path through the code."""
+
+    def options(keep: int | None = 2, resume_step: int | None = None) -> SaveOptions:
+        return SaveOptions(backend, backend_options or {}, keep, resume_step)
 
     return [
-        Scenario("the first save", how(), committed=(), step=1),
-        Scenario("a save, then a prune", how(), committed=(1, 2)),
-        Scenario("a save with keep = 1", how(keep=1), committed=(1, 2)),
-        Scenario("a step saved again", how(resume_step=2), committed=(1, 2, 3)),
+        Scenario("the first save", options(), committed=(), step=1),
+        Scenario("a save, then a prune", options(), committed=(1, 2)),
+        Scenario("a save with keep = 1", options(keep=1), committed=(1, 2)),
+        Scenario("a step saved again", options(resume_step=2), committed=(1, 2, 3)),
         Scenario(
             "a save beside the leftovers of a killed one",
-            how(),
+            options(),
             committed=(1, 2),
             leftovers={".step_3.partial": 2, ".step_1.deleting": 1},
         ),
@@ -30,7 +54,7 @@ def save_scenarios(backend: str, options: Mapping[str, Any] | None = None) -> li
 
 
 def restart_scenarios(backend: str) -> list[Scenario]:
-    """Restarts that have something to put right first."""
+    """Return restarts that have to repair something first."""
     return [
         Scenario(
             "a restart beside a damaged step",

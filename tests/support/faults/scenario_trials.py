@@ -1,17 +1,18 @@
-"""Kills and failing calls at every point of a save, of a prune and of a restart."""
+"""Trials of a scenario: kills and failing calls at the fault points of a save or a restart."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from tests.support.faults.damage import flip_bit
-from tests.support.faults.invariants import Promise
+from tests.support.faults.invariants import Invariants
 from tests.support.faults.saver import Outcome, Saver
-from tests.support.faults.strace import RENAMES, Call, Fault, calls_below
+from tests.support.faults.scenario import Scenario
+from tests.support.faults.strace import RENAMES, Fault, FaultPoint, fault_points
 from tests.support.toy_training import SaveOptions
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.run import json_lines
@@ -24,87 +25,58 @@ KILLED = -9
 
 
 @dataclass(frozen=True)
-class Scenario:
-    """A run with some checkpoints, and the step it is saving or whose restart it is making.
-
-    `damaged` is a committed step with a flipped bit, which a restart has to set aside. `leftovers`
-    are directories of earlier kills by name, each made of a committed step: a copy, or the step
-    itself where it was about to be replaced.
-    """
-
-    name: str
-    options: SaveOptions
-    committed: Sequence[int]
-    task: Literal["save", "restart"] = "save"
-    step: int = 3
-    damaged: int | None = None
-    leftovers: Mapping[str, int] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return self.name
-
-
-@dataclass(frozen=True)
 class Trial:
-    """What came of one fault. Nothing is `broken` where every promise was kept."""
+    """One fault injected into a scenario, and the invariants that it violated."""
 
     scenario: str
     fault: Fault
-    broken: Sequence[str]
+    violations: Sequence[str]
 
     def __str__(self) -> str:
-        return f"{self.scenario}, {self.fault.effect} at {self.fault.call}: {self.broken}"
+        return f"{self.scenario}, {self.fault.effect} at {self.fault.point}: {self.violations}"
 
 
-class Stage:
-    """Plays one scenario again and again, each time with another fault."""
+class ScenarioTrials:
+    """Repeats one scenario with a fault at any of its `fault_points`, and checks the invariants."""
 
-    def __init__(self, scenario: Scenario, saver: Saver, promise: Promise, directory: Path) -> None:
+    def __init__(
+        self, scenario: Scenario, saver: Saver, invariants: Invariants, directory: Path
+    ) -> None:
         self.scenario = scenario
         self._saver = saver
-        self._promise = promise
+        self._invariants = invariants
         self._template = directory / "template"
         self._run = directory / "run"
-        self._prepare()
-        self.calls = self._record(directory / "calls.log")
+        self._prepare_template()
+        self.fault_points = self._record(directory / "calls.log")
 
-    def kill(self, call: Call) -> Trial:
-        """Kill the process right before `call`."""
-        fault = Fault(call, KILL)
-        outcome = self._play(fault, [self.scenario.step], self.scenario.options)
+    def kill(self, point: FaultPoint) -> Trial:
+        """Kill the whole job right before `point`."""
+        fault = Fault(point, KILL)
+        self._reset_run()
+        outcome = self._execute(self.scenario.options, [self.scenario.step], fault=fault)
         if outcome.exit_code != KILLED:
-            broken = [f"the process was to be killed and ended with {outcome}"]
+            violations = [f"the process was to be killed and ended with {outcome}"]
         else:
-            broken = list(self._broken(happened=self.calls[: self.calls.index(call)]))
-        return Trial(self.scenario.name, fault, broken)
+            passed = self.fault_points[: self.fault_points.index(point)]
+            violations = self._violations_after_kill(passed)
+        return Trial(self.scenario.name, fault, violations)
 
-    def fail(self, call: Call, error: Errno) -> Trial:
-        """Have `call` fail. Training goes on and saves the next step as well."""
-        fault = Fault(call, f"error={error}")
-        step = self.scenario.step
-        options = replace(self.scenario.options, on_failure="continue")
-        outcome = self._play(fault, [step, step + 1], options)
-        if outcome.exit_code != 0:
-            return Trial(self.scenario.name, fault, [f"training did not go on: {outcome.error}"])
-        return Trial(self.scenario.name, fault, list(self._unheard(call)))
+    def fail(self, point: FaultPoint, error: Errno) -> Trial:
+        """Have the call fail. Training must continue and save the next step."""
+        return self._continue_after(Fault(point, f"error={error}"), die_together=True)
 
-    def lose(self, call: Call) -> Trial:
-        """Kill, right before `call`, the process that makes it, and no other: one that works for
-        the trainer. Training goes on and saves the next step as well."""
-        fault = Fault(call, KILL)
-        step = self.scenario.step
-        options = replace(self.scenario.options, on_failure="continue")
-        outcome = self._play(fault, [step, step + 1], options, together=False)
-        if outcome.exit_code != 0:
-            return Trial(self.scenario.name, fault, [f"training did not go on: {outcome.error}"])
-        return Trial(self.scenario.name, fault, list(self._unheard(call)))
+    def kill_worker(self, point: FaultPoint) -> Trial:
+        """Kill, right before `point`, only the process that makes the call, a worker of the
+        trainer. Training must continue and save the next step."""
+        return self._continue_after(Fault(point, KILL), die_together=False)
 
-    def commits(self, call: Call) -> bool:
-        """Whether it is the rename that makes the step a committed one."""
+    def is_commit(self, point: FaultPoint) -> bool:
+        """Whether the call is the rename that commits the step."""
         partial = Layout(Path("checkpoints")).partial(self.scenario.step)
-        return call.name in RENAMES and call.path == str(partial)
+        return point.name in RENAMES and point.path == str(partial)
 
-    def _prepare(self) -> None:
+    def _prepare_template(self) -> None:
         if self.scenario.committed:
             keep_all = replace(self.scenario.options, keep=None)
             outcome = self._saver.save(self._template, keep_all, self.scenario.committed)
@@ -119,70 +91,83 @@ class Stage:
             else:
                 shutil.copytree(layout.step(step), layout.root / name)
 
-    def _record(self, log: Path) -> list[Call]:
-        self._set_up()
-        outcome = self._do(self.scenario.options, [self.scenario.step], log=log)
+    def _record(self, log: Path) -> list[FaultPoint]:
+        self._reset_run()
+        outcome = self._execute(self.scenario.options, [self.scenario.step], log=log)
         assert outcome.exit_code == 0, outcome.error
-        return [call for call in calls_below(self._run, log) if self._concerns(call)]
+        return [point for point in fault_points(self._run, log) if self._is_in_scope(point)]
 
-    def _concerns(self, call: Call) -> bool:
-        return self.scenario.task == "restart" or call.path.startswith("checkpoints")
+    def _is_in_scope(self, point: FaultPoint) -> bool:
+        return self.scenario.task == "restart" or point.path.startswith("checkpoints")
 
-    def _play(
-        self, fault: Fault, steps: Sequence[int], options: SaveOptions, **how: Any
-    ) -> Outcome:
-        self._set_up()
-        return self._do(options, steps, fault=fault, **how)
-
-    def _set_up(self) -> None:
+    def _reset_run(self) -> None:
         shutil.rmtree(self._run, ignore_errors=True)
         shutil.copytree(self._template, self._run)
 
-    def _do(self, options: SaveOptions, steps: Sequence[int], **watch: Any) -> Outcome:
+    def _execute(self, options: SaveOptions, steps: Sequence[int], **faults: Any) -> Outcome:
         if self.scenario.task == "restart":
-            return self._saver.restart(self._run, options, **watch)
-        return self._saver.save(self._run, options, steps, **watch)
+            return self._saver.restart(self._run, options, **faults)
+        return self._saver.save(self._run, options, steps, **faults)
 
-    def _broken(self, happened: Sequence[Call]) -> list[str]:
-        """Checks the run after a process that got as far as `happened`."""
+    def _continue_after(self, fault: Fault, *, die_together: bool) -> Trial:
+        """Save two steps, in the first of which the fault is injected."""
+        self._reset_run()
+        options = replace(self.scenario.options, on_failure="continue")
+        steps = [self.scenario.step, self.scenario.step + 1]
+        outcome = self._execute(options, steps, fault=fault, die_together=die_together)
+        if outcome.exit_code != 0:
+            violations = [f"training did not continue: {outcome.error}"]
+        else:
+            violations = list(self._violations_after_failure(fault.point))
+        return Trial(self.scenario.name, fault, violations)
+
+    def _violations_after_kill(self, passed: Sequence[FaultPoint]) -> list[str]:
+        """Check the run of a process that was killed after the calls of `passed`."""
         scenario = self.scenario
-        must = may = set(scenario.committed) - {scenario.damaged}
-        if any(self.commits(call) for call in happened):
-            may = {*may, scenario.step}
-            must = self._kept(may)
-        return self._promise.broken(
-            self._run, scenario.options, must=must, may=may, damaged=scenario.damaged
+        required = allowed = set(scenario.committed) - {scenario.damaged}
+        if any(self.is_commit(point) for point in passed):
+            allowed = {*allowed, scenario.step}
+            required = self._retained(allowed)
+        return self._invariants.violations(
+            self._run,
+            scenario.options,
+            required=required,
+            allowed=allowed,
+            damaged=scenario.damaged,
         )
 
-    def _unheard(self, call: Call) -> Iterator[str]:
-        """Checks the run after a save of two steps, in the first of which `call` failed."""
+    def _violations_after_failure(self, failed: FaultPoint) -> Iterator[str]:
+        """Check the run after a save of two steps, in the first of which a call failed."""
         step, options = self.scenario.step, self.scenario.options
-        committed = any(map(self.commits, self.calls[: self.calls.index(call)]))
+        passed = self.fault_points[: self.fault_points.index(failed)]
+        was_committed = any(map(self.is_commit, passed))
         before = set(self.scenario.committed)
-        listed = step in Layout(self._run / "checkpoints").steps()
-        if committed:
-            heard = self._warnings()
+        is_listed = step in Layout(self._run / "checkpoints").steps()
+        if was_committed:
+            reports = self._logged_warnings()
         else:
-            heard = [text for text in self._messages() if f"of step {step} failed: " in text]
-        if not heard:
-            yield "nothing was said of the failure"
-        if listed and not committed and step not in before:
+            reports = [text for text in self._messages() if f"of step {step} failed: " in text]
+        if not reports:
+            yield "the failure was not reported"
+        if is_listed and not was_committed and step not in before:
             yield f"step {step} was committed in spite of the failure"
-        steps = before | {step + 1} | ({step} if committed else set())
-        # A step that could not be removed is there a little longer.
-        yield from self._promise.broken(self._run, options, must=self._kept(steps), may=steps)
+        steps = before | {step + 1} | ({step} if was_committed else set())
+        # A step whose removal failed stays a little longer.
+        yield from self._invariants.violations(
+            self._run, options, required=self._retained(steps), allowed=steps
+        )
 
-    def _kept(self, steps: set[int]) -> set[int]:
-        """Those that retention may not remove."""
+    def _retained(self, steps: set[int]) -> set[int]:
+        """Return the steps that retention must not remove."""
         keep = self.scenario.options.keep
         return steps if keep is None else set(sorted(steps)[-keep:])
 
     def _messages(self) -> list[str]:
-        """What the person who watches was told."""
+        """Return the messages shown to the user."""
         rows = json_lines.Tail(RunDirectory(self._run, attempt=1).progress).read()
         return [row["message"] for row in rows if "message" in row]
 
-    def _warnings(self) -> list[str]:
-        """The warnings in the trainer's log."""
+    def _logged_warnings(self) -> list[str]:
+        """Return the warnings in the trainer's log."""
         lines = RunDirectory(self._run, attempt=1).log("trainer").read_text().splitlines()
         return [line for line in lines if " WARNING " in line]

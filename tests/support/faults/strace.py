@@ -1,7 +1,7 @@
-"""Watches the file calls of a process with strace, and puts faults in the way of single ones.
+"""Records the file calls of processes with strace, and injects faults at single ones.
 
-Strace counts the calls of each thread that concern a given path, so a call is named by its kind,
-its path and its number among them: the same in every run of the same program.
+strace counts, for each thread, the calls that concern a given path. A call is therefore identified
+by its name, its path and its number among them, which are the same in every run of a program.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAKES = ("mkdir", "mkdirat")
 REMOVES = ("unlink", "unlinkat", "rmdir")
 OPENS = ("open", "openat")
 CHANGES = (*WRITES, *RESIZES, *SYNCS, *RENAMES, *MAKES, *REMOVES, *OPENS)
-"""Every call that changes what is on disk, or makes it durable."""
+"""Every system call that changes files, or makes changes durable."""
 
 _PROCESS = "PROCESS"  # Stands for the process id in the name of a temporary file.
 _ORDER = "processes.json"
@@ -41,11 +41,12 @@ _DESCRIPTOR_OR_STRING = re.compile(
 
 
 @dataclass(frozen=True)
-class Call:
-    """The `number`-th call `name` that concerns `path` (relative to the watched directory).
+class FaultPoint:
+    """A system call at which a fault can be injected: the `number`-th call `name` that concerns
+    `path`, relative to the recorded directory.
 
-    `process` is the one that makes it: 0 is the first of those watched, and a thread or a child of
-    it counts for it.
+    `process` is the index of the process that makes it, among those recorded. The calls of its
+    threads and children count as its own.
     """
 
     name: str
@@ -59,26 +60,26 @@ class Call:
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to a call: `signal=SIGKILL` before it, or `error=ENOSPC` in its place."""
+    """`effect` is strace's: `signal=SIGKILL` before the call, or `error=ENOSPC` instead of it."""
 
-    call: Call
+    point: FaultPoint
     effect: str
 
 
 @cache
 def unavailable() -> str | None:
-    """Why strace cannot be used here, or None."""
+    """Return why strace cannot be used here, or None if it can."""
     if shutil.which("strace") is None:
         return "strace is not installed (apt-get install strace)"
-    attempt = subprocess.run(
+    tried = subprocess.run(
         ["strace", "-qq", "-o", "/dev/null", "true"], capture_output=True, text=True, check=False
     )
-    return f"strace does not work here: {attempt.stderr.strip()}" if attempt.returncode else None
+    return f"strace does not work here: {tried.stderr.strip()}" if tried.returncode else None
 
 
 @contextmanager
-def watching(processes: Sequence[int], log: Path) -> Iterator[None]:
-    """Write every file call of processes that are at rest to `log`, a directory."""
+def recording(processes: Sequence[int], log: Path) -> Iterator[None]:
+    """Record the file calls of waiting processes below `log`, a new directory."""
     log.mkdir()
     with ExitStack() as tracers:
         for process in processes:
@@ -89,11 +90,11 @@ def watching(processes: Sequence[int], log: Path) -> Iterator[None]:
 
 @contextmanager
 def injecting(processes: Sequence[int], root: Path, fault: Fault) -> Iterator[None]:
-    """Put one fault in the way of one of the processes, which are at rest."""
-    call = fault.call
-    process = processes[call.process]
-    arguments = ["-P", str(root / call.path.replace(_PROCESS, str(process)))]
-    arguments += ["-e", f"inject={call.name}:{fault.effect}:when={call.number}"]
+    """Inject one fault into one of the processes, which are waiting."""
+    point = fault.point
+    process = processes[point.process]
+    arguments = ["-P", str(root / point.path.replace(_PROCESS, str(process)))]
+    arguments += ["-e", f"inject={point.name}:{fault.effect}:when={point.number}"]
     with _attached(process, Path(os.devnull), arguments):
         yield
 
@@ -121,20 +122,23 @@ def _attached(process: int, log: Path, arguments: Sequence[str]) -> Iterator[Non
 
 
 def _is_traced(process: int) -> bool:
-    """Whether every thread is under a tracer."""
+    """Whether every thread is being traced."""
     threads = Path(f"/proc/{process}/task").iterdir()
     return all("TracerPid:\t0\n" not in (thread / "status").read_text() for thread in threads)
 
 
-def calls_below(root: Path, log: Path) -> list[Call]:
-    """The changes below `root` in the order in which they were begun; `watching` wrote `log`."""
-    timed: list[tuple[float, Call]] = []
-    for number, process in enumerate(json.loads((log / _ORDER).read_text())):
-        timed += _calls_of(number, process, root, log / str(process))
-    return [call for _, call in sorted(timed, key=itemgetter(0))]
+def fault_points(root: Path, log: Path) -> list[FaultPoint]:
+    """Read from `log` the calls that changed files below `root`, in the order of their begin."""
+    timed: list[tuple[float, FaultPoint]] = []
+    for index, process in enumerate(json.loads((log / _ORDER).read_text())):
+        timed += _calls_of(index, process, root, log / str(process))
+    return [point for _, point in sorted(timed, key=itemgetter(0))]
 
 
-def _calls_of(number: int, process: int, root: Path, log: Path) -> Iterator[tuple[float, Call]]:
+def _calls_of(
+    index: int, process: int, root: Path, log: Path
+) -> Iterator[tuple[float, FaultPoint]]:
+    """Yield each call of one process with its time."""
     seen: Counter[tuple[str, str, str]] = Counter()
     for line in log.read_text().splitlines():
         match = _CALL.match(line)
@@ -145,29 +149,36 @@ def _calls_of(number: int, process: int, root: Path, log: Path) -> Iterator[tupl
         for path in dict.fromkeys(paths):
             seen[thread, name, path] += 1
         if name not in OPENS or "O_CREAT" in arguments:
-            call = Call(name, paths[0], seen[thread, name, paths[0]], number)
-            yield float(match["time"]), call
+            yield (
+                float(match["time"]),
+                FaultPoint(name, paths[0], seen[thread, name, paths[0]], index),
+            )
 
 
 def _paths(arguments: str, root: Path) -> list[str]:
-    """The paths below `root` that a call names, as descriptors or as text."""
+    """Return the paths below `root` among the arguments, which are descriptors or strings."""
     found = (match["open"] or match["text"] for match in _DESCRIPTOR_OR_STRING.finditer(arguments))
     inside = f"{root}/"
     return [path.removeprefix(inside) for path in found if path and path.startswith(inside)]
 
 
-def sample(calls: Sequence[Call], count: int) -> list[Call]:
-    """About `count` of `calls`, in order: every rename, for it is there that things change, the
-    middle one of the pieces in which a file of tensors is written, and of the others some at even
-    distances. Of the hundreds of pieces besides only the first and the last can be among them."""
-    pieces: Counter[str] = Counter(call.path for call in calls if call.name in WRITES)
-    always, others = [], []
-    for call in calls:
-        many = call.name in WRITES and pieces[call.path] > 2
-        if call.name in RENAMES or (many and call.number == pieces[call.path] // 2):
-            always.append(call)
-        elif not many or call.number in (1, pieces[call.path]):
-            others.append(call)
+def sample(points: Sequence[FaultPoint], count: int) -> list[FaultPoint]:
+    """Return about `count` of `points`, in order.
+
+    Every rename is among them, since that is where steps appear and disappear, and so is the middle
+    one of the writes to a file of tensors; the rest is chosen at even distances. Of the hundreds of
+    writes to such a file only the first, the middle and the last are candidates.
+    """
+    num_writes: Counter[str] = Counter(point.path for point in points if point.name in WRITES)
+    always, candidates = [], []
+    for point in points:
+        is_one_of_many = point.name in WRITES and num_writes[point.path] > 2
+        if point.name in RENAMES or (
+            is_one_of_many and point.number == num_writes[point.path] // 2
+        ):
+            always.append(point)
+        elif not is_one_of_many or point.number in (1, num_writes[point.path]):
+            candidates.append(point)
     wanted = max(1, count - len(always))
-    chosen = {*always, *others[:: max(1, len(others) // wanted)]}
-    return [call for call in calls if call in chosen]
+    chosen = {*always, *candidates[:: max(1, len(candidates) // wanted)]}
+    return [point for point in points if point in chosen]
