@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from torchrl_ckpt.orchestrator.attestation import Answered, Attested, attest
+from torchrl_ckpt.orchestrator.attestation import Attestation, CanaryAnswer, attest
 from torchrl_ckpt.plugin_api.errors import WrongPolicy
 from torchrl_ckpt.run.weight_store import Canary, Policy
 from torchrl_ckpt.serving_api.client import SequenceScores
@@ -21,13 +20,13 @@ WEIGHTS = Path("weights").resolve()
 DIGEST = "hash of float32:abc"
 
 
-def policy(logprobs: Sequence[float] = (-0.5, -1.5), dtype: str = "float32") -> Policy:
+def make_policy(logprobs: Sequence[float] = (-0.5, -1.5), dtype: str = "float32") -> Policy:
     return Policy(3, 1, False, Canary([[1, 2, 3]], [list(logprobs)], dtype), DIGEST)
 
 
 @dataclass
-class Server:
-    """Answers as it is told to; `logprobs_of` lists what each load makes it say."""
+class ScriptedServer:
+    """A client of a server with scripted answers: `logprobs_of` has those after each load."""
 
     logprobs_of: list[list[float]]
     report: dict[str, Any] = field(default_factory=dict)
@@ -37,71 +36,84 @@ class Server:
 
     async def load_weights(self, directory: Path, version: int) -> LoadedWeights:
         self.num_loads += 1
-        good = {
+        correct = {
             "version": version,
             "weights_id": f"load-{self.num_loads}",
             "directory": str(directory),
+            "digest": DIGEST,
+            "dtype": "float32",
         }
-        return LoadedWeights(**{**good, "digest": DIGEST, "dtype": "float32", **self.report})
+        return LoadedWeights(**correct | self.report)
 
     async def logprobs(self, sequences: list[list[int]]) -> SequenceScores:
-        load = self.answered_by or f"load-{self.num_loads}"
-        return SequenceScores([self.logprobs_of[self.num_loads - 1]], frozenset({load}))
+        weights_id = self.answered_by or f"load-{self.num_loads}"
+        return SequenceScores([self.logprobs_of[self.num_loads - 1]], frozenset({weights_id}))
 
 
-def attested(server: Any, wanted: Policy | None = None, **options: Any) -> Attested:
+async def attestation(server: Any, policy: Policy | None = None, **options: Any) -> Attestation:
     options = {"tolerance": None, **options}
-    return asyncio.run(attest(server, wanted or policy(), WEIGHTS, **options))
+    return await attest(server, policy or make_policy(), WEIGHTS, **options)
 
 
-def test_a_server_with_the_right_numbers_is_used() -> None:
-    server = Server([[-0.50001, -1.49998]])
-    result = attested(server)
-    assert (result.load, server.num_loads) == ("load-1", 1)
+async def test_a_server_with_the_right_numbers_is_used() -> None:
+    server = ScriptedServer([[-0.50001, -1.49998]])
+    result = await attestation(server)
+    assert (result.weights_id, server.num_loads) == ("load-1", 1)
     assert result.mean_difference == pytest.approx(1.5e-5)
     assert result.max_difference == pytest.approx(2e-5)
 
 
-@pytest.mark.parametrize("said", [[-0.5, -1.6], [-0.5, math.nan], [math.inf, -1.5]])
-def test_other_weights_are_caught_by_the_canary(said: list[float]) -> None:
-    server = Server([said, said])
+@pytest.mark.parametrize(
+    ("logprobs", "wrong_index"),
+    [([-0.5, -1.6], 1), ([-0.5, math.nan], 1), ([math.inf, -1.5], 0)],
+)
+async def test_other_weights_are_caught_by_the_canary(
+    logprobs: list[float], wrong_index: int
+) -> None:
+    server = ScriptedServer([logprobs, logprobs])
     with pytest.raises(WrongPolicy, match=r"policy of step 3.*differ from the trainer's") as caught:
-        attested(server)
+        await attestation(server)
     assert server.num_loads == 2
-    place = 0 if said[0] != -0.5 else 1
-    expected, got = policy().canary.logprobs[0][place], said[place]
-    assert f"at token {place + 2} of" in str(caught.value)
-    assert f"expected {expected:.6f}, got {got:.6f}" in str(caught.value)
+    expected = make_policy().canary.logprobs[0][wrong_index]
+    assert f"at token {wrong_index + 2} of" in str(caught.value)
+    assert f"expected {expected:.6f}, got {logprobs[wrong_index]:.6f}" in str(caught.value)
 
 
-def test_a_second_load_may_mend_it() -> None:
-    server = Server([[-0.5, -9.0], [-0.5, -1.5]])
-    assert attested(server).load == "load-2"
+async def test_a_second_load_may_succeed() -> None:
+    server = ScriptedServer([[-0.5, -9.0], [-0.5, -1.5]])
+    assert (await attestation(server)).weights_id == "load-2"
 
 
 @pytest.mark.parametrize(
-    ("report", "said"),
+    ("report", "message"),
     [
-        ({"version": 2}, "reports step 2"),
-        ({"version": None}, "reports step None"),
-        ({"weights_id": None}, "weights id None"),
+        ({"version": 2}, "serves step 2"),
+        ({"version": None}, "serves step None"),
+        ({"weights_id": None}, "weights_id None"),
         ({"directory": "/elsewhere"}, "serves /elsewhere, not"),
         ({"digest": "hash of float32:other"}, "float32:other, of those published.*float32:abc"),
     ],
 )
-def test_what_the_server_says_must_be_what_it_was_told(report: dict[str, Any], said: str) -> None:
-    with pytest.raises(WrongPolicy, match=said):
-        attested(Server([[-0.5, -1.5]] * 2, report))
+async def test_the_server_must_report_what_it_was_told_to_load(
+    report: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(WrongPolicy, match=message):
+        await attestation(ScriptedServer([[-0.5, -1.5]] * 2, report))
 
 
 @pytest.mark.parametrize("digest", [None, "hash of bfloat16:other", "another kind:other"])
-def test_digests_are_compared_where_they_are_of_one_kind(digest: str | None) -> None:
-    attested(Server([[-0.5, -1.5]], {"digest": digest}))
+async def test_only_digests_of_one_kind_are_compared(digest: str | None) -> None:
+    await attestation(ScriptedServer([[-0.5, -1.5]], {"digest": digest}))
 
 
-def test_the_canary_must_be_answered_by_the_load_that_was_reported() -> None:
+async def test_the_canary_must_be_answered_by_the_weights_that_were_reported() -> None:
     with pytest.raises(WrongPolicy, match="but by another"):
-        attested(Server([[-0.5, -1.5]] * 2, answered_by="another"))
+        await attestation(ScriptedServer([[-0.5, -1.5]] * 2, answered_by="another"))
+
+
+async def test_the_canary_must_be_answered_with_a_number_for_each_token() -> None:
+    with pytest.raises(WrongPolicy, match="one number for each token"):
+        await attestation(ScriptedServer([[-0.5]] * 2))
 
 
 @pytest.mark.parametrize(
@@ -113,59 +125,62 @@ def test_the_canary_must_be_answered_by_the_load_that_was_reported() -> None:
         ("bfloat16", "float32", True),
     ],
 )
-def test_the_coarser_dtype_sets_the_tolerance(
+async def test_the_coarser_dtype_sets_the_tolerance(
     trainer: str, engine: str | None, passes: bool
 ) -> None:
-    server = Server([[-0.52, -1.48]] * 2, {"dtype": engine})
+    server = ScriptedServer([[-0.52, -1.48]] * 2, {"dtype": engine})
     if passes:
-        attested(server, policy(dtype=trainer))
+        await attestation(server, make_policy(dtype=trainer))
     else:
         with pytest.raises(WrongPolicy, match="more than 1e-04 nats at 2 of 2 tokens"):
-            attested(server, policy(dtype=trainer))
+            await attestation(server, make_policy(dtype=trainer))
 
 
-def test_a_step_smaller_than_the_tolerance_does_not_hide_the_weights_before() -> None:
-    previous, report = policy([-0.55, -1.45]), {"dtype": "bfloat16"}
-    with pytest.raises(WrongPolicy, match="those of the policy before"):
-        attested(Server([[-0.551, -1.451]] * 2, report), previous=previous)
-    attested(Server([[-0.51, -1.51]], report), previous=previous)
-    # A step that changes nothing leaves nothing to tell apart.
-    attested(Server([[-0.51, -1.51]], report), previous=policy())
+async def test_a_step_smaller_than_the_tolerance_does_not_hide_the_previous_weights() -> None:
+    previous, report = make_policy([-0.55, -1.45]), {"dtype": "bfloat16"}
+    with pytest.raises(WrongPolicy, match="those of the previous policy"):
+        await attestation(ScriptedServer([[-0.551, -1.451]] * 2, report), previous=previous)
+    await attestation(ScriptedServer([[-0.51, -1.51]], report), previous=previous)
+    # A step that changes nothing cannot be told from the previous one.
+    await attestation(ScriptedServer([[-0.51, -1.51]], report), previous=make_policy())
 
 
-OWN = [-0.58, -1.42]  # what the server answered as the policy before, in 16 bits
+LATEST = [-0.58, -1.42]  # What the server answered with the previous policy, in 16 bits.
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "passes"),
+    ("previous", "now", "passes"),
     [
-        # The step is a quarter of the rounding: nearer to this policy than to the one before, and
-        # yet to the bit what the server said before.
-        ([-0.52, -1.48], OWN, False),
+        # The step is a quarter of the rounding: the answers are nearer to this policy than to the
+        # previous one, and yet the server's own have not changed.
+        ([-0.52, -1.48], LATEST, False),
         ([-0.52, -1.48], [-0.581, -1.421], False),
         ([-0.52, -1.48], [-0.56, -1.44], True),
-        ([-0.50004, -1.49996], OWN, True),  # a step that the rounding of the weights may swallow
-        ([-0.5, -1.5], OWN, True),
+        ([-0.50004, -1.49996], LATEST, True),  # The rounding of the weights may swallow this step.
+        ([-0.5, -1.5], LATEST, True),
     ],
 )
-def test_a_server_whose_own_answers_have_not_moved_has_not_loaded(
-    before: list[float], now: list[float], passes: bool
+async def test_a_server_whose_own_answers_have_not_moved_has_not_loaded(
+    previous: list[float], now: list[float], passes: bool
 ) -> None:
-    own = Answered(policy(before).canary, [OWN])
-    server = Server([now] * 2, {"dtype": "bfloat16"})
+    latest = CanaryAnswer(make_policy(previous).canary, [LATEST])
+    server = ScriptedServer([now] * 2, {"dtype": "bfloat16"})
     if passes:
-        attested(server, own=own)
+        await attestation(server, latest_answer=latest)
     else:
         with pytest.raises(WrongPolicy, match="hardly changed since the policy it served before"):
-            attested(server, own=own)
+            await attestation(server, latest_answer=latest)
 
 
-def test_the_trainer_s_own_rounding_is_not_taken_for_a_step() -> None:
-    own = Answered(policy([-0.52, -1.48], "bfloat16").canary, [OWN])
-    attested(Server([OWN], {"dtype": "float32"}), policy(dtype="bfloat16"), own=own)
+async def test_the_trainer_s_own_rounding_is_not_taken_for_a_step() -> None:
+    latest = CanaryAnswer(make_policy([-0.52, -1.48], "bfloat16").canary, [LATEST])
+    server = ScriptedServer([LATEST], {"dtype": "float32"})
+    await attestation(server, make_policy(dtype="bfloat16"), latest_answer=latest)
 
 
-def test_the_recipe_s_tolerance_goes_before_the_dtypes() -> None:
-    attested(Server([[-0.52, -1.48]]), tolerance=0.03)
+async def test_the_recipe_s_tolerance_overrides_the_dtypes() -> None:
+    await attestation(ScriptedServer([[-0.52, -1.48]]), tolerance=0.03)
     with pytest.raises(WrongPolicy, match="more than 1e-02 nats"):
-        attested(Server([[-0.52, -1.48]] * 2, {"dtype": "bfloat16"}), tolerance=0.01)
+        await attestation(
+            ScriptedServer([[-0.52, -1.48]] * 2, {"dtype": "bfloat16"}), tolerance=0.01
+        )

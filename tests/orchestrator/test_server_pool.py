@@ -1,235 +1,187 @@
-"""Several servers answer as one would, whichever of them dies or is taken by others."""
+"""Several servers answer as one would, whichever of them dies or is restarted."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
+import pytest_asyncio
 
-from tests.orchestrator.conftest import Server
-from tests.support.inference_server import KEY, wait_until_up
-from torchrl_ckpt.config.orchestrator import ClientConfig
-from torchrl_ckpt.orchestrator.server_pool import ServerPool
+from tests.support.inference_server import KEY
+from tests.support.policies import PolicyPool, policy_pool
+from tests.support.restartable_server import RestartableServer
 from torchrl_ckpt.plugin_api.engines import GenerationRequest, Sampling
 from torchrl_ckpt.plugin_api.errors import ServerUnreachable
-from torchrl_ckpt.run.progress import ProgressLog, ProgressMessage, ProgressTail
-from torchrl_ckpt.run.weight_store import WeightStore
 from torchrl_ckpt.serving_api.client import InferenceClient
-
-T = TypeVar("T")
+from torchrl_ckpt.serving_api.protocol import Choice
 
 # Long enough for a server to be killed in the middle.
 REQUESTS = [
-    GenerationRequest([[5, 6, place, 3]] * 8, range(place * 8, place * 8 + 8), 8, Sampling(96))
-    for place in range(6)
+    GenerationRequest([[5, 6, i, 3]] * 8, range(i * 8, i * 8 + 8), 8, Sampling(96))
+    for i in range(6)
 ]
 
+# A killed server looks like one that hangs: its socket stays open.
+HEALTH_TIMEOUT = 5.0
 
-@pytest.fixture(scope="module")
-def pair(start_server: Callable[[], Server]) -> Sequence[Server]:
+
+@pytest.fixture(scope="module", name="pair")
+def start_pair(
+    start_server: Callable[[], RestartableServer],
+) -> Sequence[RestartableServer]:
     return start_server(), start_server()
 
 
-@pytest.fixture
-def servers(pair: Sequence[Server]) -> Sequence[Server]:
-    """Two that are up."""
+@pytest.fixture(name="servers")
+def make_both_ready(pair: Sequence[RestartableServer]) -> Sequence[RestartableServer]:
+    """Two servers that are up."""
     for server in pair:
-        server.lie("")
-        if server.process.poll() is not None:
-            server.start()
-        wait_until_up(server)
+        server.ensure_up()
     return pair
 
 
-@pytest.fixture(autouse=True)
-def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The sockets of these servers outlive them: a dead one looks like one that hangs.
-    monkeypatch.setattr("torchrl_ckpt.serving_api.client._LONGEST_HEALTH_SECONDS", 5.0)
-
-
-class Work:
-    """A pool with its policies, and what it has told the person who watches."""
-
-    def __init__(self, servers: Sequence[Server], root: Path, log: Path, timeout: float) -> None:
-        self.weights = WeightStore(root / "published/weights")
-        self.pool = ServerPool(
-            ClientConfig(base_urls=[server.base_url for server in servers], timeout=timeout),
-            ProgressLog(log, "orchestrator"),
-        )
-        self._log = log
-
-    async def serve(self, version: int = 0) -> None:
-        policy = self.weights.read(version, attempt=1)
-        assert policy is not None
-        await self.pool.serve(policy, self.weights.path(version))
-
-    async def complete(self) -> list[object]:
-        """The samples of `REQUESTS`."""
-        completed = await self.pool.complete(REQUESTS, lambda request: None)
-        return [answer.samples for answer in completed]
-
-    def messages(self) -> list[str]:
-        events = ProgressTail(self._log).read()
-        return [event.message for event in events if isinstance(event, ProgressMessage)]
-
-
-@pytest.fixture
-def work(root: Path, tmp_path: Path) -> Callable[..., T]:
-    """Runs a scenario with a pool of some servers."""
-
-    def run(
-        servers: Sequence[Server],
-        scenario: Callable[[Work], Awaitable[T]],
-        timeout: float = 300,
-    ) -> T:
-        async def scene() -> T:
-            work = Work(servers, root, tmp_path / "progress.jsonl", timeout)
-            async with contextlib.aclosing(work.pool):
-                return await scenario(work)
-
-        return asyncio.run(scene())
-
-    return run
-
-
-@pytest.fixture
-def expected(servers: Sequence[Server], work: Callable[..., list]) -> list:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", name="expected")
+async def complete_undisturbed(
+    pair: Sequence[RestartableServer],
+    published_run: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> list[list[Choice]]:
     """What one server answers that nobody disturbs."""
+    pair[0].ensure_up()
+    progress = tmp_path_factory.mktemp("expected") / "progress.jsonl"
+    async with policy_pool([pair[0].base_url], published_run, progress) as pool:
+        await pool.serve()
+        return await pool.complete(REQUESTS)
 
-    async def scenario(work: Work) -> list:
-        await work.serve()
-        return await work.complete()
 
-    return work(servers[:1], scenario)
+@pytest_asyncio.fixture(name="pool")
+async def open_pool(
+    servers: Sequence[RestartableServer], published_run: Path, tmp_path: Path
+) -> AsyncIterator[PolicyPool]:
+    """A pool of both servers."""
+    async with policy_pool(
+        [server.base_url for server in servers],
+        published_run,
+        tmp_path / "progress.jsonl",
+        health_timeout=HEALTH_TIMEOUT,
+    ) as pool:
+        yield pool
 
 
-async def until_both_work(work: Work) -> None:
-    while not all(server.num_in_flight for server in work.pool._servers):
+async def until_all_work(pool: PolicyPool) -> None:
+    """Return once every server has a request in flight."""
+    while not all(server.num_in_flight for server in pool.pool.servers):
         await asyncio.sleep(0.01)
 
 
-def test_the_requests_are_shared_and_the_answers_are_those_of_one_server(
-    servers: Sequence[Server], expected: list, work: Callable
-) -> None:
-    async def scenario(work: Work) -> None:
-        await work.serve()
-        answers = asyncio.create_task(work.complete())
-        await until_both_work(work)
-        assert [server.num_in_flight for server in work.pool._servers] == [3, 3]
-        assert await answers == expected
-        assert work.messages() == []
-
-    work(servers, scenario)
-
-
-def test_what_a_killed_server_owed_is_asked_of_the_other(
-    servers: Sequence[Server], expected: list, work: Callable
-) -> None:
-    async def scenario(work: Work) -> None:
-        await work.serve()
-        answers = asyncio.create_task(work.complete())
-        await until_both_work(work)
-        servers[1].kill()
-        assert await answers == expected
-        (message,) = work.messages()
-        assert f"the inference server {servers[1].base_url} is not there" in message
-
-    work(servers, scenario)
-
-
-def test_a_server_that_is_back_is_sent_the_policy_and_checked_before_it_gets_work(
-    servers: Sequence[Server], work: Callable
-) -> None:
-    async def scenario(work: Work) -> None:
-        await work.serve(0)
-        servers[1].kill()
-        await work.serve(1)  # goes on without it
-        servers[1].start()
-        async with InferenceClient(servers[1].base_url, key=KEY, timeout=300) as client:
-            while (await loaded(client)) != 1:
-                await work.complete()
-        assert work.messages()[-1] == (
-            f"the inference server {servers[1].base_url} is back, and checked"
-        )
-
-    work(servers, scenario)
-
-
-async def loaded(client: InferenceClient) -> int | None:
+async def loaded_version(client: InferenceClient) -> int | None:
     with contextlib.suppress(ServerUnreachable):
         return (await client.loaded()).version
     return None
 
 
-def test_the_only_server_restarted_while_it_works_is_waited_for(
-    servers: Sequence[Server], expected: list, work: Callable
+async def test_requests_are_shared_and_the_answers_are_those_of_one_server(
+    pool: PolicyPool, expected: list[list[Choice]]
 ) -> None:
-    async def scenario(work: Work) -> None:
-        await work.serve()
-        answers = asyncio.create_task(work.complete())
-        await until_both_work(work)
+    await pool.serve()
+    completing = asyncio.create_task(pool.complete(REQUESTS))
+    await until_all_work(pool)
+    assert [server.num_in_flight for server in pool.pool.servers] == [3, 3]
+    assert await completing == expected
+    assert pool.messages() == []
+
+
+async def test_the_requests_of_a_killed_server_go_to_the_other(
+    pool: PolicyPool, servers: Sequence[RestartableServer], expected: list[list[Choice]]
+) -> None:
+    await pool.serve()
+    completing = asyncio.create_task(pool.complete(REQUESTS))
+    await until_all_work(pool)
+    servers[1].kill()
+    assert await completing == expected
+    (message,) = pool.messages()
+    assert f"the inference server {servers[1].base_url} is not there" in message
+
+
+async def test_a_restarted_server_is_attested_before_it_gets_requests(
+    pool: PolicyPool, servers: Sequence[RestartableServer]
+) -> None:
+    await pool.serve(0)
+    servers[1].kill()
+    await pool.serve(1)  # Continues without it.
+    servers[1].start()
+    async with InferenceClient(servers[1].base_url, key=KEY, timeout=300) as client:
+        while await loaded_version(client) != 1:
+            await pool.complete(REQUESTS)
+    assert pool.messages()[-1] == (
+        f"the inference server {servers[1].base_url} is back, and verified"
+    )
+
+
+async def test_the_only_server_is_waited_for_while_it_restarts(
+    servers: Sequence[RestartableServer],
+    expected: list[list[Choice]],
+    published_run: Path,
+    tmp_path: Path,
+) -> None:
+    async with policy_pool(
+        [servers[0].base_url], published_run, tmp_path / "log", health_timeout=HEALTH_TIMEOUT
+    ) as pool:
+        await pool.serve()
+        completing = asyncio.create_task(pool.complete(REQUESTS))
+        await until_all_work(pool)
         servers[0].kill()
         await asyncio.sleep(1)
         servers[0].start()
-        assert await answers == expected
-        lost, back = work.messages()
-        assert "wait until it is back" in lost
-        assert "is back, and checked" in back
-
-    work(servers[:1], scenario)
+        assert await completing == expected
+        lost, back = pool.messages()
+    assert "wait until it is back" in lost
+    assert "is back, and verified" in back
 
 
-def test_a_server_that_hangs_is_left_out(
-    servers: Sequence[Server], expected: list, work: Callable
+async def test_a_server_that_hangs_is_left_out(
+    pool: PolicyPool, servers: Sequence[RestartableServer], expected: list[list[Choice]]
 ) -> None:
-    async def scenario(work: Work) -> None:
-        await work.serve()
-        answers = asyncio.create_task(work.complete())
-        await until_both_work(work)
-        servers[1].process.send_signal(signal.SIGSTOP)
-        assert await answers == expected
-        assert "did not say within 5 s whether it is well" in work.messages()[0]
-
     try:
-        work(servers, scenario)
+        await pool.serve()
+        completing = asyncio.create_task(pool.complete(REQUESTS))
+        await until_all_work(pool)
+        servers[1].process.send_signal(signal.SIGSTOP)
+        assert await completing == expected
+        assert "did not answer the health check within 5 s" in pool.messages()[0]
     finally:
         servers[1].kill()
 
 
-def test_none_left_ends_with_what_each_said_last(servers: Sequence[Server], work: Callable) -> None:
-    async def scenario(work: Work) -> None:
-        await work.serve()
+async def test_the_end_of_all_servers_is_an_error_with_the_last_message_about_each(
+    servers: Sequence[RestartableServer], published_run: Path, tmp_path: Path
+) -> None:
+    urls = [server.base_url for server in servers]
+    async with policy_pool(urls, published_run, tmp_path / "log", timeout=2) as pool:
+        await pool.serve()
         for server in servers:
             server.kill()
-        await work.complete()
-
-    with pytest.raises(ServerUnreachable) as caught:
-        work(servers, scenario, timeout=2)
+        with pytest.raises(ServerUnreachable) as caught:
+            await pool.complete(REQUESTS)
     message = str(caught.value)
     assert message.startswith("no inference server for 2 s (`orchestrator.client.timeout`)")
-    for server in servers:
-        assert f"\n  {server.base_url}: " in message
+    for url in urls:
+        assert f"\n  {url}: " in message
 
 
-def test_a_server_that_has_not_answered_is_not_said_to_be_well(
-    servers: Sequence[Server], work: Callable, monkeypatch: pytest.MonkeyPatch
+async def test_a_silent_server_is_not_reported_as_healthy(
+    servers: Sequence[RestartableServer], published_run: Path, tmp_path: Path
 ) -> None:
-    async def silence(client: InferenceClient) -> None:
-        await asyncio.sleep(60)
-
-    async def scenario(work: Work) -> None:
-        await work.serve()
+    url = servers[0].base_url
+    async with policy_pool(
+        [url], published_run, tmp_path / "log", timeout=2, health_timeout=60
+    ) as pool:
+        await pool.serve()
         servers[0].kill()
-        monkeypatch.setattr(InferenceClient, "check_health", silence)
-        await work.complete()
-
-    with pytest.raises(ServerUnreachable, match=r"^no inference server for 2 s") as caught:
-        work(servers[:1], scenario, timeout=2)
-    assert f"{servers[0].base_url}: it served the policy, and has not been heard of" in str(
-        caught.value
-    )
+        with pytest.raises(ServerUnreachable, match=r"^no inference server for 2 s") as caught:
+            await pool.complete(REQUESTS)
+    assert f"{url}: it served the policy, and no error was reported since" in str(caught.value)

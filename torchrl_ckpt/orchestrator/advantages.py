@@ -1,4 +1,4 @@
-"""How much better than its group a completion was."""
+"""Advantages: by how much a completion is better than the others of its group."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ _EPSILON = 1e-6
 
 
 def group_advantages(
-    rewards: Sequence[float], how: Literal["centred", "normalised"]
+    rewards: Sequence[float], method: Literal["centred", "normalised"]
 ) -> list[float]:
-    """Advantages of one problem's completions.
+    """Return the advantage of each completion of one problem.
 
-    `centred`: reward less the mean (Dr. GRPO, arXiv:2503.20783). `normalised`: that divided by the
-    standard deviation (GRPO, arXiv:2402.03300, section 4.1.2).
+    `centred`: the reward minus the mean (Dr. GRPO, arXiv:2503.20783). `normalised`: that divided by
+    the standard deviation (GRPO, arXiv:2402.03300, section 4.1.2).
     """
     mean = statistics.fmean(rewards)
     centred = [reward - mean for reward in rewards]
-    if how == "centred":
+    if method == "centred":
         return centred
     deviation = statistics.pstdev(rewards)
     return [value / (deviation + _EPSILON) for value in centred]
