@@ -1,1 +1,1 @@
-"""Hugging Face transformers: the model, and the embedded engine."""
+"""Hugging Face transformers: the model and the embedded engine."""

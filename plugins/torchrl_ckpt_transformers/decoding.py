@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Row = tuple[int, int]
-"""A completion to make: which prompt, and the number of the sample."""
+"""A completion to generate: the numbers of its prompt and of its sample."""
 
 OnStep = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
-"""Told after each step which rows drew a token (their places in `rows`), the tokens, and their
-log-probabilities. What it raises ends the decoding."""
+"""Called after each step with the indices (in `rows`) of the rows that drew a token, the tokens,
+and their log-probabilities. An exception from it ends the decoding."""
 
 
 @torch.inference_mode()
@@ -32,11 +32,11 @@ def decode(
     sampling: Sampling,
     on_step: OnStep,
 ) -> list[Sample]:
-    """A completion for each of `rows`, in their order.
+    """Generate a completion for each of `rows`, in their order.
 
-    Every prompt runs through the model once, however many samples it has. Rows that have ended
-    leave the batch as soon as they are half of it, so that a few long completions are not paid for
-    by all.
+    Every prompt runs through the model once, however many samples it has. Finished rows are removed
+    from the batch once they are half of it, so that a few long completions do not cost the time of
+    a whole batch.
     """
     device = model.device
     prompt_of_row = torch.tensor([prompt for prompt, _ in rows], device=device)
@@ -63,23 +63,23 @@ def decode(
     tokens = torch.zeros(len(rows), sampling.max_tokens, dtype=torch.long, device=device)
     logprobs = torch.zeros(len(rows), sampling.max_tokens, device=device)
     lengths = torch.full((len(rows),), sampling.max_tokens, device=device)
-    batch = torch.arange(len(rows), device=device)  # which rows are still in the batch
+    batch = torch.arange(len(rows), device=device)  # the rows that are still in the batch
     running = torch.ones(len(rows), dtype=torch.bool, device=device)
-    for place in range(sampling.max_tokens):
-        drawn, tokens_logprobs = draw(logits, noise[batch, place], sampling)
-        tokens[batch, place], logprobs[batch, place] = drawn, tokens_logprobs
+    for position in range(sampling.max_tokens):
+        drawn, tokens_logprobs = draw(logits, noise[batch, position], sampling)
+        tokens[batch, position], logprobs[batch, position] = drawn, tokens_logprobs
         on_step(batch[running], drawn[running], tokens_logprobs[running])
         ended = running & torch.isin(drawn, stop)
-        lengths[batch[ended]] = place + 1
+        lengths[batch[ended]] = position + 1
         running = running & ~ended
         num_running = int(running.sum())
-        if num_running == 0 or place + 1 == sampling.max_tokens:
+        if num_running == 0 or position + 1 == sampling.max_tokens:
             break
         if num_running <= len(batch) // 2:
-            kept = running.nonzero()[:, 0]
-            cache.batch_select_indices(kept)
-            batch, drawn, mask = batch[kept], drawn[kept], mask[kept]
-            positions, running = positions[kept], running[kept]
+            remaining = running.nonzero()[:, 0]
+            cache.batch_select_indices(remaining)
+            batch, drawn, mask = batch[remaining], drawn[remaining], mask[remaining]
+            positions, running = positions[remaining], running[remaining]
         mask = torch.cat([mask, mask.new_ones(len(batch), 1)], dim=-1)
         output = model(
             input_ids=drawn[:, None],
@@ -95,7 +95,7 @@ def decode(
 def _pad_left(
     prompts: Sequence[Sequence[int]], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask (1 where there is a token), both `[prompts, longest]`."""
+    """Return token ids and mask (1 for a token), both `[prompts, longest]`."""
     longest = max(map(len, prompts))
     padded = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
@@ -119,9 +119,9 @@ def _samples(
 
 @torch.inference_mode()
 def score(model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-    """For each sequence, the log-probability of every token but the first, at temperature 1.
+    """Return the log-probability of every token but the first of each sequence, at temperature 1.
 
-    The padding is on the right, where a causal model does not see it.
+    The padding is on the right, where a causal model does not attend to it.
     """
     longest = max(map(len, sequences))
     padded = [[*sequence, *[0] * (longest - len(sequence))] for sequence in sequences]

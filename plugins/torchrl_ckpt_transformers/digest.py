@@ -1,4 +1,4 @@
-"""One digest for a set of named tensors, the same wherever they are."""
+"""A digest of named tensors, independent of their device."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import xxhash
 
 
 def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
-    """The xxh3-128 (hexadecimal) of names, dtypes, shapes and bytes, in the order of the names,
-    after what makes it comparable: `xxh3-128 of float32:...`."""
+    """Return the xxh3-128 (hexadecimal) of names, dtypes, shapes and bytes, in the order of the
+    names, as `KIND:HEX`: `xxh3-128 of float32:...`."""
     hasher = xxhash.xxh3_128()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

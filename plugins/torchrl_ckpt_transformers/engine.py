@@ -1,7 +1,7 @@
-"""Engine "transformers": generates inside the server's process, with nothing more to install.
+"""Engine "transformers": generates inside the server's process, without further dependencies.
 
 A request is one batch (or several of `max_batch` sequences, in the order of the request), and
-requests run one after the other. So the arithmetic of a request never depends on timing: the same
+requests run one after another. So the arithmetic of a request never depends on timing: the same
 request to the same weights gives the same bits.
 """
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -21,15 +22,17 @@ from torchrl_ckpt.plugin_api.engine_checks import (
     check_sequences,
     hyper_parameters,
 )
-from torchrl_ckpt.plugin_api.engines import GenerationRequest, OnTokens, Sample
+from torchrl_ckpt.plugin_api.engines import DrawnTokens, GenerationRequest, OnTokens, Sample
 from torchrl_ckpt.plugin_api.errors import ModelError
 from torchrl_ckpt.plugin_api.models import Model
-from torchrl_ckpt_transformers.call import Call
 from torchrl_ckpt_transformers.model import TransformersModel
 from torchrl_ckpt_transformers.pretrained import load_causal_lm
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
+
+    from torchrl_ckpt_transformers.decoding import Row
 
 T = TypeVar("T")
 
@@ -40,20 +43,20 @@ class TransformersEngineConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     max_batch: int = Field(default=1024, ge=1)
-    """Sequences of one forward pass at most."""
+    """The maximum number of sequences in one forward pass."""
 
     device: str = "auto"
-    """The torch device. `auto`: the GPU where there is one."""
+    """The torch device. `auto`: the GPU if there is one."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """The arithmetic. `auto`: float32 on CPU, bfloat16 on a GPU."""
+    """The dtype of the arithmetic. `auto`: float32 on CPU, bfloat16 on a GPU."""
 
 
 class TransformersEngine:
     """Batched decoding of a transformers model, one request at a time."""
 
     plugin_api = 1
-    swaps_in_flight = False  # the thread that loads is the one that decodes
+    swaps_in_flight = False  # one thread both loads and decodes
     Config = TransformersEngineConfig
 
     dtype: str | None = None
@@ -64,11 +67,12 @@ class TransformersEngine:
 
     def __init__(self, config: TransformersEngineConfig) -> None:
         self.config = config
-        # One thread is the queue: requests and loads run in the order in which they came.
+        # With one thread, requests and loads run in the order of arrival.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
 
     def start(self, model: Model, *, max_length: int | None, threads: int) -> None:
-        """Raises `ModelError` for a model that is not a `TransformersModel` or is too short."""
+        """Raises `ModelError` for a model of another class than `TransformersModel`, and for a
+        `max_length` that the model cannot take."""
         if not isinstance(model, TransformersModel):
             raise ModelError(
                 f"the engine `transformers` needs a model of type `transformers`, not "
@@ -82,15 +86,14 @@ class TransformersEngine:
     ) -> list[list[Sample]]:
         """Raises `ValueError` for prompts that the model cannot take.
 
-        A call that is cancelled leaves the queue or, where its turn has come, ends after the step
-        that is being computed.
+        A cancelled call leaves the queue or, if it is decoding, ends after the current step.
         """
         self._check(request.prompts, request.sampling.max_tokens)
-        call = Call(on_tokens)
+        reporter = _TokenReporter(on_tokens)
         try:
-            return await self._run(lambda: self._generate(request, call))
+            return await self._run(lambda: self._generate(request, reporter))
         finally:
-            call.end()
+            reporter.cancel()
 
     async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Raises `ValueError` for sequences that the model cannot take."""
@@ -102,7 +105,7 @@ class TransformersEngine:
         await self._run(lambda: self._load(directory))
 
     async def weights_digest(self) -> str:
-        """As `digest_tensors` of the parameters in use, of tied ones the first."""
+        """Return `digest_tensors` of the parameters in use; of tied parameters the first counts."""
         return await self._run(self._digest)
 
     def close(self) -> None:
@@ -126,7 +129,10 @@ class TransformersEngine:
         self._attention = model.config.attention
         longest = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         if max_length is not None and longest is not None and max_length > longest:
-            raise ModelError(f"max_length = {max_length}, but the model holds {longest} tokens")
+            raise ModelError(
+                f"inference.max_length = {max_length} exceeds the {longest} tokens that the model "
+                "can take"
+            )
         self._max_length = max_length or longest or 2**31
 
     def _check(self, sequences: Sequence[Sequence[int]], max_tokens: int) -> None:
@@ -137,7 +143,7 @@ class TransformersEngine:
             vocabulary=self._model.get_input_embeddings().num_embeddings,
         )
 
-    def _generate(self, request: GenerationRequest, call: Call) -> list[list[Sample]]:
+    def _generate(self, request: GenerationRequest, reporter: _TokenReporter) -> list[list[Sample]]:
         from torchrl_ckpt_transformers.decoding import decode
 
         num_samples = request.num_samples
@@ -152,7 +158,7 @@ class TransformersEngine:
                 request.seeds[first:last],
                 [(prompt - first, sample) for prompt, sample in batch],
                 request.sampling,
-                functools.partial(call.on_step, batch),
+                functools.partial(reporter.on_step, batch),
             )
         return [samples[i : i + num_samples] for i in range(0, len(samples), num_samples)]
 
@@ -178,3 +184,48 @@ class TransformersEngine:
 
         tied = self._model.all_tied_weights_keys
         return digest_tensors({k: v for k, v in self._model.state_dict().items() if k not in tied})
+
+
+class _TokenReporter:
+    """Reports the tokens that the decoding thread draws for one call, on the event loop's thread.
+
+    Must be created on the event loop's thread.
+    """
+
+    def __init__(self, on_tokens: OnTokens | None) -> None:
+        self._on_tokens = on_tokens
+        self._loop = asyncio.get_running_loop()
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Report nothing more; a decoding that still runs ends with its current step."""
+        self._cancelled.set()
+
+    def on_step(
+        self,
+        rows: Sequence[Row],
+        indices: torch.Tensor,
+        tokens: torch.Tensor,
+        logprobs: torch.Tensor,
+    ) -> None:
+        """Report that the rows at `indices` of `rows` drew `tokens`.
+
+        Raises `CancelledError` after `cancel`.
+        """
+        if self._cancelled.is_set():
+            raise CancelledError
+        if self._on_tokens is None:
+            return
+        drawn = [
+            DrawnTokens(*rows[index], [token], [logprob])
+            for index, token, logprob in zip(
+                indices.tolist(), tokens.tolist(), logprobs.tolist(), strict=True
+            )
+        ]
+        # The samples reach the loop in the same way at the end, so they come after their tokens.
+        self._loop.call_soon_threadsafe(self._report, self._on_tokens, drawn)
+
+    def _report(self, on_tokens: OnTokens, drawn: Sequence[DrawnTokens]) -> None:
+        for tokens in drawn:
+            if not self._cancelled.is_set():
+                on_tokens(tokens)

@@ -45,7 +45,7 @@ class TransformersModelConfig(BaseModel):
 
     config: dict[str, Any] = {}
     """The hyper-parameters of `architecture`, by transformers' names. Vocabulary size and end token
-    come from the tokenizer unless they are given."""
+    are the tokenizer's unless given."""
 
     tokenizer: PathOrName | None = None
     """The tokenizer's directory or hub name. Unset: the one that comes with `name`."""
@@ -56,11 +56,11 @@ class TransformersModelConfig(BaseModel):
     @model_validator(mode="after")
     def _one_source(self) -> TransformersModelConfig:
         if (self.name is None) == (self.architecture is None):
-            raise ValueError("give either `name` or `architecture`, not both and not neither")
+            raise ValueError("give either `name` or `architecture`, and not both")
         if self.architecture is None and self.config:
             raise ValueError("`config` goes with `architecture`; a pretrained model brings its own")
         if self.architecture is not None and self.tokenizer is None:
-            raise ValueError("`architecture` starts from nothing: name its `tokenizer` as well")
+            raise ValueError("`architecture` brings no tokenizer: give its `tokenizer` as well")
         return self
 
 
@@ -74,24 +74,24 @@ class TransformersModel:
         self.config = config
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The same for every caller. Raises `ModelError` where there is none."""
+        """Load the tokenizer once, for all callers. Raises `ModelError` if there is none."""
         return self._tokenizer
 
     def hyper_parameters(self) -> PreTrainedConfig:
-        """The library's configuration object, fresh for each caller. Raises `ModelError`."""
+        """Return a new configuration object of the library. Raises `ModelError`."""
         return copy.deepcopy(self._hyper_parameters)
 
     def causal_lm(self, *, pretrained: bool) -> PreTrainedModel:
-        """The library's own module on CPU in float32, which can also `generate`."""
+        """Build the library's own module on CPU in float32, which can also `generate`."""
         if not pretrained or self.config.name is None:
             return self._random()
         return load_causal_lm(self.config.name, attention=self.config.attention)
 
     def build(self, *, pretrained: bool) -> torch.nn.Module:
-        """The model on CPU in float32; called with positions, it returns logits.
+        """Build the model on CPU in float32; called with positions, it returns logits.
 
-        The library itself keeps the documents of a row apart by their positions, as long as it is
-        given neither a mask nor a cache.
+        The library keeps the documents of a row apart by their positions, provided that it gets
+        neither a mask nor a cache.
         """
         model = self.causal_lm(pretrained=pretrained)
         model.register_forward_pre_hook(_from_positions, with_kwargs=True)
@@ -101,7 +101,7 @@ class TransformersModel:
     def parallelize(
         self, model: torch.nn.Module, mesh: DeviceMesh, *, param_dtype: torch.dtype
     ) -> None:
-        """Shard every decoder layer, then the rest; gradients are reduced in float32."""
+        """Shard every decoder layer, then the rest; reduce gradients in float32."""
         import torch
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -115,7 +115,7 @@ class TransformersModel:
     def export(self, state: Mapping[str, torch.Tensor], directory: Path) -> None:
         """Write full tensors as a Hugging Face directory; equal tensors give equal bytes.
 
-        Of tied parameters one is written, as the format wants it.
+        Of tied parameters only one is written, as the format requires.
         """
         import torch
         from transformers import GenerationConfig
@@ -141,12 +141,12 @@ class TransformersModel:
         tokenizer.save_pretrained(directory)
 
     def digest(self, state: Mapping[str, torch.Tensor]) -> str:
-        """As the engine `transformers` tells it of the exported `state`."""
+        """Return the digest that the engine `transformers` computes of the exported `state`."""
         from torchrl_ckpt_transformers.digest import digest_tensors
 
         return digest_tensors({k: v for k, v in state.items() if k not in self._tied})
 
-    # Read once: an export must not depend on the hub being there at every step.
+    # Read once: exports must not depend on the hub being reachable at every step.
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
@@ -156,7 +156,7 @@ class TransformersModel:
         with explained(unusable(source, "tokenizer")):
             tokenizer = AutoTokenizer.from_pretrained(source)
             if len(tokenizer) <= len(tokenizer.all_special_ids):
-                # What the library makes of a model directory that holds no tokenizer.
+                # The library's result for a model directory without a tokenizer.
                 raise ValueError("its vocabulary is empty")
             if tokenizer.eos_token_id is None:
                 raise ValueError("it has no end token (`eos_token`)")
@@ -164,7 +164,7 @@ class TransformersModel:
 
     @cached_property
     def _tied(self) -> frozenset[str]:
-        """The parameters that an export leaves out, being others under a second name."""
+        """The parameters that an export leaves out because they are tied to others."""
         import torch
 
         with torch.device("meta"):
@@ -198,7 +198,7 @@ class TransformersModel:
 def _from_positions(
     _module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], named: dict[str, torch.Tensor]
 ) -> tuple[tuple[()], dict[str, Any]]:
-    """The library's second positional argument is a mask; here it is the positions."""
+    """Pass the second positional argument as positions; the library would take it as a mask."""
     arguments = dict(zip(("input_ids", "position_ids"), inputs, strict=False)) | named
     return (), {**arguments, "use_cache": False}
 
@@ -214,7 +214,7 @@ def _check_architecture(name: str) -> None:
 
 
 def _check_names(options: Mapping[str, Any], defaults: PreTrainedConfig) -> None:
-    """The library takes unknown hyper-parameters in silence; a misspelt one is an error here."""
+    """Raises `ModelError` for an unknown hyper-parameter; the library would silently accept it."""
     known = {*defaults.to_dict(), *defaults.attribute_map, "rope_theta", "rope_scaling"}
     for name in options.keys() - known:
         raise ModelError(

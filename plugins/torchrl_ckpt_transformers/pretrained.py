@@ -1,4 +1,4 @@
-"""Reads Hugging Face directories, and says plainly what is wrong with one."""
+"""Reads Hugging Face directories, and explains what is wrong with one that cannot be read."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 def load_causal_lm(
     name: str, *, attention: str, dtype: torch.dtype | str = "float32"
 ) -> PreTrainedModel:
-    """The model at `name`, a directory or hub name, on CPU, with every parameter from its files.
+    """Load the model at `name`, a directory or hub name, on CPU, every parameter from its files.
 
-    Raises `ModelError` where a tensor is missing, unexpected or of another shape: the library
-    itself would fill it with random numbers and go on.
+    Raises `ModelError` if a tensor is missing, unexpected or of another shape: the library itself
+    would initialize it at random and continue.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
@@ -39,18 +39,18 @@ def load_causal_lm(
             use_safetensors=True,
             output_loading_info=True,
         )
-    wrong = {what: sorted(loaded[f"{what}_keys"]) for what in ("missing", "unexpected")}
+    wrong = {kind: sorted(loaded[f"{kind}_keys"]) for kind in ("missing", "unexpected")}
     if any(wrong.values()):
         raise ModelError(
             f"the weights at {name} are not those of a {type(model).__name__}: "
-            + "; ".join(f"{what} {names[:5]}" for what, names in wrong.items() if names)
+            + "; ".join(f"{kind} {names[:5]}" for kind, names in wrong.items() if names)
         )
     return model
 
 
 @contextmanager
 def explained(diagnosis: str) -> Iterator[None]:
-    """Turn whatever the library raises into a `ModelError` that begins with `diagnosis`."""
+    """Turn every exception of the library into a `ModelError` that begins with `diagnosis`."""
     try:
         yield
     except ModelError:
@@ -60,7 +60,7 @@ def explained(diagnosis: str) -> Iterator[None]:
 
 
 def unusable(source: str, part: str) -> str:
-    """What to tell a user whose model at `source`, a directory or hub name, lacks a good `part`."""
+    """Explain that the model at `source`, a directory or hub name, has no usable `part`."""
     if Path(source).is_dir():
         return (
             f"{source}: no usable {part} in this directory. It must be a Hugging Face model "
@@ -69,11 +69,11 @@ def unusable(source: str, part: str) -> str:
     if Path(source).is_absolute() or source.startswith((".", "~")) or source.count("/") > 1:
         return f"{source}: no such directory. Give an existing one, or a model's name on the hub"
     return (
-        f"{source}: cannot get its {part}. There is no such directory here; if it is a name on the "
-        "hub, check its spelling and the network, or download it and give the directory"
+        f"{source}: cannot get its {part}. There is no such directory; if it is a name on the hub, "
+        "check its spelling and the network, or download it and give the directory"
     )
 
 
 def _summary(error: BaseException) -> str:
-    """The beginning of what the library said, which can be very long."""
+    """Return the start of the library's message, which can be very long."""
     return textwrap.shorten(f"{type(error).__name__}: {error}", width=400, placeholder=" ...")

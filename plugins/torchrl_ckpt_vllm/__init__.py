@@ -1,1 +1,1 @@
-"""vLLM: the engine for models and loads that the embedded one is too slow for."""
+"""vLLM: the engine for models and request rates for which the embedded engine is too slow."""

@@ -1,6 +1,6 @@
-"""Ties vLLM's processes to the server: called by vLLM in each of them (`vllm.general_plugins`).
+"""Makes vLLM's processes end with the server: vLLM calls this in each (`vllm.general_plugins`).
 
-Without it a server that is killed leaves vLLM's engine behind, with all of its memory.
+Without it, a killed server would leave vLLM's engine running, with all of its memory.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from torchrl_ckpt.plugin_api.parent_death import die_with_parent
 
 
 def die_with_server() -> None:
-    """Does nothing in the server itself, which decides whose end is its own."""
+    """Kill this process when the server dies. Does nothing in the server itself."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
     die_with_parent()
-    if not parent.is_alive():  # it ended before the kernel knew of the wish
+    if not parent.is_alive():  # it died before `die_with_parent` took effect
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What vLLM's worker processes do besides what vLLM makes them do: a reload that is whole."""
+"""Extends vLLM's worker by a reload of all weights, tied output layers included."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ReloadingWorker:
-    """Mixed into vLLM's worker (its option `worker_extension_cls`); `collective_rpc` calls it."""
+    """A mixin of vLLM's worker (option `worker_extension_cls`), called through `collective_rpc`."""
 
     model_runner: Any
     reload_weights: Any
@@ -22,10 +22,10 @@ class ReloadingWorker:
     def reload_published(self, directory: str) -> None:
         """Replace the weights by those in `directory`, those of a tied output layer included.
 
-        vLLM reloads a layer where the files have a tensor of its name, and a tied output layer has
-        none. On a GPU it computes with the embedding's memory and so has the new weights; on CPU it
-        computes with a copy, packed for the processor when the model was first loaded, and would
-        keep that.
+        vLLM reloads a layer if the files have a tensor of its name, and for a tied output layer
+        they have none. On a GPU that layer computes with the embedding's memory, and so has the new
+        weights. On CPU it computes with a copy that was packed for the processor when the model was
+        first loaded, and would keep the old weights.
         """
         model = self.model_runner.get_model()
         tied = list(_tied_output_layers(model))
@@ -38,7 +38,7 @@ class ReloadingWorker:
 def _tied_output_layers(
     model: torch.nn.Module,
 ) -> Iterator[tuple[ParallelLMHead, VocabParallelEmbedding]]:
-    """Each output layer that is its model's embedding under a second name, with that embedding."""
+    """Yield each output layer that shares its weights with an embedding, and that embedding."""
     from vllm.model_executor.layers.vocab_parallel_embedding import (
         ParallelLMHead,
         VocabParallelEmbedding,

@@ -233,5 +233,5 @@ def test_a_prompt_that_the_model_cannot_take_is_a_value_error(
 
 
 def test_a_longer_maximum_than_the_models_is_refused() -> None:
-    with pytest.raises(ModelError, match="holds 128 tokens"):
+    with pytest.raises(ModelError, match="exceeds the 128 tokens"):
         started(max_length=129)

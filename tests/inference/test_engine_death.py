@@ -46,7 +46,7 @@ def test_the_server_ends_with_its_engine_even_in_a_load_that_never_returns(tmp_p
             process.kill()
             process.wait()
     said = log.read_text()
-    assert "the engine has died, and so the server ends: killed by a test" in said
+    assert "the engine has died, so the server exits: killed by a test" in said
     assert "\nerror: " not in said  # which would keep a job from starting it again
 
 

@@ -101,7 +101,7 @@ def test_a_named_model_is_built_with_its_weights_or_without(published: Path) -> 
         ({}, "either `name` or `architecture`"),
         ({"name": "a", "architecture": "b"}, "either `name` or `architecture`"),
         ({"name": "a", "config": {"x": 1}}, "brings its own"),
-        ({"architecture": "qwen3"}, "name its `tokenizer`"),
+        ({"architecture": "qwen3"}, "give its `tokenizer`"),
     ],
 )
 def test_a_model_table_names_one_source(config: dict, message: str) -> None:

@@ -206,7 +206,7 @@ def test_an_index_of_shards_names_files_beside_it(shard: object, tmp_path: Path)
     index.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
     assert allowed_directory(str(index.parent), [tmp_path]) == index.parent.resolve()
     index.write_text("[]")
-    with pytest.raises(ModelError, match="no index of shards"):
+    with pytest.raises(ModelError, match="not an index of shards"):
         allowed_directory(str(index.parent), [tmp_path])
 
 

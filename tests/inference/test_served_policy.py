@@ -33,8 +33,8 @@ async def settle() -> None:
 
 async def generate(policy: ServedPolicy) -> list[PolicySpan]:
     """The weights that drew the one sample of a request."""
-    [[stamped]] = await policy.generate(REQUEST)
-    return stamped.policy
+    [(_, spans)] = await policy.generate(REQUEST)
+    return spans
 
 
 def _http(engine: ScriptedEngine, root: Path, **options: object) -> httpx.AsyncClient:
@@ -118,7 +118,7 @@ def test_after_a_load_failed_half_way_nothing_is_generated_until_one_succeeds(
 ) -> None:
     async def scenario() -> None:
         engine = ScriptedEngine([4], swaps_in_flight=keep)
-        policy = ServedPolicy(engine, keep=keep)
+        policy = ServedPolicy(engine, update_in_flight=keep)
         await policy.load(Path("/a"), 1)
         engine.fault = fault
         with pytest.raises((WeightsUnknown, asyncio.CancelledError)):
@@ -144,7 +144,7 @@ def _kept(
 
     async def run() -> None:
         engine = ScriptedEngine([4, 5, 6, 7, 8], swaps_in_flight=True)
-        policy = ServedPolicy(engine, keep=True)
+        policy = ServedPolicy(engine, update_in_flight=True)
         await policy.load(Path("/a"), 1)
         engine.stepwise = True
         request = asyncio.create_task(generate(policy))
@@ -227,8 +227,8 @@ def test_an_engine_that_does_not_tell_of_all_its_tokens_is_not_believed() -> Non
     class Silent(ScriptedEngine):
         async def _draw(self, request: GenerationRequest, on_tokens: object) -> None: ...
 
-    with pytest.raises(RuntimeError, match="not told of every token"):
-        asyncio.run(generate(ServedPolicy(Silent([4], swaps_in_flight=True), keep=True)))
+    with pytest.raises(RuntimeError, match="not report every token"):
+        asyncio.run(generate(ServedPolicy(Silent([4], swaps_in_flight=True), update_in_flight=True)))
 
 
 def test_keep_with_an_engine_that_cannot_is_refused_at_the_start(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.jobs.commands import RECIPES, free_port, running
+from tests.support.commands import RECIPES, free_port, running
 from tests.support.inference_server import API_KEY, KEY
 from tests.support.tiny_model import logprobs_of, tiny_model
 from torchrl_ckpt.config.inference import InferenceConfig

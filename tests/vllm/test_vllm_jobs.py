@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.jobs.commands import RECIPES, ROOT, metrics, run, running, succeed
+from tests.support.commands import RECIPES, ROOT, metrics, run, running, succeed
 from tests.support.inference_server import wait_until_up
 from tests.vllm.conftest import Published, vllm_server
 from torchrl_ckpt.orchestrator.attestation import attest
@@ -145,7 +145,7 @@ def test_a_server_ends_with_vllms_engine_in_whatever_it_is_doing(
             with suppress(httpx.TransportError):
                 assert asked.result().status_code == 500
     log = server.log.read_text()
-    assert "the engine has died, and so the server ends" in log
+    assert "the engine has died, so the server exits" in log
     assert "\nerror: " not in log  # which would keep a job from starting it again
 
 
@@ -153,7 +153,7 @@ def test_a_server_ends_with_vllms_engine_in_whatever_it_is_doing(
     ("flag", "said"),
     [
         ("--engine.max-num-batched-token", "did you mean `max_num_batched_tokens`?"),
-        ("--engine.max-num-batched-tokens", "vLLM does not take this model or these options"),
+        ("--engine.max-num-batched-tokens", "vLLM does not accept this model or these options"),
     ],
 )
 def test_vllms_own_options_are_checked(

@@ -10,9 +10,9 @@ import pytest
 import torchrl_ckpt_vllm.engine
 from pydantic import ValidationError
 from torchrl_ckpt_vllm.options import VllmEngineConfig, engine_arguments
-from torchrl_ckpt_vllm.requests import sample_seed, sampling_params
+from torchrl_ckpt_vllm.sampling_params import sample_seed, sampling_params
 
-from tests.jobs.commands import RECIPES, run, succeed
+from tests.support.commands import RECIPES, run, succeed
 from torchrl_ckpt.plugin_api.engines import Sampling
 from torchrl_ckpt.plugin_api.errors import RecipeError
 
@@ -21,7 +21,7 @@ KNOWN = {*VllmEngineConfig.model_fields, "max_num_batched_tokens", "max_model_le
 
 def test_the_recipe_is_checked_where_there_is_no_vllm(tmp_path: Path) -> None:
     shown = succeed("rl", "@", RECIPES / "rl_reverse_vllm.toml", "--dry-run", cwd=tmp_path)
-    assert "the recipe is good" in shown.out
+    assert "the recipe is valid" in shown.out
 
 
 def test_an_option_that_is_decided_elsewhere_is_refused_with_the_reason(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""The HTTP server around an engine."""
+"""The HTTP server that generates with an engine."""

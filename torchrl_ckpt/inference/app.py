@@ -1,4 +1,4 @@
-"""The HTTP application: OpenAI's routes on an engine, and the weights behind a key."""
+"""The HTTP application: OpenAI's routes, and those that load and report weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastapi import Depends, FastAPI
 
 from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.inference.completion_service import CompletionService
-from torchrl_ckpt.inference.http_errors import answer_failures
+from torchrl_ckpt.inference.http_errors import install_error_handlers
 from torchrl_ckpt.inference.limits import Admission, BodyLimit
 from torchrl_ckpt.inference.metrics import CountRequests, ServerMetrics, metric_routes
 from torchrl_ckpt.inference.routes.chat import chat_routes
@@ -31,14 +31,15 @@ def build_app(
     key: str,
     allowed_dirs: Sequence[Path],
 ) -> FastAPI:
-    """The application on a started `engine`.
+    """Return the application that serves a started `engine`.
 
-    On loopback anyone may generate and look at the metrics; elsewhere that takes the key, too.
+    `/weights` needs the key. Generation and metrics need it only if `config.host` can be reached
+    from other machines.
     """
-    policy = ServedPolicy(engine, keep=config.weight_update == "keep")
+    policy = ServedPolicy(engine, update_in_flight=config.weight_update == "keep")
     admission = Admission(max_running=config.max_running, max_queued=config.max_queued)
     metrics = ServerMetrics(admission, policy)
-    generator = CompletionService(
+    service = CompletionService(
         policy,
         tokenizer,
         admission,
@@ -47,23 +48,23 @@ def build_app(
         on_usage=metrics.count_tokens,
     )
 
-    # No pages of documentation, and no redirect to a path that differs in a slash: whatever is no
-    # route is an error in the one form.
+    # No documentation pages, and no redirect to a path that differs in a slash: any other path than
+    # those of the routes gets an error in OpenAI's form.
     app = FastAPI(title="torchrl-ckpt inference", openapi_url=None, redirect_slashes=False)
     app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)
     app.add_middleware(CountRequests, metrics=metrics)
-    answer_failures(app)
+    install_error_handlers(app)
 
     with_key = [Depends(requires_key(key))]
-    with_key_from_afar = [] if is_loopback(config.host) else with_key
+    with_key_if_public = [] if is_loopback(config.host) else with_key
     app.include_router(weight_routes(policy, metrics, allowed_dirs), dependencies=with_key)
     for router in (
-        completion_routes(generator),
-        chat_routes(generator),
-        model_routes(generator),
+        completion_routes(service),
+        chat_routes(service),
+        model_routes(service),
         metric_routes(metrics),
     ):
-        app.include_router(router, dependencies=with_key_from_afar)
+        app.include_router(router, dependencies=with_key_if_public)
 
     @app.get("/health")
     async def health() -> Health:

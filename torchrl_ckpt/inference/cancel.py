@@ -1,4 +1,4 @@
-"""Work that is given up when something happens before it is done."""
+"""Cancels work that something else has made needless."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive
 
-from torchrl_ckpt.inference.http_errors import ClientGone
+from torchrl_ckpt.inference.http_errors import ClientDisconnected
 
 T = TypeVar("T")
 
 
 class Interrupted(Exception):
-    """What the work was not to outlast has happened."""
+    """The work was cancelled because its interruption happened first."""
 
 
-async def unless(interruption: asyncio.Future[Any], work: Coroutine[Any, Any, T]) -> T:
-    """`work`'s result; raises `Interrupted` if `interruption` is done by then.
+async def cancel_when(interruption: asyncio.Future[Any], work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of `work`; raises `Interrupted` if `interruption` is done by then.
 
-    `work` has ended when this returns or raises, cancelled where need be.
+    When this returns or raises, `work` has ended, cancelled if necessary.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -32,23 +32,23 @@ async def unless(interruption: asyncio.Future[Any], work: Coroutine[Any, Any, T]
         task.cancel()
         await asyncio.wait({task})
         if not task.cancelled():
-            task.exception()  # seen, so that asyncio does not report it as forgotten
+            task.exception()  # retrieved, so that asyncio does not warn about it
 
 
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """`work`'s result; raises `ClientGone` where the client disconnects first.
+async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of `work`; raises `ClientDisconnected` if the client disconnects first.
 
     The request's body must have been read from `receive`.
     """
-    gone = asyncio.ensure_future(_disconnected(receive))
+    disconnected = asyncio.ensure_future(_wait_for_disconnect(receive))
     try:
-        return await unless(gone, work)
+        return await cancel_when(disconnected, work)
     except Interrupted:
-        raise ClientGone("the client has disconnected") from None
+        raise ClientDisconnected("the client has disconnected") from None
     finally:
-        gone.cancel()
+        disconnected.cancel()
 
 
-async def _disconnected(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

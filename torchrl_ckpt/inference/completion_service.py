@@ -1,37 +1,32 @@
-"""From a request's fields to the engine and back, the same for completions and chat."""
+"""Generates and scores for the HTTP routes: tokenization, sampling parameters, admission, usage."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
-from torchrl_ckpt.inference.cancel import Interrupted, unless
+from torchrl_ckpt.inference.cancel import Interrupted, cancel_when
 from torchrl_ckpt.inference.http_errors import BadRequest, NotFound
 from torchrl_ckpt.inference.limits import Admission
-from torchrl_ckpt.inference.served_policy import EngineWeights, ServedPolicy, Stamped
-from torchrl_ckpt.inference.stream import GrowingCompletion, Piece, joined
+from torchrl_ckpt.inference.served_policy import EngineWeights, ServedPolicy
+from torchrl_ckpt.inference.stream import Chunk, GrowingCompletion, TextSample, join_chunks
 from torchrl_ckpt.plugin_api.engines import DrawnTokens, GenerationRequest, Sampling
 from torchrl_ckpt.plugin_api.models import Tokenizer
 from torchrl_ckpt.serving_api.protocol import ChatCompletionRequest, CompletionRequest, Usage
 
 Request = CompletionRequest | ChatCompletionRequest
-OnPiece = Callable[[Piece], None]
-
-
-@dataclass(frozen=True)
-class Generated:
-    """What became of a request: whole completions, by prompt and then by sample."""
-
-    completions: list[Piece]
-    usage: Usage
 
 
 class CompletionService:
-    """The served policy with its tokenizer and its name."""
+    """The served policy with its tokenizer and its model name, for completions and chat alike.
+
+    Completions are numbered by prompt, then by sample. `on_usage` is called with the tokens of
+    every answered request.
+    """
 
     def __init__(
         self,
@@ -43,78 +38,114 @@ class CompletionService:
         max_sequences: int,
         on_usage: Callable[[Usage], None],
     ) -> None:
-        self._tokenizer = tokenizer
         self.model_name = model_name
         self._policy = policy
+        self._tokenizer = tokenizer
         self._admission = admission
         self._max_sequences = max_sequences
         self._on_usage = on_usage
         self._token_text = functools.cache(lambda token: tokenizer.decode([token]))
 
     def check_model(self, name: str | None) -> None:
-        """Raises `NotFound` where the request names another model than the served one."""
+        """Raises `NotFound` if the request names another model than the served one."""
         if name not in (None, self.model_name):
             raise NotFound(f"there is no model {name!r} here, only {self.model_name!r}", "model")
 
-    async def generate(
+    async def complete(
         self,
         prompts: Sequence[Sequence[int]],
         request: Request,
         seeds: Sequence[int] | None = None,
-        on_piece: OnPiece | None = None,
-    ) -> Generated:
-        """Sample from the prompts; the tokenizer's end token ends a completion besides others.
+    ) -> tuple[list[TextSample], Usage]:
+        """Generate whole completions of the prompts.
 
-        Without `seeds` they follow from the request's seed, or chance. `on_piece` is given the
-        completions as they grow. Raises `BadRequest`, `TooManyRequests` and `WeightsUnknown`.
+        Besides the request's stop tokens, the tokenizer's end token ends a completion. `seeds` are
+        one for each prompt; None derives them from the request's seed, or from chance. Raises
+        `BadRequest`, `TooManyRequests`, `EngineDied` and `WeightsUnknown`.
         """
-        generation = self._generation(prompts, request, seeds)
-        async with self._admission.place():
-            try:
-                if on_piece is None and not request.stop:
-                    groups = await self._policy.generate(generation)
-                    completions = self._whole(groups)
-                else:
-                    completions = await self._grow(generation, request.stop, on_piece)
-            except ValueError as error:
-                raise BadRequest(str(error)) from error
-        return Generated(completions, self._usage(prompts, completions))
-
-    async def score(self, sequences: Sequence[Sequence[int]]) -> Generated:
-        """The sequences themselves with the log-probabilities of all tokens but the first.
-
-        Raises as `generate` does.
-        """
-        self._check_number(len(sequences))
-        async with self._admission.place():
-            try:
-                scores, load = await self._policy.score(sequences)
-            except ValueError as error:
-                raise BadRequest(str(error)) from error
-        echoes = [
-            Piece(
-                prompt=i,
-                sample=0,
-                text=self.text(tokens),
-                token_ids=tokens,
-                logprobs=values,
-                policy=[load.span(len(tokens))],
-                finish_reason="length",
+        if request.stop:
+            chunks: list[list[Chunk]] = [[] for _ in range(len(prompts) * request.n)]
+            usage = await self.stream(
+                prompts, request, seeds, lambda chunk: chunks[chunk.index].append(chunk)
             )
-            for i, (tokens, values) in enumerate(zip(sequences, scores, strict=True))
+            return [join_chunks(part) for part in chunks], usage
+        generation = self._generation_request(prompts, request, seeds)
+        async with self._admitted():
+            samples = await self._policy.generate(generation)
+            completions = [
+                (sample, self.text(sample.token_ids), policy) for sample, policy in samples
+            ]
+        num_completed = sum(len(sample.token_ids) for sample, _ in samples)
+        return completions, self._count_usage(prompts, num_completed)
+
+    async def stream(
+        self,
+        prompts: Sequence[Sequence[int]],
+        request: Request,
+        seeds: Sequence[int] | None,
+        on_chunk: Callable[[Chunk], None],
+    ) -> Usage:
+        """Generate as `complete` does, and call `on_chunk` with each chunk of a completion.
+
+        Each completion ends at its first stop sequence, and the engine's work with the last
+        completion.
+        """
+        generation = self._generation_request(prompts, request, seeds)
+        completions = [
+            GrowingCompletion(index, self._tokenizer, request.stop)
+            for index in range(len(prompts) * request.n)
         ]
-        return Generated(echoes, self._usage(sequences, []))
+        num_growing, num_completed = len(completions), 0
+        all_stopped = asyncio.get_running_loop().create_future()
+
+        def emit(chunk: Chunk) -> None:
+            nonlocal num_growing, num_completed
+            num_completed += len(chunk.token_ids)
+            num_growing -= chunk.finish_reason is not None
+            if num_growing == 0 and not all_stopped.done():
+                all_stopped.set_result(None)
+            on_chunk(chunk)
+
+        def grow(drawn: DrawnTokens, weights: EngineWeights) -> None:
+            completion = completions[drawn.prompt * request.n + drawn.sample]
+            if not completion.finished and (chunk := completion.add(drawn, weights)) is not None:
+                emit(chunk)
+
+        async with self._admitted():
+            try:
+                samples = await cancel_when(all_stopped, self._policy.generate(generation, grow))
+            except Interrupted:
+                samples = []  # every completion has finished
+            for completion, (sample, _) in zip(completions, samples, strict=False):
+                if not completion.finished:
+                    emit(completion.finish(sample.finish_reason))
+        return self._count_usage(prompts, num_completed)
+
+    async def score(
+        self, sequences: Sequence[Sequence[int]]
+    ) -> tuple[list[list[float]], EngineWeights, Usage]:
+        """Return the log-probabilities of all tokens but the first of each sequence, and the
+        weights that computed them.
+
+        Raises as `complete` does.
+        """
+        self._check_num_sequences(len(sequences))
+        async with self._admitted():
+            logprobs, weights = await self._policy.score(sequences)
+        return logprobs, weights, self._count_usage(sequences, 0)
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a prompt. Tokenizers raise what they like. Raises `BadRequest`."""
+        """Return the tokens of a prompt. Raises `BadRequest` for whatever the tokenizer raises."""
         try:
             return self._tokenizer.encode(text)
         except Exception as error:
             raise BadRequest(f"the tokenizer refuses this text: {error}", "prompt") from error
 
     def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """The messages as the tokenizer's chat template puts them. Templates raise what they like.
-        Raises `BadRequest`."""
+        """Return the messages as tokens, formatted by the tokenizer's chat template.
+
+        Raises `BadRequest` for whatever the template raises.
+        """
         try:
             return self._tokenizer.apply_chat_template(
                 messages, tokenize=True, add_generation_prompt=True, return_dict=False
@@ -125,17 +156,26 @@ class CompletionService:
             ) from error
 
     def text(self, token_ids: Sequence[int]) -> str:
-        """What a person reads: without end token and the like."""
+        """Decode the tokens without special tokens, such as the end token."""
         return self._tokenizer.decode(token_ids, skip_special_tokens=True)
 
     def token_texts(self, token_ids: Sequence[int]) -> list[str]:
-        """Each token by itself, special ones too."""
+        """Decode each token by itself, special tokens included."""
         return [self._token_text(token) for token in token_ids]
 
-    def _generation(
+    @asynccontextmanager
+    async def _admitted(self) -> AsyncIterator[None]:
+        """Run the block once the request is admitted; turn `ValueError` into `BadRequest`."""
+        async with self._admission.admit():
+            try:
+                yield
+            except ValueError as error:
+                raise BadRequest(str(error)) from error
+
+    def _generation_request(
         self, prompts: Sequence[Sequence[int]], request: Request, seeds: Sequence[int] | None
     ) -> GenerationRequest:
-        self._check_number(len(prompts) * request.n)
+        self._check_num_sequences(len(prompts) * request.n)
         if seeds is None:
             first = secrets.randbits(64) if request.seed is None else request.seed
             seeds = [(first + i) % 2**64 for i in range(len(prompts))]
@@ -148,69 +188,20 @@ class CompletionService:
         )
         return GenerationRequest(prompts, seeds, request.n, sampling)
 
-    def _check_number(self, num_sequences: int) -> None:
+    def _check_num_sequences(self, num_sequences: int) -> None:
         if num_sequences > self._max_sequences:
             raise BadRequest(
-                f"{num_sequences} sequences in one request are more than {self._max_sequences} "
-                "(`inference.max_sequences`)",
+                f"{num_sequences} sequences in one request exceed the limit of "
+                f"{self._max_sequences} (`inference.max_sequences`)",
                 "n",
             )
 
-    def _whole(self, groups: Sequence[Sequence[Stamped]]) -> list[Piece]:
-        return [
-            Piece(
-                prompt=prompt,
-                sample=number,
-                text=self.text(one.sample.token_ids),
-                token_ids=one.sample.token_ids,
-                logprobs=one.sample.logprobs,
-                policy=one.policy,
-                finish_reason=one.sample.finish_reason,
-            )
-            for prompt, group in enumerate(groups)
-            for number, one in enumerate(group)
-        ]
-
-    async def _grow(
-        self, generation: GenerationRequest, stop: Sequence[str], on_piece: OnPiece | None
-    ) -> list[Piece]:
-        """Each completion up to its stop sequence; the engine's work ends with the last one's."""
-        growing = {
-            (prompt, number): GrowingCompletion(prompt, number, self._tokenizer, stop)
-            for prompt in range(len(generation.prompts))
-            for number in range(generation.num_samples)
-        }
-        pieces: dict[tuple[int, int], list[Piece]] = {key: [] for key in growing}
-        num_growing = len(growing)
-        all_stopped = asyncio.get_running_loop().create_future()
-
-        def put(piece: Piece) -> None:
-            nonlocal num_growing
-            pieces[piece.prompt, piece.sample].append(piece)
-            num_growing -= piece.finish_reason is not None
-            if num_growing == 0 and not all_stopped.done():
-                all_stopped.set_result(None)
-            if on_piece is not None:
-                on_piece(piece)
-
-        def grow(drawn: DrawnTokens, weights: EngineWeights) -> None:
-            completion = growing[drawn.prompt, drawn.sample]
-            if not completion.finished and (piece := completion.add(drawn, weights)) is not None:
-                put(piece)
-
-        try:
-            groups = await unless(all_stopped, self._policy.generate(generation, grow))
-        except Interrupted:
-            groups = []
-        for prompt, group in enumerate(groups):
-            for number, one in enumerate(group):
-                if not growing[prompt, number].finished:
-                    put(growing[prompt, number].finish(one.sample.finish_reason))
-        return [joined(pieces[key]) for key in growing]
-
-    def _usage(self, prompts: Sequence[Sequence[int]], completions: Sequence[Piece]) -> Usage:
-        read = sum(map(len, prompts))
-        written = sum(len(completion.token_ids) for completion in completions)
-        usage = Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
+    def _count_usage(self, prompts: Sequence[Sequence[int]], num_completed: int) -> Usage:
+        num_prompt = sum(map(len, prompts))
+        usage = Usage(
+            prompt_tokens=num_prompt,
+            completion_tokens=num_completed,
+            total_tokens=num_prompt + num_completed,
+        )
         self._on_usage(usage)
         return usage

@@ -1,4 +1,4 @@
-"""How many requests are worked on at a time, how many may wait, and who is turned away."""
+"""Limits: how many requests run and wait at a time, and how large a body may be."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ _RETRY_SECONDS = 1
 
 
 class Admission:
-    """Places for `max_running` requests; `max_queued` more wait for one, in order of arrival."""
+    """Lets `max_running` requests run; `max_queued` more wait, in order of arrival."""
 
     def __init__(self, *, max_running: int, max_queued: int) -> None:
-        self._places = asyncio.Semaphore(max_running)
+        self._slots = asyncio.Semaphore(max_running)
         self._max_queued = max_queued
         self.num_running = 0
         self.num_queued = 0
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """A place for as long as the block runs. Raises `TooManyRequests`."""
-        if self._places.locked() and self.num_queued >= self._max_queued:
+    async def admit(self) -> AsyncIterator[None]:
+        """Run the block once a slot is free. Raises `TooManyRequests` if the queue is full."""
+        if self._slots.locked() and self.num_queued >= self._max_queued:
             raise TooManyRequests(
-                f"{self.num_queued} requests are waiting already (`inference.max_queued`); ask "
-                "again later",
+                f"{self.num_queued} requests are waiting already (`inference.max_queued`); retry "
+                "later",
                 headers={"Retry-After": str(_RETRY_SECONDS)},
             )
         self.num_queued += 1
         try:
-            await self._places.acquire()
+            await self._slots.acquire()
         finally:
             self.num_queued -= 1
         self.num_running += 1
@@ -41,11 +41,11 @@ class Admission:
             yield
         finally:
             self.num_running -= 1
-            self._places.release()
+            self._slots.release()
 
 
 class BodyLimit:
-    """ASGI middleware that answers 413 once a body has more than `max_bytes`."""
+    """ASGI middleware that answers 413 to a body of more than `max_bytes`."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
@@ -57,15 +57,15 @@ class BodyLimit:
             return
         received = 0
 
-        async def counted() -> Message:
+        async def receive_counted() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._max_bytes:
                 raise TooLarge(
-                    f"the body exceeds {self._max_bytes} bytes (`inference.max_body_bytes`); make "
-                    "several requests of it"
+                    f"the body exceeds {self._max_bytes} bytes (`inference.max_body_bytes`); split "
+                    "it into several requests"
                 )
             return message
 
-        await self._app(scope, counted, send)
+        await self._app(scope, receive_counted, send)

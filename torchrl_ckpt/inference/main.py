@@ -1,4 +1,4 @@
-"""The inference server from start to end: builds what the recipe names, serves, leaves."""
+"""Runs the inference server that a recipe describes."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ from torchrl_ckpt.inference.server import serve
 from torchrl_ckpt.registry.loading import create
 from torchrl_ckpt.run.directory import RunDirectory
 
-# Where the runs of this directory publish their policies; see `output_dir` in the recipe's schema.
-_RUNS = "outputs"
+# The default parent of `output_dir`, below which runs publish their policies.
+_DEFAULT_OUTPUTS = "outputs"
 
 
 def serve_recipe(config: InferenceConfig, listener: socket.socket, *, in_job: bool) -> None:
     """Serve on `listener` until stopped.
 
-    A server `in_job` loads the weights of its own run; one started by hand those of every run
-    below the working directory.
+    By default, a server `in_job` may load the weights of its own run, and one started by hand those
+    of every run below `outputs` in the working directory. Raises as `serve` does, and `ModelError`.
     """
-    own = RunDirectory(config.output_dir, attempt=0).weights if in_job else Path(_RUNS).resolve()
+    default_dir = (
+        RunDirectory(config.output_dir, attempt=0).weights
+        if in_job
+        else Path(_DEFAULT_OUTPUTS).resolve()
+    )
     serve(
         config,
         model=create("models", config.model),
         engine=create("engines", config.engine),
         key=os.environ.get(config.api_key_env) or None,
-        allowed_dirs=config.allowed_dirs or [own],
+        allowed_dirs=config.allowed_dirs or [default_dir],
         sockets=[listener],
     )

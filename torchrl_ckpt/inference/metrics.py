@@ -1,4 +1,4 @@
-"""`GET /metrics`: what the server has done and is doing, as Prometheus reads it."""
+"""`GET /metrics`: counters and gauges of the server, in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
 
 
 class ServerMetrics:
-    """The counts of one server, in a registry of its own."""
+    """The metrics of one server, in their own registry."""
 
     def __init__(self, admission: Admission, policy: ServedPolicy) -> None:
         self.registry = CollectorRegistry()
-        self._requests = self._counter("requests", "Answers.", "route", "status")
+        self._requests = self._counter("requests", "Responses.", "route", "status")
         self._seconds = Histogram(
             "torchrl_ckpt_request_seconds",
-            "From a request's arrival to the end of its answer.",
+            "Time from a request's arrival to the end of its response.",
             ["route"],
             buckets=_SECONDS,
             registry=self.registry,
@@ -34,31 +34,34 @@ class ServerMetrics:
         self._loads = self._counter("weight_loads", "Loads of weights.", "outcome")
         for outcome in ("loaded", "refused", "failed"):
             self._loads.labels(outcome)
-        self._prompt_tokens = self._counter("prompt_tokens", "Tokens read.")
-        self._completion_tokens = self._counter("completion_tokens", "Tokens given out.")
-        self._gauge(
-            "requests_in_flight", "Requests that have a place with the engine."
-        ).set_function(lambda: admission.num_running)
-        self._gauge("requests_queued", "Requests that wait for a place.").set_function(
+        self._prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of answered requests.")
+        self._completion_tokens = self._counter(
+            "completion_tokens", "Completion tokens of answered requests."
+        )
+        self._gauge("requests_in_flight", "Requests that the engine works on.").set_function(
+            lambda: admission.num_running
+        )
+        self._gauge("requests_queued", "Requests that wait for the engine.").set_function(
             lambda: admission.num_queued
         )
         self._gauge(
-            "policy_version", "The version that is served; NaN where nobody has sent one."
+            "policy_version", "The served version; NaN if none was loaded, or weights are unknown."
         ).set_function(lambda: float("nan") if policy.version is None else policy.version)
 
     def count_request(self, route: str, status: int, seconds: float) -> None:
-        """Add an answer."""
+        """Count a response."""
         self._requests.labels(route, status).inc()
         self._seconds.labels(route).observe(seconds)
 
     def count_tokens(self, usage: Usage) -> None:
-        """Add a request's tokens."""
+        """Count the tokens of a request."""
         self._prompt_tokens.inc(usage.prompt_tokens)
         self._completion_tokens.inc(usage.completion_tokens)
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """Count the load in the block: `refused` left the earlier weights, `failed` none."""
+        """Count the load in the block as `loaded`, `refused` (the earlier weights are still served)
+        or `failed` (the weights are unknown)."""
         outcome = "failed"
         try:
             yield
@@ -77,11 +80,11 @@ class ServerMetrics:
 
 
 def metric_routes(metrics: ServerMetrics) -> APIRouter:
-    """The route that shows `metrics`."""
+    """Return the route that exposes `metrics`."""
     router = APIRouter()
 
     @router.get("/metrics")
-    async def show() -> Response:
+    async def export() -> Response:
         return Response(
             exposition.generate_latest(metrics.registry),
             media_type=exposition.CONTENT_TYPE_PLAIN_0_0_4,
@@ -91,7 +94,7 @@ def metric_routes(metrics: ServerMetrics) -> APIRouter:
 
 
 class CountRequests:
-    """ASGI middleware that counts and times every answer, by route and not by path."""
+    """ASGI middleware that counts and times every response, by route rather than path."""
 
     def __init__(self, app: ASGIApp, metrics: ServerMetrics) -> None:
         self._app = app
@@ -101,18 +104,18 @@ class CountRequests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.monotonic()
-        status = 500  # what the server answers to an exception that comes through here
+        started_at = time.monotonic()
+        status = 500  # the response to an exception that passes through here
 
-        async def seen(message: Message) -> None:
+        async def send_observed(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, seen)
+            await self._app(scope, receive, send_observed)
         finally:
             route = getattr(scope.get("route"), "path", "none")
-            seconds = time.monotonic() - began
+            seconds = time.monotonic() - started_at
             self._metrics.count_request(route, status, seconds)

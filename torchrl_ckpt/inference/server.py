@@ -1,4 +1,4 @@
-"""Runs the inference server: its socket, its key, and its end."""
+"""Runs the inference server: its socket, its key, and its shutdown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import uvicorn
 
 from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.inference.app import build_app
-from torchrl_ckpt.plugin_api.engines import Engine, MortalEngine
+from torchrl_ckpt.plugin_api.engines import Engine, FailureReportingEngine
 from torchrl_ckpt.plugin_api.errors import RecipeError
 from torchrl_ckpt.plugin_api.models import Model
 from torchrl_ckpt.serving_api.keys import is_loopback, published_key
@@ -24,16 +24,21 @@ from torchrl_ckpt.serving_api.listener import open_listener
 
 _log = logging.getLogger(__name__)
 
-_GRACE_SECONDS = 30
+_SHUTDOWN_SECONDS = 30
 
-# Longer than any client keeps a connection (httpx 5 s, openai 5 s): the side that closes it must be
-# the one that knows whether a request is on its way.
+# Running requests wait for the dead engine in vain; only their error responses must still be sent.
+_DEAD_ENGINE_SHUTDOWN_SECONDS = 1
+
+# Longer than clients keep an idle connection (httpx and openai: 5 s). The client must be the side
+# that closes it, since only the client knows whether a request is on its way.
 _KEEP_ALIVE_SECONDS = 75
 
+_TICKS_PER_SECOND = 10  # of `uvicorn.Server.on_tick`
 
-class EngineGone(Exception):
-    """The engine died under the server. No mistake of the user's: whoever runs the server may
-    start it again."""
+
+class EngineFailed(Exception):
+    """The engine failed for good under the server. This is not the user's mistake, so the server
+    may be started again."""
 
 
 def serve(
@@ -45,18 +50,19 @@ def serve(
     allowed_dirs: Sequence[Path],
     sockets: Sequence[socket.socket] | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; requests that are under way are answered first.
+    """Serve until SIGTERM or SIGINT; running requests are answered first.
 
-    `key` is the one from the environment; None makes a random one and leaves it for this user's
-    other processes while the server runs. `sockets` are bound already (by `open_listener`, or inherited).
-    Raises `EngineGone` where the engine dies; `AddressInUse`; and `RecipeError` for a server that
-    the network reaches without a key of its own, and for a `weight_update` that the engine cannot
-    do.
+    `key` is the key from the environment; None generates one and leaves it in a file for this
+    user's other processes while the server runs. `sockets` are listening already; None opens one
+    at the configured address. Raises `EngineFailed`; `AddressInUse`; `RecipeError` for a server
+    that can be reached from other machines without a key in the environment, and for a
+    `weight_update` that the engine does not support.
     """
     if key is None and not is_loopback(config.host):
         raise RecipeError(
-            f"inference.host = {config.host!r} can be reached from other machines, so it needs a "
-            f"key: set the environment variable {config.api_key_env} here and for the orchestrator"
+            f"inference.host = {config.host!r} can be reached from other machines, so the server "
+            f"needs a key: set the environment variable {config.api_key_env} here and for the "
+            "orchestrator"
         )
     if config.weight_update == "keep" and not engine.swaps_in_flight:
         raise RecipeError(
@@ -86,7 +92,7 @@ def serve(
                 app,
                 log_config=None,
                 access_log=False,
-                timeout_graceful_shutdown=_GRACE_SECONDS,
+                timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             ),
             engine,
@@ -94,22 +100,43 @@ def serve(
         _log.info("serving %s on http://%s:%d", config.model.type, host, port)
         server.run(sockets=list(sockets))
         if server.failure is not None:
-            raise EngineGone(server.failure)
+            raise EngineFailed(server.failure)
+
+
+class EngineBoundServer(uvicorn.Server):
+    """A server that also shuts down once `engine` has failed for good, for the reason `failure`.
+
+    A launcher sees that a process has ended, and starts it again; a server that outlived its engine
+    would only refuse requests.
+    """
+
+    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+        super().__init__(config)
+        self.failure: str | None = None
+        self._engine = engine
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS_PER_SECOND == 0 and isinstance(self._engine, FailureReportingEngine):
+            self.failure = self._engine.failure()
+            if self.failure is not None:
+                _log.error("the engine has died, so the server exits: %s", self.failure)
+                self.config.timeout_graceful_shutdown = _DEAD_ENGINE_SHUTDOWN_SECONDS
+                return True
+        return await super().on_tick(counter)
 
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM and SIGINT leave the block instead of killing the process.
+    """Let SIGTERM and SIGINT leave the block instead of killing the process.
 
-    While uvicorn runs it takes them itself, ends in peace, and passes them on to us when there is
-    nothing left to do.
+    While uvicorn runs it handles both signals itself, shuts down, and then raises them again here.
     """
 
-    def leave(number: int, frame: FrameType | None) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         raise _Stopped
 
     signals = (signal.SIGTERM, signal.SIGINT)
-    previous = [signal.signal(number, leave) for number in signals]
+    previous = [signal.signal(number, stop) for number in signals]
     try:
         yield
     except _Stopped:
@@ -120,34 +147,4 @@ def _stoppable() -> Iterator[None]:
 
 
 class _Stopped(BaseException):
-    """Someone asked the server to stop."""
-
-
-# What is under way waits for a dead engine; only its answers "500" still have to go out.
-_GRACE_SECONDS = 1
-
-_TICKS_PER_SECOND = 10  # uvicorn's
-
-_log = logging.getLogger(__name__)
-
-
-class EngineBoundServer(uvicorn.Server):
-    """Serves until it is stopped, or until `engine` has died: `failure` says so then.
-
-    A server whose engine is dead would look healthy for ever, and the process is what a job's
-    runner can see and start again.
-    """
-
-    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
-        super().__init__(config)
-        self.failure: str | None = None
-        self._engine = engine
-
-    async def on_tick(self, counter: int) -> bool:
-        if counter % _TICKS_PER_SECOND == 0 and isinstance(self._engine, MortalEngine):
-            self.failure = self._engine.failure()
-            if self.failure is not None:
-                _log.error("the engine has died, and so the server ends: %s", self.failure)
-                self.config.timeout_graceful_shutdown = _GRACE_SECONDS
-                return True
-        return await super().on_tick(counter)
+    """A signal asked the server to stop."""

@@ -1,4 +1,4 @@
-"""An answer as a stream of server-sent events, as OpenAI's clients read it."""
+"""Streams a response as server-sent events, in the form that OpenAI's clients read."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from fastapi import Response
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from torchrl_ckpt.inference.cancel import unless_gone
-from torchrl_ckpt.inference.http_errors import ClientGone, record, told
-from torchrl_ckpt.serving_api.protocol import ErrorAnswer
+from torchrl_ckpt.inference.cancel import cancel_on_disconnect
+from torchrl_ckpt.inference.http_errors import ClientDisconnected, describe_error, log_server_error
+from torchrl_ckpt.serving_api.protocol import ErrorResponse
 
 Emit = Callable[[BaseModel], None]
-"""Puts the next event into a stream."""
+"""Adds the next event to a stream."""
 
 
 class EventStream(Response):
-    """Sends what `produce` emits, as it is emitted.
+    """Sends the events that `produce` emits as they are emitted.
 
-    An error before the first event is an answer with its own status; one after it is an event with
-    an `error`, and the stream ends there. A client that disconnects ends `produce`; one that reads
-    slowly does not hold it up.
+    An error before the first event gets a response with its own status; a later error is sent as an
+    event with an `error`, which ends the stream. If the client disconnects, `produce` is cancelled;
+    a client that reads slowly does not block it.
     """
 
     def __init__(self, produce: Callable[[Emit], Coroutine[Any, Any, None]]) -> None:
@@ -50,16 +50,16 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": body, "more_body": True})
 
         try:
-            await unless_gone(receive, self._send_events(send_event))
-        except ClientGone:
+            await cancel_on_disconnect(receive, self._send_events(send_event))
+        except ClientDisconnected:
             if not started:
                 raise
             return
         except Exception as error:
             if not started:
                 raise
-            record(f"{scope['method']} {scope['path']}", error)
-            await send_event(ErrorAnswer(error=told(error)[1]).model_dump_json())
+            log_server_error(f"{scope['method']} {scope['path']}", error)
+            await send_event(ErrorResponse(error=describe_error(error)[1]).model_dump_json())
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_events(self, send_event: Callable[[str], Coroutine[Any, Any, None]]) -> None:

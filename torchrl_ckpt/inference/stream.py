@@ -1,4 +1,4 @@
-"""A completion in pieces, as its tokens are drawn, or in one."""
+"""A completion as it grows: chunks of tokens with their text, up to a stop sequence."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torchrl_ckpt.inference.served_policy import EngineWeights, append_span
-from torchrl_ckpt.plugin_api.engines import DrawnTokens
+from torchrl_ckpt.plugin_api.engines import DrawnTokens, Sample
 from torchrl_ckpt.plugin_api.models import Tokenizer
 from torchrl_ckpt.serving_api.protocol import FinishReason, PolicySpan
 
+_INCOMPLETE = "\ufffd"  # what a tokenizer decodes the first bytes of a character to
+
+TextSample = tuple[Sample, str, list[PolicySpan]]
+"""A sample, its text, and its policy spans."""
+
 
 @dataclass(frozen=True)
-class Piece:
-    """Some of the completion numbered `sample` of a prompt, both counted from 0.
+class Chunk:
+    """Consecutive tokens of the completion numbered `index`, and the text that they add to it.
 
-    The tokens are those that make `text`; the last piece alone has a `finish_reason`.
+    Only the last chunk of a completion has a `finish_reason`.
     """
 
-    prompt: int
-    sample: int
+    index: int
     text: str
     token_ids: Sequence[int]
     logprobs: Sequence[float]
@@ -28,19 +32,18 @@ class Piece:
 
 
 class GrowingCompletion:
-    """Turns one completion's tokens into pieces, until a stop sequence ends it."""
+    """Turns the tokens of one completion into chunks, until a stop sequence ends it."""
 
-    def __init__(self, prompt: int, sample: int, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
-        self._prompt = prompt
-        self._sample = sample
+    def __init__(self, index: int, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+        self._index = index
         self._text = GrowingText(tokenizer, stop)
         self._token_ids: list[int] = []
         self._logprobs: list[float] = []
         self._policy: list[PolicySpan] = []
         self.finished = False
 
-    def add(self, drawn: DrawnTokens, weights: EngineWeights) -> Piece | None:
-        """What the tokens add, if any text has become certain; their text comes later if not."""
+    def add(self, drawn: DrawnTokens, weights: EngineWeights) -> Chunk | None:
+        """Add tokens; return a chunk if they make any text certain, else keep them for the next."""
         text = ""
         for token_id, logprob in zip(drawn.token_ids, drawn.logprobs, strict=True):
             if self._text.stopped:
@@ -50,70 +53,57 @@ class GrowingCompletion:
             self._logprobs.append(logprob)
             append_span(self._policy, weights.span(1))
         if self._text.stopped:
-            return self._piece(text, "stop")
-        return self._piece(text, None) if text else None
+            return self._chunk(text, "stop")
+        return self._chunk(text, None) if text else None
 
-    def finish(self, reason: FinishReason) -> Piece:
-        """The last piece, once the engine has drawn all that it will."""
+    def finish(self, reason: FinishReason) -> Chunk:
+        """Return the last chunk; call it once the engine has drawn all tokens."""
         text = self._text.finish()
-        return self._piece(text, "stop" if self._text.stopped else reason)
+        return self._chunk(text, "stop" if self._text.stopped else reason)
 
-    def _piece(self, text: str, reason: FinishReason | None) -> Piece:
+    def _chunk(self, text: str, reason: FinishReason | None) -> Chunk:
         self.finished = reason is not None
-        piece = Piece(
-            prompt=self._prompt,
-            sample=self._sample,
-            text=text,
-            token_ids=self._token_ids,
-            logprobs=self._logprobs,
-            policy=self._policy,
-            finish_reason=reason,
-        )
+        chunk = Chunk(self._index, text, self._token_ids, self._logprobs, self._policy, reason)
         self._token_ids, self._logprobs, self._policy = [], [], []
-        return piece
+        return chunk
 
 
-def joined(pieces: Sequence[Piece]) -> Piece:
-    """All the pieces of one completion as one."""
-    policy: list[PolicySpan] = []
-    for span in (span for piece in pieces for span in piece.policy):
-        append_span(policy, span)
-    return Piece(
-        prompt=pieces[0].prompt,
-        sample=pieces[0].sample,
-        text="".join(piece.text for piece in pieces),
-        token_ids=[token for piece in pieces for token in piece.token_ids],
-        logprobs=[value for piece in pieces for value in piece.logprobs],
-        policy=policy,
-        finish_reason=pieces[-1].finish_reason,
+def join_chunks(chunks: Sequence[Chunk]) -> TextSample:
+    """Join all chunks of one completion."""
+    reason = chunks[-1].finish_reason
+    assert reason is not None
+    sample = Sample(
+        [token for chunk in chunks for token in chunk.token_ids],
+        [value for chunk in chunks for value in chunk.logprobs],
+        reason,
     )
-
-
-_INCOMPLETE = "\ufffd"  # what a tokenizer makes of the first bytes of a character
+    policy: list[PolicySpan] = []
+    for span in (span for chunk in chunks for span in chunk.policy):
+        append_span(policy, span)
+    return sample, "".join(chunk.text for chunk in chunks), policy
 
 
 class GrowingText:
-    """The text of one completion.
+    """Decodes one completion token by token.
 
-    It holds back what the next token may still change: the bytes of a character that is not whole
-    yet, and the beginning of what may become one of the `stop` sequences. What is given out is
-    never taken back, and all of it together is the text of all the tokens, up to the first stop
-    sequence.
+    It holds back what the next token may still change: the bytes of an incomplete character, and
+    the beginning of what may become one of the `stop` sequences. Released text never changes, and
+    its concatenation is the text of all tokens up to the first stop sequence.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
         self._tokenizer = tokenizer
         self._stop = stop
-        # A token's text may depend on the one before it (a space at the beginning), so the tokens
-        # of the last piece are decoded together with the new ones.
+        # A token's text may depend on the token before it (a leading space), so the tokens of the
+        # last release are decoded together with the new ones.
         self._last: list[int] = []
         self._new: list[int] = []
         self._held = ""
         self.stopped = False
-        """Whether a stop sequence has come. Nothing is to be added then."""
+        """Whether a stop sequence has been reached. No token may be added after that."""
 
     def add(self, token_id: int) -> str:
-        """The text that is certain now and was not before."""
+        """Add a token and return the text that it makes certain."""
         self._new.append(token_id)
         text = self._decode_new()
         if not text or text.endswith(_INCOMPLETE):
@@ -122,7 +112,7 @@ class GrowingText:
         return self._release(text, at_end=False)
 
     def finish(self) -> str:
-        """The text that was held back, for there are no more tokens."""
+        """Return the text that was held back; call it after the last token."""
         text = self._decode_new() if self._new else ""
         return self._release(text, at_end=True)
 
@@ -133,10 +123,10 @@ class GrowingText:
 
     def _release(self, new: str, *, at_end: bool) -> str:
         text, self._held = self._held + new, ""
-        begins = [begin for stop in self._stop if (begin := text.find(stop)) >= 0]
-        if begins:
+        starts = [start for stop in self._stop if (start := text.find(stop)) >= 0]
+        if starts:
             self.stopped = True
-            return text[: min(begins)]
+            return text[: min(starts)]
         if at_end:
             return text
         certain = len(text) - max((_overlap(text, stop) for stop in self._stop), default=0)
@@ -145,6 +135,6 @@ class GrowingText:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of `text` are the beginning of `stop`."""
+    """Return how many characters at the end of `text` are the beginning of `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

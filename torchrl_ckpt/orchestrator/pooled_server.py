@@ -35,7 +35,9 @@ class PooledServer:
     the current policy.
     """
 
-    def __init__(self, base_url: str, config: ClientConfig, *, health_timeout: float) -> None:
+    def __init__(
+        self, base_url: str, config: ClientConfig, *, health_timeout: float | None
+    ) -> None:
         self.base_url = base_url
         self.attestation: Attestation | None = None
         self.is_lost = False

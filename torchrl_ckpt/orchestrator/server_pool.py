@@ -24,7 +24,6 @@ from torchrl_ckpt.serving_api.client import KeyRefused, RequestFailed, ServerBus
 from torchrl_ckpt.serving_api.protocol import Completion
 
 _CHECK_INTERVAL_SECONDS = 1.0
-_HEALTH_TIMEOUT_SECONDS = 30.0
 
 # A request that fails so often is probably what kills the servers.
 _REQUEST_TRIES = 5
@@ -41,14 +40,12 @@ class ServerPool:
     `WrongPolicy` as soon as any server serves another policy than the one it was told to load;
     `KeyRefused` as soon as one refuses the key, which only the user can correct.
 
-    `health_timeout` (seconds) bounds a health check; None is 30, or `config.timeout` if shorter.
+    `health_timeout` (seconds) bounds a health check; None leaves it to `InferenceClient`.
     """
 
     def __init__(
         self, config: ClientConfig, progress: ProgressLog, *, health_timeout: float | None = None
     ) -> None:
-        if health_timeout is None:
-            health_timeout = min(config.timeout, _HEALTH_TIMEOUT_SECONDS)
         self.servers = [
             PooledServer(base_url, config, health_timeout=health_timeout)
             for base_url in config.servers

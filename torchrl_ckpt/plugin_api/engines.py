@@ -1,22 +1,19 @@
-"""Engine plugins: generate tokens with the weights they were given last."""
+"""Engine plugins: generate tokens with the weights that were loaded last."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from torchrl_ckpt.plugin_api.models import Model
 from torchrl_ckpt.plugin_api.plugin import Plugin
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw tokens. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 cut nothing off."""
+    """How to draw tokens. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 exclude no token."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -56,52 +53,53 @@ class DrawnTokens:
 
 
 OnTokens = Callable[[DrawnTokens], None]
-"""Told of tokens as they are drawn; called on the event loop's thread, in order for each sample."""
+"""Called with tokens as they are drawn, on the event loop's thread, in order for each sample."""
 
 
 class Engine(Plugin, Protocol):
-    """Generates, token in and token out, with whatever weights it was last given."""
+    """Generates tokens from tokens, with the weights that were loaded last."""
 
     dtype: str | None
-    """What it computes in, such as `bfloat16`, once it has started; None where it cannot tell."""
+    """The dtype it computes in, such as `bfloat16`, once started; None if unknown."""
 
     swaps_in_flight: ClassVar[bool]
-    """Whether `load_weights` may be called while `generate` runs. The requests go on then, and
-    what is drawn by the new weights is reported to `on_tokens` after `load_weights` has returned,
-    what was drawn by the old ones before it."""
+    """Whether `load_weights` may be called while `generate` runs. The requests then go on; tokens
+    drawn by the old weights are reported to `on_tokens` before `load_weights` returns, and those
+    drawn by the new weights after that."""
 
     def start(self, model: Model, *, max_length: int | None, threads: int) -> None:
-        """Load `model`'s starting weights and be ready. Called once, before anything else."""
+        """Load `model`'s starting weights and get ready. Called once, before anything else."""
         ...
 
     async def generate(
         self, request: GenerationRequest, on_tokens: OnTokens | None = None
     ) -> list[list[Sample]]:
-        """`[prompt][sample]`, in the order of the request.
+        """Return the samples as `[prompt][sample]`, in the order of the request.
 
         With `on_tokens`, every token is reported to it before this returns. Cancelling the call
-        ends its work soon, so that a client that has gone takes nobody's place. Raises
-        `ValueError` for a request that it cannot serve: too long, or no token of the model.
+        ends its work soon, so that a disconnected client frees its share of the engine. Raises
+        `ValueError` for a request that is too long or has token ids that the model lacks.
         """
         ...
 
     async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """For each sequence, the log-probability of every token but the first, at temperature 1."""
+        """Return the log-probability of every token but the first of each sequence, at
+        temperature 1."""
         ...
 
     async def load_weights(self, directory: Path) -> None:
         """Replace the weights by those of a Hugging Face directory.
 
-        Raises `ModelError` where they do not fit, and then nothing has changed; after any other
-        error nobody knows what is loaded.
+        Raises `ModelError` if they do not fit, and then nothing has changed; after any other error
+        the weights are unknown.
         """
         ...
 
     async def weights_digest(self) -> str | None:
-        """A digest of the weights as they are in use, or None where the engine cannot tell.
+        """Return a digest of the weights in use, or None if the engine cannot compute one.
 
-        `KIND:HEX`, where only digests of one kind can be compared: the kind says how it is made,
-        and of which dtype (the same weights in another dtype are other bytes).
+        Its form is `KIND:HEX`. Only digests of one kind can be compared: the kind names the method
+        and the dtype (the same weights in another dtype are other bytes).
         """
         ...
 
@@ -110,12 +108,11 @@ class Engine(Plugin, Protocol):
 
 @dataclass(frozen=True)
 class EngineEnvironment:
-    """A Python environment that an engine's library has for itself.
+    """A Python environment for an engine's library alone.
 
-    Where `module` can be imported nothing more is needed. Elsewhere an environment called `name` is
-    made: the distributions of the engine and the model are installed in it from where the job has
-    them, the engine's with its extra `extra`, and then `unwanted` distributions that came along are
-    removed.
+    If `module` can be imported, nothing is made. Otherwise an environment called `name` is made:
+    the distributions of the engine (with its extra `extra`) and of the model are installed in it
+    from where the job has them, and then the `unwanted` distributions are removed from it.
     """
 
     name: str
@@ -126,23 +123,25 @@ class EngineEnvironment:
 
 @runtime_checkable
 class IsolatedEngine(Protocol):
-    """What an engine plugin may offer besides: its server runs in an environment of its own.
+    """An optional method of an engine plugin whose server needs its own environment.
 
     The class is imported, and its `Config` checked, in the job's environment all the same.
     """
 
     @classmethod
     def environment(cls) -> EngineEnvironment:
-        """What this machine needs."""
+        """Return the environment that this machine needs."""
         ...
 
 
 @runtime_checkable
-class MortalEngine(Protocol):
-    """What an engine plugin may offer besides, where it can die and leave its server alive: one
-    that computes in processes of its own. The server then ends too, and may be started again."""
+class FailureReportingEngine(Protocol):
+    """An optional method of an engine plugin that computes in its own processes, which can die
+    without the server. The server then exits too, and may be started again."""
 
     def failure(self) -> str | None:
-        """Why it can do nothing any more, or None while it is well. It is asked every second, also
-        while calls are under way, and so must not wait."""
+        """Return why the engine has failed for good, or None if it works.
+
+        Called every second, also during other calls, so it must not block.
+        """
         ...

@@ -1,1 +1,1 @@
-"""What crosses between processes: rollout batches, published weights, completions."""
+"""The HTTP interface of the inference server: protocol, client, keys, and the listening socket."""

@@ -1,4 +1,4 @@
-"""Speaks to an inference server: token ids and seeds there, samples and log-probabilities back."""
+"""A client of the inference server: completions, log-probabilities, and loads of weights."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from torchrl_ckpt.plugin_api.errors import DataError, ServerUnreachable, UserErr
 from torchrl_ckpt.serving_api.protocol import (
     Completion,
     CompletionRequest,
-    ErrorAnswer,
+    ErrorResponse,
     Health,
     LoadedWeights,
     LoadRequest,
 )
 
-Answer = TypeVar("Answer", bound=BaseModel)
+Response = TypeVar("Response", bound=BaseModel)
 
-_HEALTH_TIMEOUT_SECONDS = 30.0
+_MAX_HEALTH_SECONDS = 30.0
 
-# Each is an open file here and there, and a server works on far fewer at a time.
-_MOST_COMPLETIONS = 256
+# Each is an open file on both sides, and a server runs far fewer at a time.
+_MAX_CONCURRENT_COMPLETIONS = 256
 
-# A server that says `Retry-After: 0` is not to be asked in a loop without a breath.
-_SHORTEST_RETRY_SECONDS = 0.1
+# Prevents a busy loop if a server sends `Retry-After: 0`.
+_MIN_RETRY_SECONDS = 0.1
 
 _WEIGHTS_UNKNOWN = "weights_unknown"
 
 
 class ServerLost(ServerUnreachable):
-    """The connection failed, or the server did not say that it is well. It may come back."""
+    """The connection failed, or the server is not healthy. It may come back."""
 
 
 class KeyRefused(ServerUnreachable):
-    """The key is not the server's."""
+    """The server does not accept the key."""
 
 
 class RequestFailed(ServerUnreachable):
-    """The server failed on this request (5xx), for a reason of its own. Another may not."""
+    """The server failed on this request (5xx). Another server may not."""
 
 
 class ServerBusy(ServerUnreachable):
-    """The server takes no more requests before `retry_after` seconds have passed."""
+    """The server accepts no more requests before `retry_after` seconds have passed."""
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
@@ -66,16 +66,17 @@ class SequenceScores:
 
 
 class InferenceClient:
-    """A server at `base_url`; `timeout` (seconds) bounds every wait for it but that for samples,
-    and `health_timeout` that for a health check.
+    """A client of the server at `base_url`.
 
-    Samples have no such bound, since a request waits for those before it: whoever asks watches the
-    server's health meanwhile. Whatever is asked may be asked again: the same request to the same
-    weights gives the same samples, and a load repeated is a load.
+    `timeout` (seconds) bounds every wait but those for completions and for health. A health check
+    has `health_timeout`; None is 30, or `timeout` if shorter. A request for completions may wait
+    for those before it, so it has no bound; the caller checks the server's health in the meantime.
+    Every request may be repeated: the same request to the same weights gives the same completions,
+    and a repeated load gives the weights a new id.
 
-    Raises `ServerLost` where the connection fails; `KeyRefused`; `ServerBusy`; `RequestFailed`;
-    `ServerUnreachable` for no answer in time or one that makes no sense; `DataError` for a request
-    that the server cannot serve; `WrongPolicy` where it has no good weights.
+    Every method raises `ServerLost` if the connection fails; `KeyRefused`; `ServerBusy`;
+    `RequestFailed`; `ServerUnreachable` for a response that is late or invalid; `DataError` for a
+    request that the server cannot serve; `WrongPolicy` if the server's weights are unknown.
     """
 
     def __init__(
@@ -84,18 +85,18 @@ class InferenceClient:
         *,
         key: str | None,
         timeout: float,
-        health_timeout: float = _HEALTH_TIMEOUT_SECONDS,
+        health_timeout: float | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.timeout = timeout
-        self._health_timeout = health_timeout
-        self._places = asyncio.Semaphore(_MOST_COMPLETIONS)
+        self._health_timeout = health_timeout or min(timeout, _MAX_HEALTH_SECONDS)
+        self._slots = asyncio.Semaphore(_MAX_CONCURRENT_COMPLETIONS)
         self._http = httpx.AsyncClient(
             base_url=self.base_url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=timeout,
             limits=httpx.Limits(max_connections=None),
-            trust_env=False,  # a proxy of the environment must not come between, least of all here
+            trust_env=False,  # a proxy of the environment must not see the key or the rollouts
         )
 
     async def __aenter__(self) -> InferenceClient:
@@ -113,15 +114,17 @@ class InferenceClient:
         await self._http.aclose()
 
     async def check_health(self) -> None:
-        """Return if the server is healthy. Raises `ServerLost` where it reports that it is not, or
+        """Return if the server is healthy. Raises `ServerLost` if it reports that it is not, or
         does not answer within `health_timeout` seconds."""
         limit = self._health_timeout
         try:
             async with asyncio.timeout(limit):
-                await self._ask(Health, "GET", "/health", "its health", timeout=httpx.Timeout(None))
+                await self._request(
+                    Health, "GET", "/health", "health check", timeout=httpx.Timeout(None)
+                )
         except TimeoutError as error:
             raise ServerLost(
-                f"{self.base_url} did not answer a health check within {limit:.0f} s"
+                f"{self.base_url} did not answer the health check within {limit:.0f} s"
             ) from error
         except (DataError, RequestFailed, WrongPolicy) as error:
             raise ServerLost(str(error)) from error
@@ -145,14 +148,14 @@ class InferenceClient:
                 logprobs=1,
                 return_token_ids=True,
             ),
-            "completions",
+            "request for completions",
             timeout=httpx.Timeout(self.timeout, read=None),
         )
         self._check_choices(completion, request)
         return completion
 
     async def logprobs(self, sequences: Sequence[Sequence[int]]) -> SequenceScores:
-        """The log-probabilities of `sequences` at temperature 1."""
+        """Compute the log-probabilities of `sequences` at temperature 1."""
         completion = await self._request_completion(
             CompletionRequest(
                 prompt=[list(sequence) for sequence in sequences],
@@ -160,7 +163,7 @@ class InferenceClient:
                 echo=True,
                 logprobs=1,
             ),
-            "log-probabilities",
+            "request for log-probabilities",
             timeout=httpx.Timeout(self.timeout),
         )
         return SequenceScores(
@@ -168,75 +171,78 @@ class InferenceClient:
         )
 
     async def load_weights(self, directory: Path, version: int) -> LoadedWeights:
-        """Return once the server serves `directory` as policy `version`, with what it says then.
+        """Have the server load `directory` as policy `version`; return what it reports then.
 
-        Raises `WrongPolicy` where it could not load it.
+        Raises `WrongPolicy` if the server cannot load it.
         """
         body = LoadRequest(directory=str(directory.resolve()), version=version)
         try:
-            return await self._ask(
-                LoadedWeights, "POST", "/weights", f"policy {version} to load", body
+            return await self._request(
+                LoadedWeights, "POST", "/weights", f"load of policy {version}", body
             )
         except DataError as error:
-            raise WrongPolicy(f"policy {version} cannot be served: {error}") from error
+            raise WrongPolicy(str(error)) from error
 
     async def loaded(self) -> LoadedWeights:
-        """What the server serves."""
-        return await self._ask(LoadedWeights, "GET", "/weights", "what is loaded")
+        """Return the weights that the server reports."""
+        return await self._request(LoadedWeights, "GET", "/weights", "request for the weights")
 
     async def _request_completion(
-        self, request: CompletionRequest, what: str, timeout: httpx.Timeout
+        self, request: CompletionRequest, action: str, timeout: httpx.Timeout
     ) -> Completion:
-        async with self._places:
-            return await self._ask(
-                Completion, "POST", "/v1/completions", what, request, timeout=timeout
+        async with self._slots:
+            return await self._request(
+                Completion, "POST", "/v1/completions", action, request, timeout=timeout
             )
 
-    async def _ask(
+    async def _request(
         self,
-        form: type[Answer],
+        response_type: type[Response],
         method: str,
         path: str,
-        what: str,
+        action: str,
         body: BaseModel | None = None,
         *,
         timeout: httpx.Timeout | None = None,
-    ) -> Answer:
-        """The server's answer, if it is a good one. `what` says what was asked for."""
+    ) -> Response:
+        """Send a request and parse its response. `action` names the request in errors."""
         content = body and body.model_dump(exclude_defaults=True)
         try:
-            answer = await self._http.request(
+            response = await self._http.request(
                 method, path, json=content, timeout=timeout or self.timeout
             )
         except httpx.TimeoutException as error:
             raise ServerUnreachable(
-                f"{self.base_url} did not answer within {self.timeout:.0f} s; waited for {what}. "
-                "See the server's log, or raise `orchestrator.client.timeout`"
+                f"{self.base_url} did not answer the {action} within {self.timeout:.0f} s. See the "
+                "server's log, or raise `orchestrator.client.timeout`"
             ) from error
         except httpx.TransportError as error:
-            said = str(error) or type(error).__name__
-            raise ServerLost(f"{self.base_url} was asked for {what}: {said}") from error
+            reason = str(error) or type(error).__name__
+            raise ServerLost(f"the {action} at {self.base_url} failed: {reason}") from error
         try:
-            if answer.status_code == httpx.codes.OK:
-                return form.model_validate_json(answer.content)
-            failure = ErrorAnswer.model_validate_json(answer.content).error
+            if response.status_code == httpx.codes.OK:
+                return response_type.model_validate_json(response.content)
+            detail = ErrorResponse.model_validate_json(response.content).error
         except ValidationError as error:
-            if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
-                # A proxy before the server, which has no connection to it.
-                raise ServerLost(f"{self.base_url} answers with {answer.status_code}") from error
+            if response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+                # The status of a proxy that has no connection to the server.
+                raise ServerLost(
+                    f"{self.base_url} answers with status {response.status_code}"
+                ) from error
             raise ServerUnreachable(
-                f"{self.base_url} answers to {path}, but not as an inference server of "
-                f"torchrl-ckpt does (status {answer.status_code}). Has another program the port?"
+                f"{self.base_url} answers to {path}, but not like an inference server of "
+                f"torchrl-ckpt (status {response.status_code}). Another program may be using the "
+                "port"
             ) from error
-        said = f"{self.base_url} was asked for {what}: {failure.message}"
-        raise _refusal(answer, failure.code, said)
+        message = f"the {action} at {self.base_url} failed: {detail.message}"
+        raise _error_of(response, detail.code, message)
 
     def _check_choices(self, completion: Completion, request: GenerationRequest) -> None:
-        """Raises `ServerUnreachable` where `completion` is not a complete answer to `request`."""
+        """Raises `ServerUnreachable` if `completion` does not match `request`."""
         num_expected = len(request.prompts) * request.num_samples
         if [choice.index for choice in completion.choices] != list(range(num_expected)):
             raise ServerUnreachable(
-                f"{self.base_url} gave {len(completion.choices)} completions, or not in order, for "
+                f"{self.base_url} sent {len(completion.choices)} completions, or not in order, for "
                 f"{len(request.prompts)} prompts with {request.num_samples} samples each. See the "
                 "server's log"
             )
@@ -246,26 +252,26 @@ class InferenceClient:
             num_covered = sum(span.num_tokens for span in choice.policy)
             if choice.token_ids is None or not num_tokens == num_logprobs == num_covered:
                 raise ServerUnreachable(
-                    f"{self.base_url} gave a completion of {num_tokens} tokens with {num_logprobs} "
+                    f"{self.base_url} sent a completion of {num_tokens} tokens with {num_logprobs} "
                     f"log-probabilities and policy spans over {num_covered} tokens. See the "
                     "server's log"
                 )
 
 
-def _refusal(answer: httpx.Response, code: str | None, said: str) -> UserError:
-    """What an answer other than 200 means for the user; `code` is the server's word for it."""
-    status = answer.status_code
+def _error_of(response: httpx.Response, code: str | None, message: str) -> UserError:
+    """Return the exception for a response other than 200; `code` is that of its error."""
+    status = response.status_code
     if status == httpx.codes.UNAUTHORIZED:
         return KeyRefused(
-            f"{said}. Its key is in the environment variable that `client.api_key_env` names or, "
-            "for a server that the same user started by hand, in a file that is found by itself"
+            f"{message}. Set the key in the environment variable that `client.api_key_env` names; "
+            "the key of a server that the same user started by hand is found without it"
         )
     if status == httpx.codes.TOO_MANY_REQUESTS:
-        wait = answer.headers.get("Retry-After", "")
-        seconds = float(wait) if wait.isdecimal() else 1.0
-        return ServerBusy(said, max(seconds, _SHORTEST_RETRY_SECONDS))
+        retry_after = response.headers.get("Retry-After", "")
+        seconds = float(retry_after) if retry_after.isdecimal() else 1.0
+        return ServerBusy(message, max(seconds, _MIN_RETRY_SECONDS))
     if code == _WEIGHTS_UNKNOWN:
-        return WrongPolicy(said)
+        return WrongPolicy(message)
     if status < httpx.codes.INTERNAL_SERVER_ERROR:
-        return DataError(said)
-    return RequestFailed(f"{said}. See the server's log")
+        return DataError(message)
+    return RequestFailed(f"{message}. See the server's log")

@@ -1,7 +1,7 @@
-"""The key to a server's weights: from the environment, or from a file that only this user reads.
+"""The key to a server's weights: from the environment, or from a file that only this user can read.
 
 A server started by hand leaves its key in `$XDG_STATE_HOME/torchrl-ckpt/keys/HOST-PORT`, so that
-the same user's jobs find it and nobody else's process can change the weights.
+the same user's jobs find it and no other user can change the weights.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torchrl_ckpt.plugin_api.errors import ServerUnreachable
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
+    """Return whether only this machine can reach `host`."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -27,9 +27,10 @@ def is_loopback(host: str) -> bool:
 
 
 def find_key(base_url: str, variable: str) -> str | None:
-    """The key of the server at `base_url`: the environment's `variable`, else the user's file.
+    """Return the key of the server at `base_url`: from the environment's `variable`, else from the
+    user's file, else None.
 
-    Raises `ServerUnreachable` for a key file that others than this user could have read or written.
+    Raises `ServerUnreachable` for a key file that other users can read or write.
     """
     if key := os.environ.get(variable):
         return key
@@ -40,7 +41,7 @@ def find_key(base_url: str, variable: str) -> str | None:
 
 @contextmanager
 def published_key(host: str, port: int, key: str) -> Iterator[Path]:
-    """Leave `key` for this user's other processes, and take it back at the end."""
+    """Leave `key` in a file for this user's other processes; remove the file after the block."""
     path = _key_file(host, port)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.parent.chmod(0o700)
@@ -52,7 +53,7 @@ def published_key(host: str, port: int, key: str) -> Iterator[Path]:
     try:
         yield path
     finally:
-        # Another server may have the port, and the file, by now.
+        # Another server may have taken the port, and written the file, in the meantime.
         if _read(path) == key:
             path.unlink()
 
@@ -71,11 +72,11 @@ def _read(path: Path) -> str | None:
     except OSError as error:
         raise ServerUnreachable(f"cannot read the key file {path}: {error.strerror}") from error
     with os.fdopen(descriptor) as file:
-        about = os.fstat(descriptor)
-        if about.st_uid != os.getuid() or stat.S_IMODE(about.st_mode) & 0o077:
+        metadata = os.fstat(descriptor)
+        if metadata.st_uid != os.getuid() or stat.S_IMODE(metadata.st_mode) & 0o077:
             raise ServerUnreachable(
-                f"the key file {path} is open to other users (owner {about.st_uid}, mode "
-                f"{stat.S_IMODE(about.st_mode):o}), so its key is no secret. Stop the server that "
-                "wrote it, remove the file and start the server again"
+                f"the key file {path} is open to other users (owner {metadata.st_uid}, mode "
+                f"{stat.S_IMODE(metadata.st_mode):o}), so its key is not secret. Stop the server "
+                "that wrote it, remove the file, and start the server again"
             )
         return file.read().strip()

@@ -1,4 +1,4 @@
-"""The socket that an inference server listens on, bound before any process starts."""
+"""The socket that an inference server listens on, opened before the server's process starts."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torchrl_ckpt.plugin_api.errors import AddressInUse
 
 
 def open_listener(host: str, port: int) -> socket.socket:
-    """A socket at the address, which no one else can have now; port 0 is any free one.
+    """Return a socket that listens at the address; port 0 takes any free port.
 
-    Raises `AddressInUse`, naming who has it where that can be seen.
+    Raises `AddressInUse`, which names the process that has the port if that can be seen.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -22,25 +22,25 @@ def open_listener(host: str, port: int) -> socket.socket:
         )[0]
     except socket.gaierror as error:
         raise AddressInUse(f"inference.host = {host!r}: {error.strerror}") from error
-    bound = socket.socket(family, kind, protocol)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        bound.bind(address)
-        # From here on the port is ours: two sockets may be bound to one, but not listen on it.
-        bound.listen()
+        listener.bind(address)
+        # Listen at once: two sockets may be bound to one port, but only one may listen on it.
+        listener.listen()
     except OSError as error:
-        bound.close()
+        listener.close()
         if error.errno == errno.EADDRINUSE:
             raise AddressInUse(
-                f"{host}:{port} is taken{_holder(port)}. End that, or choose another port: "
+                f"{host}:{port} is taken{_holder(port)}. End that process, or choose another port: "
                 "`--inference.port 0` takes any free one"
             ) from error
         raise AddressInUse(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    return bound
+    return listener
 
 
 def _holder(port: int) -> str:
-    """Who listens on `port`, as far as the system tells."""
+    """Describe the process that listens on `port`; empty if the system does not show it."""
     with contextlib.suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
             if connection.laddr and connection.laddr.port == port and connection.pid:

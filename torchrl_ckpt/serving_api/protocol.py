@@ -1,9 +1,9 @@
-"""What is said over HTTP: OpenAI's completions, with token ids, and the weights that make them.
+"""Requests and responses over HTTP: OpenAI's completions, and the loading of weights.
 
 Extensions to OpenAI's form: `prompt_seeds` and `return_token_ids` in a request, and in each choice
-`token_ids`, `prompt_token_ids` and `policy`, the weights that generated it, token span by span.
-A parameter that is not supported is refused, never ignored; those that OpenAI's clients send are
-accepted at the value that changes nothing, and so is null.
+`token_ids`, `prompt_token_ids` and `policy`, the weights that drew each span of tokens. An
+unsupported parameter is refused, never ignored. Parameters that OpenAI's clients commonly send are
+accepted with the value that changes nothing; null is accepted everywhere and means the default.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FinishReason = Literal["stop", "length"]
 
 
 class StreamOptions(BaseModel):
-    """What a stream has besides: at its end, with `include_usage`, the count of tokens."""
+    """With `include_usage`, a stream ends with the number of tokens."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -29,7 +29,7 @@ class StreamOptions(BaseModel):
 
 
 class _Request(BaseModel):
-    """What completions and chat have in common."""
+    """The parameters that completions and chat share."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -52,36 +52,36 @@ class _Request(BaseModel):
 
     @property
     def include_usage(self) -> bool:
-        """Whether a stream is to end with the number of tokens."""
+        """Whether a stream must end with the number of tokens."""
         return self.stream_options is not None and self.stream_options.include_usage
 
     @model_validator(mode="before")
     @classmethod
-    def _plain(cls, value: Any) -> Any:
-        """Null is the default, and one stop sequence a list of one."""
+    def _normalize(cls, value: Any) -> Any:
+        """Turn null into the default, and a single stop sequence into a list."""
         if not isinstance(value, Mapping):
             return value
-        given = {name: what for name, what in value.items() if what is not None}
+        given = {name: field for name, field in value.items() if field is not None}
         if isinstance(given.get("stop"), str):
             given["stop"] = [given["stop"]]
         return given
 
     @model_validator(mode="after")
-    def _sensible(self) -> Self:
+    def _check_values(self) -> Self:
         if 0 < self.temperature < 1e-4:
-            # Logits divided by less leave the range of float32.
-            raise ValueError("`temperature` is 0 or at least 0.0001")
+            # Logits divided by less exceed the range of float32.
+            raise ValueError("`temperature` must be 0 or at least 0.0001")
         if self.stream_options is not None and not self.stream:
-            raise ValueError("`stream_options` is for requests with `stream` only")
+            raise ValueError("`stream_options` is supported with `stream` only")
         return self
 
 
 class CompletionRequest(_Request):
-    """`POST /v1/completions`. `prompt` is a text or token ids, or a list of either.
+    """`POST /v1/completions`. `prompt` is a text, a list of token ids, or a list of either.
 
     `prompt_seeds` gives each prompt its seed: sample j of a prompt is a function of the weights,
-    the prompt, its seed and j. With `echo` and `max_tokens` 0 the answer is the prompt itself and,
-    with `logprobs`, the log-probability of each of its tokens but the first.
+    the prompt, its seed and j. With `echo` and `max_tokens` 0 the response is the prompt itself
+    and, with `logprobs`, the log-probability of each of its tokens but the first.
     """
 
     prompt: str | TokenIds | list[str] | list[TokenIds]
@@ -92,7 +92,7 @@ class CompletionRequest(_Request):
     best_of: int | None = None
 
     @model_validator(mode="after")
-    def _consistent(self) -> CompletionRequest:
+    def _check_consistency(self) -> CompletionRequest:
         if self.echo != (self.max_tokens == 0):
             raise ValueError("`echo` and `max_tokens = 0` are supported together only")
         if self.prompt_seeds is not None and len(self.prompt_seeds) != len(self.prompts):
@@ -107,7 +107,7 @@ class CompletionRequest(_Request):
 
     @property
     def prompts(self) -> list[str] | list[TokenIds]:
-        """The prompts, also where there is only one."""
+        """The prompts as a list, even of one."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         if self.prompt and isinstance(self.prompt[0], int):
@@ -115,8 +115,8 @@ class CompletionRequest(_Request):
         return self.prompt  # type: ignore[return-value]
 
 
-class PlainText(BaseModel):
-    """The only `response_format`: text as it comes."""
+class TextFormat(BaseModel):
+    """The only supported `response_format`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -135,7 +135,7 @@ class ChatCompletionRequest(_Request):
     tools: Annotated[list[Any], Field(max_length=0)] = []
     tool_choice: Literal["none", "auto"] = "none"
     parallel_tool_calls: bool = True
-    response_format: PlainText | None = None
+    response_format: TextFormat | None = None
 
 
 class PolicySpan(BaseModel):
@@ -152,7 +152,8 @@ class PolicySpan(BaseModel):
 
 
 class Logprobs(BaseModel):
-    """Parallel lists, a token each; the first token of an echoed prompt has no probability."""
+    """Parallel lists with one entry per token; the first token of an echoed prompt has no
+    log-probability."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
@@ -161,7 +162,7 @@ class Logprobs(BaseModel):
 
 
 class ChoiceChunk(BaseModel):
-    """What a stream adds to one completion; its last chunk alone has a `finish_reason`."""
+    """What a stream adds to one completion; only the last chunk has a `finish_reason`."""
 
     index: int
     text: str
@@ -189,7 +190,7 @@ class Choice(ChoiceChunk):
 
 
 class Usage(BaseModel):
-    """Tokens read and written; a prompt counts once, however many samples it has."""
+    """Numbers of tokens; a prompt counts once, however many samples it has."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -197,7 +198,7 @@ class Usage(BaseModel):
 
 
 class Completion(BaseModel):
-    """The answer to a `CompletionRequest`: choices by prompt, then by sample."""
+    """The response to a `CompletionRequest`: choices by prompt, then by sample."""
 
     id: str
     object: Literal["text_completion"] = "text_completion"
@@ -213,7 +214,8 @@ class Completion(BaseModel):
 
 
 class CompletionChunk(BaseModel):
-    """An event of a streamed `Completion`. The last has no choices and, if asked for, `usage`."""
+    """An event of a streamed `Completion`. With `include_usage`, a last event has `usage` and no
+    choices."""
 
     id: str
     object: Literal["text_completion"] = "text_completion"
@@ -231,7 +233,7 @@ class ChatMessage(BaseModel):
 
 
 class ChatTokenLogprob(BaseModel):
-    """A token of the assistant's turn."""
+    """One token of the assistant's turn."""
 
     token: str
     logprob: float
@@ -246,7 +248,7 @@ class ChatLogprobs(BaseModel):
 
 
 class ChatChoice(BaseModel):
-    """One answer of the assistant."""
+    """One alternative for the assistant's turn."""
 
     index: int
     message: ChatMessage
@@ -258,14 +260,14 @@ class ChatChoice(BaseModel):
 
 
 class ChatDelta(BaseModel):
-    """What a stream adds to the assistant's turn; the first chunk says only whose turn it is."""
+    """What a stream adds to the assistant's turn; the first chunk has only the role."""
 
     role: Literal["assistant"] | None = None
     content: str
 
 
 class ChatChoiceChunk(BaseModel):
-    """What a stream adds to one answer; its last chunk alone has a `finish_reason`."""
+    """What a stream adds to one choice; only the last chunk has a `finish_reason`."""
 
     index: int
     delta: ChatDelta
@@ -277,7 +279,7 @@ class ChatChoiceChunk(BaseModel):
 
 
 class ChatCompletionChunk(BaseModel):
-    """An event of a streamed `ChatCompletion`, as a `CompletionChunk`."""
+    """An event of a streamed `ChatCompletion`; see `CompletionChunk`."""
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
@@ -288,7 +290,7 @@ class ChatCompletionChunk(BaseModel):
 
 
 class ChatCompletion(BaseModel):
-    """The answer to a `ChatCompletionRequest`."""
+    """The response to a `ChatCompletionRequest`."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -299,7 +301,7 @@ class ChatCompletion(BaseModel):
 
 
 class Health(BaseModel):
-    """`GET /health`: the server is up and answers."""
+    """The response to `GET /health` of a healthy server."""
 
     status: Literal["ok"] = "ok"
 
@@ -329,7 +331,7 @@ class LoadedWeights(BaseModel):
 
 
 class ServedModel(BaseModel):
-    """The model that is served."""
+    """The served model."""
 
     id: str
     object: Literal["model"] = "model"
@@ -338,14 +340,14 @@ class ServedModel(BaseModel):
 
 
 class ServedModels(BaseModel):
-    """`GET /v1/models`."""
+    """The response to `GET /v1/models`."""
 
     object: Literal["list"] = "list"
     data: list[ServedModel]
 
 
-class Failure(BaseModel):
-    """What went wrong, in OpenAI's form."""
+class ErrorDetail(BaseModel):
+    """An error in OpenAI's form."""
 
     message: str
     type: str
@@ -353,7 +355,7 @@ class Failure(BaseModel):
     code: str | None = None
 
 
-class ErrorAnswer(BaseModel):
-    """The body of every answer that is not 200."""
+class ErrorResponse(BaseModel):
+    """The body of every response with a status other than 200."""
 
-    error: Failure
+    error: ErrorDetail

@@ -1,1 +1,1 @@
-"""The server's HTTP routes, a file for each."""
+"""The server's HTTP routes, one file for each group of paths."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import secrets
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel
 
-from torchrl_ckpt.inference.cancel import unless_gone
 from torchrl_ckpt.inference.completion_service import CompletionService
 from torchrl_ckpt.inference.http_errors import BadRequest
-from torchrl_ckpt.inference.sse import Emit, EventStream
-from torchrl_ckpt.inference.stream import Piece
+from torchrl_ckpt.inference.responder import Responder
+from torchrl_ckpt.inference.sse import EventStream
+from torchrl_ckpt.inference.stream import Chunk
+from torchrl_ckpt.plugin_api.engines import Sample
 from torchrl_ckpt.serving_api.protocol import (
     ChatChoice,
     ChatChoiceChunk,
@@ -24,100 +24,80 @@ from torchrl_ckpt.serving_api.protocol import (
     ChatLogprobs,
     ChatMessage,
     ChatTokenLogprob,
+    PolicySpan,
 )
 
 
-def chat_routes(generator: CompletionService) -> APIRouter:
-    """The route on `generator`."""
+def chat_routes(service: CompletionService) -> APIRouter:
+    """Return the route that chats with `service`."""
     router = APIRouter()
 
     @router.post("/v1/chat/completions", response_model=ChatCompletion)
-    async def chat(request: ChatCompletionRequest, http: Request) -> ChatCompletion | EventStream:
-        generator.check_model(request.model)
-        answer = _Answer(generator, request)
-        if request.stream:
-            return EventStream(answer.stream)
-        return await unless_gone(http.receive, answer.whole())
+    async def chat(
+        request: ChatCompletionRequest, http_request: Request
+    ) -> BaseModel | EventStream:
+        service.check_model(request.model)
+        return await ChatResponder(service, request).respond(http_request.receive)
 
     return router
 
 
-class _Answer:
-    """The answer to one request, in one or in pieces."""
+class ChatResponder(Responder[ChatCompletionRequest]):
+    """Completes the conversation of the request by the assistant's turn."""
 
-    def __init__(self, generator: CompletionService, request: ChatCompletionRequest) -> None:
-        self._generator = generator
-        self._request = request
-        self._prompt = generator.encode_chat([_plain(message) for message in request.messages])
-        self._about = {
-            "id": f"chatcmpl-{secrets.token_hex(12)}",
-            "created": int(time.time()),
-            "model": generator.model_name,
-        }
-        self._opened = False
+    id_prefix = "chatcmpl"
+    response_type = ChatCompletion
+    chunk_type = ChatCompletionChunk
 
-    async def whole(self) -> ChatCompletion:
-        generated = await self._generator.generate([self._prompt], self._request)
-        choices = [
-            ChatChoice(
-                message=ChatMessage(content=piece.text),
-                prompt_token_ids=self._prompt if self._request.return_token_ids else None,
-                **self._choice(piece),
-            )
-            for piece in generated.completions
-        ]
-        return ChatCompletion(**self._about, choices=choices, usage=generated.usage)
+    def __init__(self, service: CompletionService, request: ChatCompletionRequest) -> None:
+        prompt = service.encode_chat([_with_plain_text(message) for message in request.messages])
+        super().__init__(service, request, [prompt])
 
-    async def stream(self, emit: Emit) -> None:
-        def on_piece(piece: Piece) -> None:
-            if not self._opened:
-                self._open(emit)
-            delta = ChatDelta(content=piece.text)
-            choice = ChatChoiceChunk(delta=delta, prompt_token_ids=None, **self._choice(piece))
-            emit(ChatCompletionChunk(**self._about, choices=[choice]))
+    def choice(self, index: int, sample: Sample, text: str, policy: list[PolicySpan]) -> ChatChoice:
+        return ChatChoice(
+            message=ChatMessage(content=text),
+            logprobs=self._logprobs(sample),
+            prompt_token_ids=self.if_requested(self.prompts[0]),
+            **self.shared_fields(index, sample, policy),
+        )
 
-        request = self._request
-        generated = await self._generator.generate([self._prompt], request, on_piece=on_piece)
-        if request.include_usage:
-            emit(ChatCompletionChunk(**self._about, choices=[], usage=generated.usage))
+    def choice_chunk(self, chunk: Chunk) -> ChatChoiceChunk:
+        return ChatChoiceChunk(
+            delta=ChatDelta(content=chunk.text),
+            logprobs=self._logprobs(chunk),
+            prompt_token_ids=None,
+            **self.shared_fields(chunk.index, chunk, chunk.policy),
+        )
 
-    def _open(self, emit: Emit) -> None:
-        """Say of each choice, in order, whose turn it is: OpenAI's client counts on that."""
-        self._opened = True
-        for index in range(self._request.n):
-            choice = ChatChoiceChunk(
+    def opening(self) -> Sequence[ChatChoiceChunk]:
+        """Return a chunk with the role for each choice, in order: OpenAI's client relies on it."""
+        return [
+            ChatChoiceChunk(
                 index=index,
                 delta=ChatDelta(role="assistant", content=""),
                 logprobs=None,
                 finish_reason=None,
-                token_ids=[] if self._request.return_token_ids else None,
-                prompt_token_ids=self._prompt if self._request.return_token_ids else None,
+                token_ids=self.if_requested([]),
+                prompt_token_ids=self.if_requested(self.prompts[0]),
                 policy=[],
             )
-            emit(ChatCompletionChunk(**self._about, choices=[choice]))
+            for index in range(self.request.n)
+        ]
 
-    def _choice(self, piece: Piece) -> dict[str, Any]:
-        """What choices and chunks have in common."""
-        return {
-            "index": piece.sample,
-            "logprobs": self._logprobs(piece) if self._request.logprobs else None,
-            "finish_reason": piece.finish_reason,
-            "token_ids": list(piece.token_ids) if self._request.return_token_ids else None,
-            "policy": piece.policy,
-        }
-
-    def _logprobs(self, piece: Piece) -> ChatLogprobs:
-        texts = self._generator.token_texts(piece.token_ids)
+    def _logprobs(self, tokens: Sample | Chunk) -> ChatLogprobs | None:
+        if not self.request.logprobs:
+            return None
+        texts = self.service.token_texts(tokens.token_ids)
         return ChatLogprobs(
             content=[
                 ChatTokenLogprob(token=text, logprob=value, bytes=list(text.encode()))
-                for text, value in zip(texts, piece.logprobs, strict=True)
+                for text, value in zip(texts, tokens.logprobs, strict=True)
             ]
         )
 
 
-def _plain(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The message with its text in one, where it comes in parts."""
+def _with_plain_text(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Join the text parts of the message. Raises `BadRequest` for parts of other types."""
     parts = message.get("content")
     if not isinstance(parts, list):
         return message

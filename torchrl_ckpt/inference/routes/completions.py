@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import secrets
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel
 
-from torchrl_ckpt.inference.cancel import unless_gone
 from torchrl_ckpt.inference.completion_service import CompletionService
-from torchrl_ckpt.inference.sse import Emit, EventStream
-from torchrl_ckpt.inference.stream import Piece
+from torchrl_ckpt.inference.responder import Responder
+from torchrl_ckpt.inference.sse import EventStream
+from torchrl_ckpt.inference.stream import Chunk
+from torchrl_ckpt.plugin_api.engines import Sample
 from torchrl_ckpt.serving_api.protocol import (
     Choice,
     ChoiceChunk,
@@ -22,84 +22,82 @@ from torchrl_ckpt.serving_api.protocol import (
     CompletionChunk,
     CompletionRequest,
     Logprobs,
+    PolicySpan,
 )
 
 
-def completion_routes(generator: CompletionService) -> APIRouter:
-    """The route on `generator`."""
+def completion_routes(service: CompletionService) -> APIRouter:
+    """Return the route that completes with `service`."""
     router = APIRouter()
 
     @router.post("/v1/completions", response_model=Completion)
-    async def complete(request: CompletionRequest, http: Request) -> Completion | EventStream:
-        generator.check_model(request.model)
-        answer = _Answer(generator, request)
-        if request.stream:
-            return EventStream(answer.stream)
-        return await unless_gone(http.receive, answer.whole())
+    async def complete(
+        request: CompletionRequest, http_request: Request
+    ) -> BaseModel | EventStream:
+        service.check_model(request.model)
+        return await CompletionResponder(service, request).respond(http_request.receive)
 
     return router
 
 
-class _Answer:
-    """The answer to one request, in one or in pieces."""
+class CompletionResponder(Responder[CompletionRequest]):
+    """Completes the prompts of the request or, with `echo`, scores them."""
 
-    def __init__(self, generator: CompletionService, request: CompletionRequest) -> None:
-        self._generator = generator
-        self._request = request
-        self._prompts = [
-            generator.encode(prompt) if isinstance(prompt, str) else prompt
+    id_prefix = "cmpl"
+    response_type = Completion
+    chunk_type = CompletionChunk
+
+    def __init__(self, service: CompletionService, request: CompletionRequest) -> None:
+        prompts = [
+            service.encode(prompt) if isinstance(prompt, str) else prompt
             for prompt in request.prompts
         ]
-        self._about = {
-            "id": f"cmpl-{secrets.token_hex(12)}",
-            "created": int(time.time()),
-            "model": generator.model_name,
-        }
-        self._offsets: defaultdict[int, int] = defaultdict(int)  # where a choice's next text begins
+        super().__init__(service, request, prompts, request.prompt_seeds)
+        # By choice: where its next token's text begins. A choice is here from its first chunk on.
+        self._offsets: defaultdict[int, int] = defaultdict(int)
 
-    async def whole(self) -> Completion:
-        request = self._request
-        if request.echo:
-            generated = await self._generator.score(self._prompts)
-        else:
-            generated = await self._generator.generate(self._prompts, request, request.prompt_seeds)
-        choices = [Choice(**self._choice(piece)) for piece in generated.completions]
-        return Completion(**self._about, choices=choices, usage=generated.usage)
+    def choice(self, index: int, sample: Sample, text: str, policy: list[PolicySpan]) -> Choice:
+        return Choice(text=text, **self._fields(index, sample, policy))
 
-    async def stream(self, emit: Emit) -> None:
-        def on_piece(piece: Piece) -> None:
-            emit(CompletionChunk(**self._about, choices=[ChoiceChunk(**self._choice(piece))]))
+    def choice_chunk(self, chunk: Chunk) -> ChoiceChunk:
+        return ChoiceChunk(text=chunk.text, **self._fields(chunk.index, chunk, chunk.policy))
 
-        request = self._request
-        generated = await self._generator.generate(
-            self._prompts, request, request.prompt_seeds, on_piece
-        )
-        if request.include_usage:
-            emit(CompletionChunk(**self._about, choices=[], usage=generated.usage))
+    async def complete(self) -> BaseModel:
+        return await (self._echo() if self.request.echo else super().complete())
 
-    def _choice(self, piece: Piece) -> dict[str, Any]:
-        """The fields of a choice or of what a chunk adds to one."""
-        index = piece.prompt * self._request.n + piece.sample
-        ids = self._request.return_token_ids
-        new = [] if self._request.echo else piece.token_ids
-        first = index not in self._offsets
+    async def _echo(self) -> BaseModel:
+        logprobs, weights, usage = await self.service.score(self.prompts)
+        choices = [
+            Choice(
+                index=index,
+                text=self.service.text(prompt),
+                logprobs=self._logprobs(index, prompt, [None, *values]),
+                finish_reason="length",
+                token_ids=self.if_requested([]),
+                prompt_token_ids=self.if_requested(prompt),
+                policy=[weights.span(len(prompt))],
+            )
+            for index, (prompt, values) in enumerate(zip(self.prompts, logprobs, strict=True))
+        ]
+        return Completion(**self.header, choices=choices, usage=usage)
+
+    def _fields(
+        self, index: int, tokens: Sample | Chunk, policy: list[PolicySpan]
+    ) -> dict[str, Any]:
+        is_first = index not in self._offsets
+        prompt = self.prompts[index // self.request.n]
         return {
-            "index": index,
-            "text": piece.text,
-            "logprobs": self._logprobs(index, piece),
-            "finish_reason": piece.finish_reason,
-            "token_ids": list(new) if ids else None,
-            "prompt_token_ids": self._prompts[piece.prompt] if ids and first else None,
-            "policy": piece.policy,
+            **self.shared_fields(index, tokens, policy),
+            "logprobs": self._logprobs(index, tokens.token_ids, tokens.logprobs),
+            "prompt_token_ids": self.if_requested(prompt) if is_first else None,
         }
 
-    def _logprobs(self, index: int, piece: Piece) -> Logprobs | None:
-        texts = self._generator.token_texts(piece.token_ids)
+    def _logprobs(
+        self, index: int, token_ids: Sequence[int], values: Sequence[float | None]
+    ) -> Logprobs | None:
+        texts = self.service.token_texts(token_ids)
         begin = self._offsets[index]
         *offsets, self._offsets[index] = itertools.accumulate(map(len, texts), initial=begin)
-        if self._request.logprobs is None:
+        if self.request.logprobs is None:
             return None
-        values: Sequence[float | None] = piece.logprobs
-        if self._request.echo:
-            values = [None, *values]
         return Logprobs(tokens=texts, token_logprobs=list(values), text_offset=offsets)

@@ -1,4 +1,4 @@
-"""`GET /v1/models` and `/v1/models/NAME`: the one model that is served."""
+"""`GET /v1/models` and `GET /v1/models/NAME`: the served model."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torchrl_ckpt.inference.completion_service import CompletionService
 from torchrl_ckpt.serving_api.protocol import ServedModel, ServedModels
 
 
-def model_routes(generator: CompletionService) -> APIRouter:
-    """The routes that tell `generator`'s model."""
+def model_routes(service: CompletionService) -> APIRouter:
+    """Return the routes that describe the model of `service`."""
     router = APIRouter()
-    served = ServedModel(id=generator.model_name, created=int(time.time()))
+    served = ServedModel(id=service.model_name, created=int(time.time()))
 
     @router.get("/v1/models")
     async def models() -> ServedModels:
         return ServedModels(data=[served])
 
-    # A model's name may have slashes.
+    # A model's name may contain slashes.
     @router.get("/v1/models/{name:path}")
     async def model(name: str) -> ServedModel:
-        generator.check_model(name)
+        service.check_model(name)
         return served
 
     return router

@@ -1,4 +1,4 @@
-"""`POST /weights` and `GET /weights`: which policy is served, for those who have the key."""
+"""`POST /weights` and `GET /weights`: load and report the weights that are served."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from torchrl_ckpt.serving_api.protocol import LoadedWeights, LoadRequest
 
 
 def requires_key(key: str) -> Callable[..., Awaitable[None]]:
-    """A dependency that lets only requests with `Authorization: Bearer KEY` pass."""
+    """Return a dependency that refuses requests without `Authorization: Bearer KEY`."""
     expected = f"Bearer {key}".encode()
 
     async def check(authorization: Annotated[str, Header()] = "") -> None:
         if not authorization:
-            raise WrongKey("this needs the server's key, in `Authorization: Bearer KEY`")
+            raise WrongKey("this route needs the server's key: send `Authorization: Bearer KEY`")
         if not hmac.compare_digest(authorization.encode(), expected):
-            raise WrongKey("this is not the server's key")
+            raise WrongKey("the key in `Authorization` is not the server's key")
 
     return check
 
@@ -33,7 +33,7 @@ def requires_key(key: str) -> Callable[..., Awaitable[None]]:
 def weight_routes(
     policy: ServedPolicy, metrics: ServerMetrics, allowed_dirs: Sequence[Path]
 ) -> APIRouter:
-    """The routes on `policy`; weights load from `allowed_dirs` and below."""
+    """Return the routes of `policy`, which loads weights from below `allowed_dirs` only."""
     router = APIRouter()
 
     @router.post("/weights")
@@ -50,52 +50,52 @@ def weight_routes(
 
 
 def allowed_directory(directory: str, allowed_dirs: Sequence[Path]) -> Path:
-    """`directory` without links.
+    """Resolve `directory`.
 
-    Raises `Forbidden` where it is written with `..`, or lies, itself or a file in it, elsewhere
-    than below `allowed_dirs`, or names a shard elsewhere; `NotFound` where it is none; `ModelError`
-    where its index of shards cannot be read.
+    Raises `Forbidden` if it contains `..`, if it or a file in it resolves to a path outside
+    `allowed_dirs`, or if an index names a shard outside it; `NotFound` if it is not a directory;
+    `ModelError` if its index of shards cannot be read.
     """
     roots = [root.resolve() for root in allowed_dirs]
 
-    def lies_within(place: Path) -> bool:
-        return any(place.resolve().is_relative_to(root) for root in roots)
+    def is_allowed(entry: Path) -> bool:
+        return any(entry.resolve().is_relative_to(root) for root in roots)
 
     path = Path(directory)
     try:
         allowed = (
             path.is_absolute()
             and ".." not in path.parts
-            and lies_within(path)
-            and all(lies_within(entry) for entry in path.resolve().rglob("*"))
+            and is_allowed(path)
+            and all(is_allowed(entry) for entry in path.resolve().rglob("*"))
         )
         is_directory = path.is_dir()
     except (OSError, RuntimeError, ValueError):
-        allowed = False  # too long, a loop of links, or no text: it lies nowhere
+        allowed = False  # the path is too long, a loop of links, or not text
     if not allowed:
         raise Forbidden(
-            "weights load only from absolute paths, without `..` and links that lead elsewhere, "
+            "weights load only from absolute paths, without `..` and without links that lead out, "
             f"below {', '.join(map(str, roots))} (`inference.allowed_dirs`)",
             "directory",
         )
     if not is_directory:
-        raise NotFound(f"{path} is no directory", "directory")
+        raise NotFound(f"{path} is not a directory", "directory")
     for index in path.resolve().glob("*.index.json"):
         _check_shards(index)
     return path.resolve()
 
 
 def _check_shards(index: Path) -> None:
-    """Raises `Forbidden` where an index of shards names anything but files beside it: whoever reads
-    it would follow `../` out of the allowed directories."""
+    """Raises `Forbidden` if an index of shards names anything but files beside it: a reader of the
+    index would follow `../` out of the allowed directories."""
     try:
         shards = set(json.loads(index.read_text())["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{index} is no index of shards: {error!r}") from error
+        raise ModelError(f"{index} is not an index of shards: {error!r}") from error
     for shard in shards:
         if not isinstance(shard, str) or shard != Path(shard).name or shard in ("", ".."):
             raise Forbidden(
-                f"{index} names the shard {shard!r}; shards are files beside it, named without a "
-                "path",
+                f"{index} names the shard {shard!r}; a shard must be a file beside the index, "
+                "without a path",
                 "directory",
             )

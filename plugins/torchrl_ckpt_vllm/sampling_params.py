@@ -1,4 +1,4 @@
-"""What is asked of vLLM for one sample or one score, and how its answer is read."""
+"""The parameters of vLLM's requests, and the log-probabilities in its outputs."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput
 
 
-LEAST_TEMPERATURE = 0.01
-"""vLLM takes this for any that is smaller, and only 0 for greedy."""
+MIN_TEMPERATURE = 0.01
+"""vLLM raises any smaller temperature to this, except 0 (greedy)."""
 
 
 def sampling_params(sampling: Sampling, seed: int, sample: int) -> SamplingParams:
-    """One sample, told of token by token. Raises `ValueError` for what vLLM would not follow."""
-    if 0 < sampling.temperature < LEAST_TEMPERATURE:
+    """Return the parameters of one sample that is reported token by token.
+
+    Raises `ValueError` for a temperature that vLLM would change.
+    """
+    if 0 < sampling.temperature < MIN_TEMPERATURE:
         raise ValueError(
-            f"a temperature of {sampling.temperature} is none of vLLM's: give 0 (greedy) or at "
-            f"least {LEAST_TEMPERATURE}"
+            f"a temperature of {sampling.temperature} is not supported by vLLM: use 0 (greedy) or "
+            f"at least {MIN_TEMPERATURE}"
         )
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -34,17 +37,17 @@ def sampling_params(sampling: Sampling, seed: int, sample: int) -> SamplingParam
         top_k=sampling.top_k,
         seed=sample_seed(seed, sample),
         stop_token_ids=list(sampling.stop_token_ids),
-        ignore_eos=True,  # the end token is among the stop tokens if it is to end anything
-        logprobs=0,  # of the token drawn, and of no other
+        ignore_eos=True,  # the end token is among the stop tokens if it should end a completion
+        logprobs=0,  # only that of the token drawn
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
     )
 
 
 def scoring_params(next_token: int) -> SamplingParams:
-    """The log-probability of each token of the prompt, and of `next_token` after it.
+    """Return the parameters that score each token of the prompt, and `next_token` after it.
 
-    vLLM reads no cached prefix for such a request.
+    vLLM uses no cached prefix for such a request.
     """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -61,16 +64,16 @@ def scoring_params(next_token: int) -> SamplingParams:
 
 
 def sample_seed(seed: int, sample: int) -> int:
-    """A seed for sample `sample` of a prompt with the 64-bit `seed`.
+    """Return the seed for sample `sample` of a prompt with the 64-bit `seed`.
 
-    vLLM's own `n` would take seed + sample, so that prompts with neighbouring seeds share noise.
+    vLLM's own `n` would use seed + sample, so that prompts with neighbouring seeds share noise.
     """
     digest = hashlib.blake2b(struct.pack("<QQ", seed % 2**64, sample), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1  # vLLM's seeds are signed
 
 
 def completion_logprobs(completion: CompletionOutput) -> list[float]:
-    """Of each of its tokens."""
+    """Return the log-probability of each token."""
     assert completion.logprobs is not None
     return [
         entry[token].logprob

@@ -1,4 +1,4 @@
-"""The outputs of vLLM's requests on their way to those who asked, and when none is on its way."""
+"""Runs vLLM's requests, and knows when all of their outputs have been reported."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
 
-class Streams:
-    """Runs requests on `llm`, whose outputs come through here alone.
+class RequestRunner:
+    """Runs all requests of `llm`, so that every output passes through here.
 
-    An output goes from vLLM's process into a queue, from there by a task of `AsyncLLM` into the
-    request's collector, and from there to the request's own task. Its queue is looked at, and the
-    method that empties it is watched, because vLLM itself cannot tell whether all was delivered.
+    vLLM's process puts an output into a queue; a task of `AsyncLLM` moves it from there into the
+    request's collector, and the request's own task takes it from there. vLLM cannot tell whether
+    all outputs have been delivered, so this class inspects the queue and wraps the method that
+    empties it.
     """
 
     def __init__(self, llm: AsyncLLM) -> None:
@@ -25,17 +26,19 @@ class Streams:
         self._collectors: set[RequestOutputCollector] = set()
         self._receive = self._core.get_output_async
         self._core.get_output_async = self._get_output
-        self._all_sorted = True
+        self._all_collected = True
 
     async def run(
         self,
         request_id: str,
         prompt: list[int],
         params: SamplingParams,
-        report: Callable[[RequestOutput], None],
+        on_output: Callable[[RequestOutput], None],
     ) -> RequestOutput:
-        """Tell `report` of every output, and return the last. Cancelled, or where `report` raises,
-        the request is aborted in vLLM."""
+        """Call `on_output` with every output, and return the last one.
+
+        If this is cancelled, or `on_output` raises, the request is aborted in vLLM.
+        """
         inputs: Any = {"type": "token", "prompt_token_ids": prompt}
         collector = await self._llm.add_request(request_id, inputs, params)
         self._collectors.add(collector)
@@ -45,8 +48,8 @@ class Streams:
                 output = collector.get_nowait() or await collector.get()
                 assert isinstance(output, RequestOutput)
                 finished = output.finished
-                # Nothing is awaited in between: what has left the collector has been reported.
-                report(output)
+                # No await in between: an output that has left the collector has been reported.
+                on_output(output)
                 if finished:
                     return output
         finally:
@@ -55,23 +58,23 @@ class Streams:
                 await self._llm.abort(collector.request_id, internal=True)
             collector.close()
 
-    async def drained(self) -> None:
-        """Return once everything that vLLM's process has sent so far has been reported."""
-        while self._on_the_way():
+    async def wait_until_drained(self) -> None:
+        """Return once every output that vLLM's process has sent so far has been reported."""
+        while self._has_pending_outputs():
             if self._llm.errored:
                 raise self._llm.dead_error
             await asyncio.sleep(0)
 
-    def _on_the_way(self) -> bool:
+    def _has_pending_outputs(self) -> bool:
         return (
             not self._core.outputs_queue.empty()
-            or not self._all_sorted
+            or not self._all_collected
             or any(collector.output is not None for collector in self._collectors)
         )
 
     async def _get_output(self) -> Any:
-        """In place of the engine core's method: who asks for more has handed out what it had."""
-        self._all_sorted = True
+        """Replace the engine core's method: a caller that asks again has collected its outputs."""
+        self._all_collected = True
         outputs = await self._receive()
-        self._all_sorted = False
+        self._all_collected = False
         return outputs
