@@ -83,7 +83,7 @@ def test_a_stale_copy_that_names_it_is_explained(
     message = str(raised.value)
     assert f"{leftover} says that losses `acme_new` is acme_losses:New" in message
     assert str(installed) in message
-    assert "Install acme-losses again" in message
+    assert "install acme-losses again" in message
 
 
 def test_a_malformed_file_is_named_where_a_plugin_is_missing(site: SitePackages) -> None:

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from torchrl_ckpt.config.describe import dotted
 from torchrl_ckpt.config.option_spec import Key, OptionSpec, fields
 from torchrl_ckpt.config.section import PluginTable, Section
 from torchrl_ckpt.plugin_api.errors import RecipeError
@@ -44,10 +43,10 @@ def settings(recipe: Section, above: Key = ()) -> Iterator[tuple[Key, OptionSpec
             yield (*above, name), spec, value
 
 
-def named_plugins(recipe: Section) -> list[tuple[Kind, str, str]]:
-    """Kind, name and dotted key of each plugin that the recipe names."""
+def named_plugins(recipe: Section) -> list[tuple[Kind, str]]:
+    """Kind and name of each plugin that the recipe names, in the order of its keys."""
     return [
-        (spec.kind, value.type, dotted(key))
-        for key, spec, value in settings(recipe)
+        (spec.kind, value.type)
+        for _, spec, value in settings(recipe)
         if spec.kind and isinstance(value, PluginTable)
     ]

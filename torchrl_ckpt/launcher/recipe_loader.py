@@ -38,7 +38,7 @@ def load_recipe(command: str, argv: Sequence[str], *, files: Sequence[Path] = ()
     defaults = default_values(named_after[0].stem)
     composition = compose(argv, schema, files=files, defaults=defaults)
     recipe = validate(composition, schema, config_class)
-    for kind, plugin, _ in named_plugins(recipe):
+    for kind, plugin in named_plugins(recipe):
         load_plugin(kind, plugin)
     if isinstance(recipe, RlRecipe):
         _check_agreement(recipe)

@@ -1,8 +1,8 @@
 """Finds every installed plugin by its entry point, and imports none of them.
 
-This is the one module that knows the `entrypoints` package, and where its habits are mended: its
-scan raises when any installed package has a malformed `entry_points.txt`, and of two copies of one
-distribution it takes the first on the path in silence.
+Only this module uses the `entrypoints` package, and it works around two of its limits: its scan
+raises if any installed package has a malformed `entry_points.txt`, and of two copies of one
+distribution it silently takes the first on the path.
 """
 
 from __future__ import annotations
@@ -30,55 +30,55 @@ _GROUPS: dict[str, Kind] = {f"torchrl_ckpt.{kind}": kind for kind in KINDS}
 
 @dataclass(frozen=True)
 class FoundPlugin:
-    """A plugin as its distribution announces it; nothing of it has been imported."""
+    """A plugin as its distribution announces it; it has not been imported."""
 
     kind: Kind
     name: str
     entry_point: str
     """`module:attribute`."""
     distribution: str
-    """Normalised as package indexes do it: `acme-plugins`."""
+    """The name as package indexes normalise it: `acme-plugins`."""
     version: str
     metadata: Path
-    """Where the announcement stands."""
+    """The directory of metadata that announces it."""
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version} ({self.entry_point})"
 
     @property
     def qualified_name(self) -> str:
-        """The name that stays unambiguous when another distribution offers the same one."""
+        """The name that stays unambiguous if another distribution offers the same name."""
         return f"{self.distribution}:{self.name}"
 
     def import_object(self) -> Any:
-        """What the entry point names. Raises whatever importing it raises."""
+        """Import the entry point and return its object. Raises whatever the import raises."""
         return entrypoints.EntryPoint.from_string(self.entry_point, self.name).load()
 
 
 @dataclass(frozen=True)
 class StalePlugin:
-    """A plugin that only a second copy of its distribution's metadata announces.
+    """A plugin that is announced only by a second copy of its distribution's metadata.
 
-    A build leaves an `egg-info` in the source tree, and Python finds it from there for as long as
-    it lies about. What is installed decides; such a leftover is shown and never loaded.
+    A build leaves an `egg-info` in the source tree, and Python finds it there. The installed
+    metadata decide; such a leftover is reported and never loaded.
     """
 
     plugin: FoundPlugin
     installed: Path
-    """The metadata of the copy that counts."""
+    """The metadata of the copy that is used."""
 
     def __str__(self) -> str:
         return (
             f"{self.plugin.metadata} says that {self.plugin.kind} `{self.plugin.name}` is "
-            f"{self.plugin.entry_point}, but the copy of {self.plugin.distribution} that counts, "
-            f"{self.installed}, does not. Install {self.plugin.distribution} again if the latter "
-            "is out of date; delete the former if not."
+            f"{self.plugin.entry_point}, but the copy of {self.plugin.distribution} that is used, "
+            f"{self.installed}, does not. If the latter is out of date, install "
+            f"{self.plugin.distribution} again; if not, delete the former."
         )
 
 
 @dataclass(frozen=True)
 class UnreadableMetadata:
-    """A malformed `entry_points.txt`, of a plugin or of any other package."""
+    """A malformed `entry_points.txt`, of a plugin's distribution or of any other."""
 
     file: Path
     reason: str
@@ -89,7 +89,7 @@ class UnreadableMetadata:
 
 @dataclass(frozen=True)
 class Installed:
-    """All that was found in this environment, sorted by kind, name and distribution."""
+    """Everything found in this environment, sorted by kind, name and distribution."""
 
     plugins: tuple[FoundPlugin, ...]
     stale: tuple[StalePlugin, ...]
@@ -105,8 +105,8 @@ class Installed:
 
 
 @dataclass(frozen=True)
-class _Copy:
-    """One distribution's metadata as it lies in one place; there may be several places."""
+class _MetadataCopy:
+    """One of possibly several directories of metadata of a distribution."""
 
     distribution: str
     metadata: Path
@@ -115,22 +115,23 @@ class _Copy:
 
 @cache
 def discover() -> Installed:
-    """Find every plugin that a recipe can name in this environment, and what is odd about others.
+    """Find every plugin that a recipe can name, and stale and unreadable announcements.
 
-    Done once a process: whoever changes what is installed calls `discover.cache_clear()`.
+    The environment is searched once a process; `discover.cache_clear()` makes the next call search
+    it again.
     """
-    copies: list[_Copy] = []
+    copies: list[_MetadataCopy] = []
     unreadable: list[UnreadableMetadata] = []
     for folder in dict.fromkeys(sys.path):
         try:
             copies += _scan(folder)
-        except Exception as error:  # whatever some stranger's package makes entrypoints raise
+        except Exception as error:  # any package may make entrypoints raise anything
             bad_files = _malformed(folder) or [UnreadableMetadata(Path(folder), str(error))]
             unreadable += bad_files
             copies += _scan_leniently(folder)
     plugins, stale = _settle(copies)
-    for oddity in (*stale, *unreadable):
-        _LOG.debug("%s", oddity)
+    for warning in (*stale, *unreadable):
+        _LOG.debug("%s", warning)
     in_order = attrgetter("kind", "name", "distribution", "entry_point")
     return Installed(
         plugins=tuple(sorted(plugins, key=in_order)),
@@ -140,41 +141,41 @@ def discover() -> Installed:
 
 
 def normalized(distribution: str) -> str:
-    """A distribution's name in the spelling that compares equal however it was written."""
+    """Return a distribution's name as package indexes normalise it, for comparison."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
-def _scan(folder: str) -> list[_Copy]:
+def _scan(folder: str) -> list[_MetadataCopy]:
     """The distributions below one entry of `sys.path`. Raises if any of them is malformed."""
     copies = []
     for config, distribution in entrypoints.iter_files_distros([folder], repeated_distro="all"):
         entries = (
             (group, name, value)
             for group in config.sections()
-            # Raw: a `%` has no meaning in these files.
+            # Raw: `%` has no special meaning in these files.
             for name, value in config.items(group, raw=True)
         )
-        copies.append(_copy(folder, distribution, entries))
+        copies.append(_metadata_copy(folder, distribution, entries))
     return copies
 
 
-def _scan_leniently(folder: str) -> list[_Copy]:
-    """The same through `importlib.metadata`, which forgives more, less what even it cannot read."""
+def _scan_leniently(folder: str) -> list[_MetadataCopy]:
+    """Scan with `importlib.metadata`, which is more tolerant; skip what it cannot read either."""
     copies = []
     for file in _entry_point_files(folder):
         try:
             found = importlib.metadata.Distribution.at(file.parent).entry_points
         except Exception as error:  # `discover` reports the file; this is the detail
-            _LOG.debug("%s is past reading: %s", file, error)
+            _LOG.debug("%s cannot be read: %s", file, error)
             continue
         distribution = entrypoints.Distribution.from_name_version(file.parent.stem)
         entries = ((entry.group, entry.name, entry.value) for entry in found)
-        copies.append(_copy(folder, distribution, entries))
+        copies.append(_metadata_copy(folder, distribution, entries))
     return copies
 
 
 def _malformed(folder: str) -> list[UnreadableMetadata]:
-    """The files below `folder` that `entrypoints` stumbles over, with the reason."""
+    """The files below `folder` that `entrypoints` cannot read, with the reason."""
     bad_files = []
     for file in _entry_point_files(folder):
         try:
@@ -189,10 +190,10 @@ def _entry_point_files(folder: str) -> Iterator[Path]:
         yield from sorted(Path(folder).absolute().glob(f"*.{suffix}/entry_points.txt"))
 
 
-def _copy(
+def _metadata_copy(
     folder: str, distribution: entrypoints.Distribution, entries: Iterable[tuple[str, str, str]]
-) -> _Copy:
-    """`entries`: group, name and value of everything that the distribution announces."""
+) -> _MetadataCopy:
+    """Make a copy from `entries`: group, name and value of all entry points of `distribution`."""
     name = normalized(distribution.name)
     metadata = _metadata_directory(Path(folder).absolute(), distribution)
     version = _version(metadata, distribution)
@@ -201,11 +202,11 @@ def _copy(
         for group, plugin, value in entries
         if group in _GROUPS
     )
-    return _Copy(name, metadata, plugins)
+    return _MetadataCopy(name, metadata, plugins)
 
 
 def _metadata_directory(folder: Path, distribution: entrypoints.Distribution) -> Path:
-    """Where `entrypoints`, which does not tell, has read; for an egg or a zip, that itself."""
+    """The directory that `entrypoints` has read, which it does not say; an egg or a zip itself."""
     version = "" if distribution.version is None else f"-{distribution.version}"
     for suffix in ("dist-info", "egg-info"):
         directory = folder / f"{distribution.name}{version}.{suffix}"
@@ -215,7 +216,7 @@ def _metadata_directory(folder: Path, distribution: entrypoints.Distribution) ->
 
 
 def _version(metadata: Path, distribution: entrypoints.Distribution) -> str:
-    """From the directory's name, which for an `egg-info` need not hold it."""
+    """The version: of an `egg-info`, whose directory need not state it, from the file in it."""
     info = metadata / "PKG-INFO"
     if info.is_file():
         stated = email.message_from_bytes(info.read_bytes())["Version"]
@@ -223,22 +224,22 @@ def _version(metadata: Path, distribution: entrypoints.Distribution) -> str:
     return distribution.version or "unknown"
 
 
-def _settle(copies: list[_Copy]) -> tuple[list[FoundPlugin], list[StalePlugin]]:
-    """Let one copy of each distribution count: one that was installed, else the first on the path.
+def _settle(copies: list[_MetadataCopy]) -> tuple[list[FoundPlugin], list[StalePlugin]]:
+    """Use one copy of each distribution: an installed one, or else the first on the path.
 
-    What the other copies announce besides is stale.
+    Plugins that only the other copies announce are stale.
     """
     plugins: list[FoundPlugin] = []
     stale: list[StalePlugin] = []
     for distribution in dict.fromkeys(copy.distribution for copy in copies):
         rivals = [copy for copy in copies if copy.distribution == distribution]
-        counts = min(rivals, key=lambda copy: copy.metadata.suffix != ".dist-info")
-        plugins += counts.plugins
-        announced = {(found.kind, found.name, found.entry_point) for found in counts.plugins}
+        used = min(rivals, key=lambda copy: copy.metadata.suffix != ".dist-info")
+        plugins += used.plugins
+        announced = {(found.kind, found.name, found.entry_point) for found in used.plugins}
         for copy in rivals:
             for found in copy.plugins:
                 key = (found.kind, found.name, found.entry_point)
                 if key not in announced:
                     announced.add(key)
-                    stale.append(StalePlugin(found, counts.metadata))
+                    stale.append(StalePlugin(found, used.metadata))
     return plugins, stale

@@ -73,7 +73,7 @@ def recipe_sections(command: str, recipe: Mapping[str, Json]) -> dict[str, Json]
 
 def _plugins(recipe: Section) -> Json:
     """Name, distribution and version of every plugin that the recipe names, by kind."""
-    found = {kind: find_plugin(kind, name) for kind, name, _ in named_plugins(recipe)}
+    found = {kind: find_plugin(kind, name) for kind, name in named_plugins(recipe)}
     return {
         kind: {"name": plugin.name, "distribution": plugin.distribution, "version": plugin.version}
         for kind, plugin in found.items()
