@@ -1,4 +1,4 @@
-"""Only what the model is to say is learned, in both data formats."""
+"""Only the model's own turns are learned, in both data formats."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from tests.support.tiny_model import TOKENIZER
+from torchrl_ckpt.plugin_api.environments import Problem, Score, Split
 from torchrl_ckpt.plugin_api.errors import DataError
 from torchrl_ckpt.plugin_api.models import Tokenizer
 from torchrl_ckpt.trainer.packing import TrainSample
-from torchrl_ckpt.trainer.sft_samples import FileSamples
-
-TOKENIZER = Path(__file__).parents[2] / "recipes/reverse/tokenizer"
+from torchrl_ckpt.trainer.sft_samples import EnvironmentSamples, FileSamples
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
+@pytest.fixture(scope="module", name="tokenizer")
+def load_tokenizer() -> Tokenizer:
     return AutoTokenizer.from_pretrained(TOKENIZER)
 
 
@@ -65,8 +65,11 @@ def test_only_the_assistants_turns_are_learned(tmp_path: Path, tokenizer: Tokeni
     [
         ("{not json", r"d\.jsonl:2: this line is not JSON"),
         ({"prompt": "a"}, r"d\.jsonl:2: `completion` must be a string"),
-        ({"messages": [{"role": "user", "content": "a"}]}, r"d\.jsonl:2: no turn of the assistant"),
-        ([1], r"d\.jsonl:2: a sample is a JSON object"),
+        (
+            {"messages": [{"role": "user", "content": "a"}]},
+            r"d\.jsonl:2: no message has the role `assistant`",
+        ),
+        ([1], r"d\.jsonl:2: a sample must be a JSON object"),
     ],
 )
 def test_a_bad_line_is_named(
@@ -79,3 +82,34 @@ def test_a_bad_line_is_named(
 def test_a_missing_file_is_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
     with pytest.raises(DataError, match=r"nowhere\.jsonl"):
         FileSamples([tmp_path / "nowhere.jsonl"], tokenizer)
+
+
+class Reversals:
+    """An environment of two problems, or of any number, with text or chat prompts."""
+
+    plugin_api = 1
+
+    def __init__(self, size: int | None = 2) -> None:
+        self._size = size
+
+    def size(self, split: Split) -> int | None:
+        return self._size
+
+    def problem(self, split: Split, index: int) -> Problem:
+        prompt = "ab>" if index == 0 else [{"role": "user", "content": "ab"}]
+        return Problem(f"{split}/{index}", prompt, answer="ba")
+
+    def score(self, problem: Problem, completion: str) -> Score:
+        raise NotImplementedError
+
+
+def test_an_environments_answers_are_learned(tokenizer: Tokenizer) -> None:
+    samples = EnvironmentSamples(Reversals(), tokenizer)
+    assert [learned_text(samples[index], tokenizer) for index in range(len(samples))] == ["ba"] * 2
+    assert samples[0].learned == [False, False, False, True, True, True]
+    assert samples[1].token_ids[-1] == tokenizer.eos_token_id
+
+
+def test_an_environment_without_a_number_of_problems_is_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(DataError, match=r"no fixed number of problems.*`data\.environment`"):
+        EnvironmentSamples(Reversals(size=None), tokenizer)

@@ -45,12 +45,12 @@ def collective_limits(config: TrainerConfig, ckpt: CheckpointConfig | None) -> C
     wait for it in a collective of the checkpoint group. A rank may wait for rollouts
     (`rollout_timeout`) while another one is in a collective of the training group.
     """
-    rollouts = config.rollout_timeout if isinstance(config, RlTrainerConfig) else 0.0
-    parts = ckpt.timeout if ckpt is not None else 0.0
-    return CollectiveLimits(
-        training_seconds=max(config.collective_timeout, rollouts + MARGIN_SECONDS),
-        checkpoint_seconds=max(config.collective_timeout, parts + MARGIN_SECONDS),
-    )
+    training = checkpoint = config.collective_timeout
+    if isinstance(config, RlTrainerConfig):
+        training = max(training, config.rollout_timeout + MARGIN_SECONDS)
+    if ckpt is not None:
+        checkpoint = max(checkpoint, ckpt.timeout + MARGIN_SECONDS)
+    return CollectiveLimits(training_seconds=training, checkpoint_seconds=checkpoint)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from torchrl_ckpt.config.trainer import OptimizerConfig, SchedulerConfig
@@ -21,7 +21,7 @@ def build_optimizer(model: torch.nn.Module, config: OptimizerConfig) -> AdamW:
     )
 
 
-def build_scheduler(optimizer: AdamW, config: SchedulerConfig, max_steps: int) -> LambdaLR:
+def build_scheduler(optimizer: Optimizer, config: SchedulerConfig, max_steps: int) -> LambdaLR:
     return LambdaLR(optimizer, lambda done: lr_factor(done, config, max_steps))
 
 

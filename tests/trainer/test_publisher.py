@@ -1,0 +1,118 @@
+"""A published policy holds the trained weights, and its canary and digest recognise them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torchrl_ckpt_transformers.digest import digest_tensors
+from transformers import AutoModelForCausalLM
+
+from tests.support.tiny_model import logprobs_of, tiny_model
+from tests.support.tiny_trainer import SMALLEST, tiny_trainer
+from torchrl_ckpt.plugin_api.models import Model
+from torchrl_ckpt.run.weight_store import Policy, WeightStore
+from torchrl_ckpt.trainer.distributed import World
+from torchrl_ckpt.trainer.publisher import Publisher
+
+
+class PlainModel:
+    """The tiny model without the optional `digest`."""
+
+    plugin_api = 1
+
+    def __init__(self) -> None:
+        self._plugin = tiny_model(**SMALLEST)
+        self.tokenizer = self._plugin.tokenizer
+        self.build = self._plugin.build
+        self.parallelize = self._plugin.parallelize
+
+    def export(self, state: Mapping[str, torch.Tensor], directory: Path) -> None:
+        self._plugin.export(state, directory)
+
+
+def publisher(world: World, run: Path, plugin: Model | None = None) -> Publisher:
+    plugin = plugin or tiny_model(**SMALLEST)
+    torch.manual_seed(0)
+    model = plugin.build(pretrained=False).train()
+    plugin.parallelize(model, world.mesh, param_dtype=torch.float32)
+    return Publisher(plugin, model, WeightStore(run / "weights"), attempt=3, world=world)
+
+
+def published(run: Path, version: int) -> Policy:
+    policy = WeightStore(run / "weights").read(version, attempt=3)
+    assert policy is not None
+    return policy
+
+
+def test_the_canary_is_what_the_published_weights_compute(world: World, tmp_path: Path) -> None:
+    publisher(world, tmp_path).publish(7, last=False)
+    canary = published(tmp_path, 7).canary
+    served = AutoModelForCausalLM.from_pretrained(tmp_path / "weights/step_7")
+    assert canary.dtype == "float32"
+    assert len(canary.sequences) == 4
+    for sequence, logprobs in zip(canary.sequences, canary.logprobs, strict=True):
+        tokens = torch.tensor([sequence])
+        with torch.no_grad():
+            logits = served(tokens, use_cache=False).logits[0, :-1]
+        expected = logits.log_softmax(-1).gather(-1, tokens[0, 1:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(logprobs), expected, rtol=0, atol=1e-5)
+
+
+def test_the_canary_of_other_weights_is_another_one(world: World, tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, world)
+    trainer.run(publish_policies=True)
+    first, second = (trainer.weights().read(step, attempt=1) for step in (1, 2))
+    assert first is not None
+    assert second is not None
+    assert first.canary.sequences == second.canary.sequences
+    assert first.canary.logprobs != second.canary.logprobs
+
+
+def test_the_digest_is_that_of_the_published_tensors(world: World, tmp_path: Path) -> None:
+    publisher(world, tmp_path).publish(0, last=False)
+    tensors = load_file(tmp_path / "weights/step_0/model.safetensors")
+    assert published(tmp_path, 0).digest == digest_tensors(tensors)
+
+
+def test_a_model_plugin_without_digests_publishes_none(world: World, tmp_path: Path) -> None:
+    publisher(world, tmp_path, PlainModel()).publish(0, last=False)
+    assert published(tmp_path, 0).digest is None
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_a_policy_says_its_version_its_attempt_and_whether_it_is_the_last(
+    world: World, tmp_path: Path, last: bool
+) -> None:
+    publisher(world, tmp_path).publish(5, last=last)
+    policy = published(tmp_path, 5)
+    assert (policy.version, policy.attempt, policy.last) == (5, 3, last)
+
+
+def test_an_exported_final_model_replaces_a_policy_and_is_none_itself(
+    world: World, tmp_path: Path
+) -> None:
+    output = publisher(world, tmp_path)
+    output.publish(5, last=True)
+    before = (tmp_path / "weights/step_5/model.safetensors").read_bytes()
+    output.export_final(5)
+    assert WeightStore(tmp_path / "weights").read(5, attempt=3) is None
+    assert (tmp_path / "weights/step_5/model.safetensors").read_bytes() == before
+    assert [path.name for path in (tmp_path / "weights").iterdir()] == ["step_5"]
+
+
+def test_publishing_leaves_the_model_in_training_mode_and_without_gradients(
+    world: World, tmp_path: Path
+) -> None:
+    plugin = tiny_model(**SMALLEST)
+    model = plugin.build(pretrained=False).train()
+    expected = logprobs_of(model, [3, 4, 5])
+    Publisher(plugin, model, WeightStore(tmp_path / "weights"), attempt=3, world=world).publish(
+        0, last=False
+    )
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert logprobs_of(model, [3, 4, 5]) == expected
