@@ -1,1 +1,1 @@
-"""An environment that asks for words to be spelled backwards."""
+"""The environment `reverse_text`: spell words backwards."""

@@ -22,23 +22,23 @@ class ReverseTextConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     text: Path
-    """Any text file. Its different words, in lower case, are the problems."""
+    """A text file. Its distinct words, in lower case, are the problems."""
 
     min_letters: Annotated[int, Field(ge=1)] = 2
-    """Shorter words are left out."""
+    """Ignore shorter words."""
 
     max_letters: Annotated[int, Field(ge=1)] = 8
-    """Longer words are left out."""
+    """Ignore longer words."""
 
     separator: str = ">"
-    """Stands between the word and its reverse."""
+    """The text between a word and its reverse."""
 
 
 class ReverseText:
-    """Words and their reverses; a tenth of the words is held out for evaluation.
+    """Words to spell backwards; a tenth of the words is held out for evaluation.
 
     The reward is 2 LCS / (len + len) of completion and answer, between 0 and 1, where LCS is the
-    length of their longest common subsequence. Metric: `exact`, 1 where they are the same.
+    length of their longest common subsequence. Metric: `exact`, 1 if they are equal, else 0.
     """
 
     plugin_api = 1
@@ -47,7 +47,7 @@ class ReverseText:
     def __init__(self, config: ReverseTextConfig) -> None:
         self._config = config
         words = _words(config)
-        # Which words are held out is a property of the text and must not change with the seed.
+        # The held-out words depend on the text alone and must not change with the seed.
         random.Random("held out").shuffle(words)
         held_out = max(1, len(words) // _HELD_OUT)
         self._splits: dict[Split, list[str]] = {
@@ -78,6 +78,6 @@ def _words(config: ReverseTextConfig) -> list[str]:
     if len(words) < 2:
         raise DataError(
             f"{config.text} has {len(words)} words of {config.min_letters} to "
-            f"{config.max_letters} letters (a to z); reverse_text needs two at least"
+            f"{config.max_letters} letters (a to z); reverse_text needs at least two"
         )
     return words

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def longest_common_subsequence(left: str, right: str) -> int:
-    """Its length, by dynamic programming in O(len(left) * len(right))."""
+    """Return its length, by dynamic programming in O(len(left) * len(right))."""
     previous = [0] * (len(right) + 1)
     for a in left:
         current = [0]
