@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torchrl_ckpt_losses.cross_entropy import CrossEntropy
 
 from torchrl_ckpt.config.trainer import PackingConfig, SchedulerConfig
@@ -48,10 +50,13 @@ def step_once(
     max_norm: float | None = None,
     temperature: float = 1.0,
     samples: list[TrainSample] = SAMPLES,
+    sharded: bool = False,
     before_change: Callable[[BigramModel], object] = lambda model: None,
 ) -> tuple[BigramModel, TrainStepResult]:
     """One step of plain gradient descent with learning rate 1."""
     model = BigramModel()
+    if sharded:
+        fully_shard(model, mesh=world.mesh)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     scheduler = build_scheduler(optimizer, SchedulerConfig(), max_steps=9)
     packing = PackingConfig(length=length, rows=rows)
@@ -89,13 +94,17 @@ def test_the_update_is_the_gradient_of_the_mean_over_all_targets(
     torch.testing.assert_close(model.table.weight, updated)
 
 
+@pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize(("length", "rows"), [(4, 1), (4, 2), (14, 1), (5, 3)])
 def test_accumulation_over_micro_batches_equals_one_big_batch(
-    world: World, length: int, rows: int
+    world: World, length: int, rows: int, sharded: bool
 ) -> None:
     whole, expected = step_once(world)
-    split, found = step_once(world, length=length, rows=rows)
-    torch.testing.assert_close(split.table.weight, whole.table.weight)
+    split, found = step_once(world, length=length, rows=rows, sharded=sharded)
+    weight = split.table.weight
+    torch.testing.assert_close(
+        weight.full_tensor() if isinstance(weight, DTensor) else weight, whole.table.weight.data
+    )
     assert found.loss == pytest.approx(expected.loss, rel=1e-6)
     assert found.metrics == pytest.approx(expected.metrics)
     assert (found.samples, found.tokens, found.learned) == (5, 14, NUM_LEARNED)

@@ -47,9 +47,9 @@ class Checkpointer:
     of this thread can therefore share the checkpoint group, in the same order on every rank.
 
     Every method is collective. A failed save is handled as `ckpt.on_failure` says: with "stop",
-    `request`, `save`, `finish` and `close` raise `CheckpointFailed`. As a context manager it is
-    closed at the end; after an exception it only waits a while for a save in progress, which is of
-    a good step.
+    `request`, `save`, `finish` and `close` raise `CheckpointFailed`. They raise `RanksDisconnected`
+    in any case. As a context manager it is closed at the end; after an exception it only waits a
+    while for a save in progress, which is of a good step.
     """
 
     def __init__(

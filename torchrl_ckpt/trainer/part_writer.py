@@ -63,8 +63,9 @@ class PartWriter:
                 written = self._write(part, advance)
             written_at = time.perf_counter()
             if outcome.succeeded:
+                files = self._gather(written.files)
                 with self._failures.agreed(part.step) as outcome:
-                    waited = self._gather_and_commit(part, written.files)
+                    waited = self._commit_all(part, files)
         if not outcome.succeeded:
             return {}
         ended = time.perf_counter()
@@ -86,13 +87,15 @@ class PartWriter:
             files.append(record_json(part.directory, STATE, part.state))
         return Written(files, tensors.metrics)
 
-    def _gather_and_commit(self, part: TrainerPart, files: Sequence[FileRecord]) -> float:
-        """Commit all ranks' files; return the seconds that other processes' parts took."""
-        gathered = self._world.gather(list(files))
+    def _gather(self, files: Sequence[FileRecord]) -> list[FileRecord]:
+        """Return the files of all ranks."""
+        return [file for of_rank in self._world.gather(list(files)) for file in of_rank]
+
+    def _commit_all(self, part: TrainerPart, files: Sequence[FileRecord]) -> float:
+        """Commit on rank 0; return the seconds that it waited for other processes' parts."""
         if not self._world.is_rank_zero:
             return 0.0
-        all_files = [file for of_rank in gathered for file in of_rank]
-        waited = self._commit(part.step, all_files, part.metadata)
+        waited = self._commit(part.step, files, part.metadata)
         self._progress.message(f"checkpoint step_{part.step} committed")
         return waited
 

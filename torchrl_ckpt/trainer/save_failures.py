@@ -14,7 +14,7 @@ from torchrl_ckpt.checkpoint.commit import recover
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.plugin_api.errors import CheckpointFailed, UserError
 from torchrl_ckpt.run.progress import ProgressLog
-from torchrl_ckpt.trainer.distributed import RanksDisconnected, World
+from torchrl_ckpt.trainer.distributed import World
 
 _log = logging.getLogger(__name__)
 
@@ -32,16 +32,10 @@ class Outcome:
 
 @contextmanager
 def catch_failure() -> Iterator[Outcome]:
-    """Record a failure of the block instead of raising it.
-
-    `SaveFailures.agreed` then makes it a failure on all ranks. `RanksDisconnected` is raised: the
-    ranks cannot agree on anything after it.
-    """
+    """Record a failure of the block instead of raising it, for `SaveFailures.agreed`."""
     outcome = Outcome()
     try:
         yield outcome
-    except RanksDisconnected:
-        raise
     except (OSError, UserError) as error:
         outcome.failure = str(error)
     # DCP raises a BaseException for a failure on any rank.
