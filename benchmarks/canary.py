@@ -1,12 +1,13 @@
-"""How far an engine's canary lies from the trainer's, and how far either moves with a step:
+"""The distance between the canaries of engine and trainer, and how far a step moves either:
 
     python -m benchmarks.canary
     python -m benchmarks.canary --weights outputs/rl_reverse/weights/step_20
 
-The bounds in `torchrl_ckpt/orchestrator/attestation.py` rest on this. A trainer in float32 and one
-that computes in bfloat16 publish a policy, and then the same one with every number moved by a step,
-up or down by chance; an engine in each dtype loads them all and answers. Without `--weights` the
-model is the recipes' with random weights.
+The bounds in `torchrl_ckpt/orchestrator/attestation.py` follow from these numbers. A trainer in
+float32 and one that computes in bfloat16 publish a policy, and then the same policy with every
+parameter moved up or down at random by a step. An engine in each dtype loads all of them and
+computes the log-probabilities of the canary. Without `--weights` the model is that of the recipes
+with random weights.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from tests.support.toy_training import one_rank
+from tests.support.one_rank_world import one_rank_world
 from torchrl_ckpt.config.section import PluginTable
 from torchrl_ckpt.plugin_api.engines import Engine
 from torchrl_ckpt.plugin_api.models import Model
@@ -44,7 +45,7 @@ Logprobs = Sequence[Sequence[float]]
 
 @dataclass(frozen=True)
 class Published:
-    """A policy, moved from the one with random number `seed` by `step`, and where it is."""
+    """A policy of the weights drawn with `seed`, moved by `step`, and its directory."""
 
     seed: int
     step: float
@@ -54,14 +55,14 @@ class Published:
 
 @dataclass(frozen=True)
 class Moved:
-    """Mean distances in nats, over the canary's tokens, from the policy that was not moved."""
+    """Mean distances from the policy that was not moved, in nats, over the tokens of the canary."""
 
     trainer: float
     engine: float
 
 
-def recipes_model(weights: Path | None) -> Model:
-    """The model of the recipes, or what is in `weights`."""
+def build_model(weights: Path | None) -> Model:
+    """Return the model in `weights`, or else that of the recipes."""
     if weights is not None:
         return create("models", PluginTable(type="transformers", name=str(weights)))
     table = tomllib.loads((_RECIPES / "model.toml").read_text())
@@ -70,7 +71,7 @@ def recipes_model(weights: Path | None) -> Model:
 
 
 def publish(plugin: Model, dtype: torch.dtype, root: Path, world: World) -> Iterator[Published]:
-    """Every step from every seed, as a trainer that computes in `dtype` publishes it."""
+    """Publish every step from every seed as a trainer that computes in `dtype`."""
     for seed, (version, step) in itertools.product(_SEEDS, enumerate(_STEPS)):
         torch.manual_seed(seed)
         module = plugin.build(pretrained=True)
@@ -86,47 +87,51 @@ def publish(plugin: Model, dtype: torch.dtype, root: Path, world: World) -> Iter
         yield Published(seed, step, policy, weights.path(version))
 
 
-async def answer(engine: Engine, published: Sequence[Published]) -> list[Logprobs]:
-    answers: list[Logprobs] = []
-    for one in published:
-        await engine.load_weights(one.directory)
-        answers.append(await engine.logprobs(one.policy.canary.sequences))
-    return answers
+async def engine_logprobs(engine: Engine, published: Sequence[Published]) -> list[Logprobs]:
+    """Return the engine's log-probabilities of each policy's canary."""
+    logprobs: list[Logprobs] = []
+    for item in published:
+        await engine.load_weights(item.directory)
+        logprobs.append(await engine.logprobs(item.policy.canary.sequences))
+    return logprobs
 
 
-def compare(published: Sequence[Published], answers: Sequence[Logprobs], about: str) -> None:
-    """Print a row for how far the answers lie from the trainer's, and one for each step."""
-    away = [
+def compare(published: Sequence[Published], computed: Sequence[Logprobs], dtypes: str) -> None:
+    """Print a row with the distances of engine and trainer, and one for each step."""
+    distances = [
         difference
-        for one, given in zip(published, answers, strict=True)
-        for difference in differences(one.policy.canary.logprobs, given)
+        for item, given in zip(published, computed, strict=True)
+        for difference in differences(item.policy.canary.logprobs, given)
     ]
-    print(f"| {about} | equal weights | {statistics.fmean(away):.1e} | {max(away):.1e} | |")
+    print(
+        f"| {dtypes} | equal weights | {statistics.fmean(distances):.1e} | {max(distances):.1e} | |"
+    )
     origin: dict[int, tuple[Logprobs, Logprobs]] = {}
     moved: dict[float, list[Moved]] = {step: [] for step in _STEPS[1:]}
-    for one, given in zip(published, answers, strict=True):
-        trainers = one.policy.canary.logprobs
-        if one.step == 0:
-            origin[one.seed] = trainers, given
+    for item, given in zip(published, computed, strict=True):
+        expected = item.policy.canary.logprobs
+        if item.step == 0:
+            origin[item.seed] = expected, given
             continue
-        trainer, engine = origin[one.seed]
-        moved[one.step].append(
+        trainer, engine = origin[item.seed]
+        moved[item.step].append(
             Moved(
-                statistics.fmean(differences(trainers, trainer)),
+                statistics.fmean(differences(expected, trainer)),
                 statistics.fmean(differences(given, engine)),
             )
         )
-    for step, found in moved.items():
-        ratios = [one.engine / one.trainer for one in found if one.trainer > 0]
+    for step, moves in moved.items():
+        ratios = [move.engine / move.trainer for move in moves if move.trainer > 0]
         least = f"{min(ratios):.2f}" if ratios else "-"
-        trainer_span = span([one.trainer for one in found])
-        engine_span = span([one.engine for one in found])
-        print(f"| {about} | {step:.0e} | {trainer_span} | {engine_span} | {least} |")
+        trainer_span = span([move.trainer for move in moves])
+        engine_span = span([move.engine for move in moves])
+        print(f"| {dtypes} | {step:.0e} | {trainer_span} | {engine_span} | {least} |")
 
 
-def differences(one: Logprobs, other: Logprobs) -> list[float]:
-    pairs = zip(itertools.chain(*one), itertools.chain(*other), strict=True)
-    return [abs(first - second) for first, second in pairs]
+def differences(first: Logprobs, second: Logprobs) -> list[float]:
+    """Return the absolute differences of all tokens."""
+    pairs = zip(itertools.chain(*first), itertools.chain(*second), strict=True)
+    return [abs(a - b) for a, b in pairs]
 
 
 def span(values: Sequence[float]) -> str:
@@ -139,22 +144,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--engine", default="transformers", help="the engine's name")
     parser.add_argument("--dtypes", nargs="+", default=_ENGINES, help="the engine's dtypes")
     arguments = parser.parse_args(argv)
-    plugin = recipes_model(arguments.weights)
+    plugin = build_model(arguments.weights)
     print(
         "Equal weights: mean and largest distance of engine and trainer. A step: mean movement of "
         "the trainer's canary and of the engine's, over the seeds, and the smallest ratio.\n"
     )
     print("| trainer / engine | step | trainer, or mean | engine, or largest | ratio |")
     print("|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as root, one_rank() as world:
+    with tempfile.TemporaryDirectory() as root, one_rank_world() as world:
         for trainer in _TRAINERS:
             published = list(publish(plugin, trainer, Path(root), world))
             for dtype in arguments.dtypes:
                 engine = create("engines", PluginTable(type=arguments.engine, dtype=dtype))
                 engine.start(plugin, max_length=64, threads=0)
-                answers = asyncio.run(answer(engine, published))
+                computed = asyncio.run(engine_logprobs(engine, published))
                 engine.close()
-                compare(published, answers, f"{str(trainer).removeprefix('torch.')} / {dtype}")
+                compare(published, computed, f"{str(trainer).removeprefix('torch.')} / {dtype}")
     return 0
 
 

@@ -1,13 +1,13 @@
-"""What saving a training state costs, beside its peers and beside the machine's own limits:
+"""The cost of saving a training state, compared with its peers and with the limits of the machine:
 
     python -m benchmarks.checkpoint                      # about 0.75 GB, one rank
     python -m benchmarks.checkpoint --size 0.2 --ranks 2 --saves 5
 
-Every contestant trains the same model in processes of its own and saves after each few steps.
-All of them run in turn, several times over, and the raw write that they are compared with is made
-between their saves: only ratios within one run mean anything on a machine that others use as well.
-`torch_checkpointing` (Meta) takes part where it is installed. torchtitan's checkpointer calls
-`dcp.async_save` in thread or process mode, so its numbers are those of these lines.
+Every method trains the same model in processes of its own and saves every few steps. The methods
+run in turn, several times over, and each save is compared with a raw write made before or after it:
+on a shared machine only ratios within one run mean anything. `torch_checkpointing` (Meta) is
+included if it is installed. torchtitan's checkpointer calls `dcp.async_save` in thread or process
+mode, so these lines are its numbers as well.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 
-from benchmarks.save_method import CONTESTANTS
+from benchmarks.save_method import SAVE_METHODS, SaveMethod
 from torchrl_ckpt.config.trainer import OptimizerConfig, SchedulerConfig
 from torchrl_ckpt.trainer.distributed import CollectiveLimits, World, join_world
 from torchrl_ckpt.trainer.optimizer import build_optimizer, build_scheduler
@@ -47,15 +47,19 @@ _ROWS = 16
 _STEPS_BETWEEN = 2
 _PREPARATION_SECONDS = 6.0
 _LOADS = 3
-_RAW_PIECE = 64 * 1024 * 1024
+_RAW_WRITE_BYTES = 64 * 1024 * 1024
 _OPTIONAL = {"torch_checkpointing"}
 
 
 @dataclass
 class Save:
-    """One save, in seconds. `lost` is what training took longer for it, `slowdown` the share by
-    which a step during the save was longer than one without (None where none fell into it), `raw`
-    what the machine took to write as much."""
+    """One save, in seconds.
+
+    `stall` is the time that the training thread waited, `durable` the time from the beginning of
+    the save to its end, and `lost` the time by which the save prolonged training. `slowdown` is by
+    how much longer a step during the save took, as a fraction (None if no step fell into it), and
+    `raw` the time of a raw write of as many bytes.
+    """
 
     stall: float
     durable: float
@@ -66,7 +70,7 @@ class Save:
 
 @dataclass
 class Result:
-    """What one process found out about one contestant. The first save is not among `saves`."""
+    """The measurements of one method on one rank. `saves` does not hold the first save."""
 
     name: str
     num_bytes: int
@@ -77,11 +81,11 @@ class Result:
     extra_memory: int
 
 
-class _Trainee:
-    """A model whose state has the wanted size, and its steps."""
+class _Training:
+    """Training of a model whose state has `size` GB."""
 
     def __init__(self, size: float, world: World) -> None:
-        # A parameter and Adam's two moments of it, four bytes each.
+        # Four bytes for a parameter and for each of Adam's two moments.
         layers = max(1, round(size * 1e9 / 12 / _WIDTH**2))
         model = torch.nn.Sequential(*(torch.nn.Linear(_WIDTH, _WIDTH) for _ in range(layers)))
         fully_shard(model, mesh=world.mesh)
@@ -91,13 +95,13 @@ class _Trainee:
         self._input = torch.randn(_ROWS, _WIDTH, device=world.device)
         self.state = TrainingState(model, self._optimizer, scheduler, _NoData(), Progress())
 
-    def step(self, before_change: Callable[[], None] = lambda: None) -> float:
-        """One step; returns its seconds without what `before_change` took."""
+    def step(self, before_update: Callable[[], None] = lambda: None) -> float:
+        """Do one step; return its seconds without those of `before_update`."""
         began = time.perf_counter()
         self._model(self._input).square().mean().backward()
-        asked = time.perf_counter()
-        before_change()
-        waited = time.perf_counter() - asked
+        waiting_since = time.perf_counter()
+        before_update()
+        waited = time.perf_counter() - waiting_since
         self._optimizer.step()
         self._optimizer.zero_grad()
         self.state.progress.step += 1
@@ -117,35 +121,35 @@ class _NoData:
         pass
 
 
-def run_contestant(name: str, size: float, saves: int, directory: Path) -> Result:
-    """Train and save in this process, a rank of torchrun's."""
+def run_method(name: str, size: float, saves: int, directory: Path) -> Result:
+    """Train and save in this process, one of the ranks that torchrun has started."""
     with join_world(threads=0, limits=CollectiveLimits(600.0, 600.0)) as world:
-        trainee = _Trainee(size, world)
-        trainee.step()
-        num_bytes = sum(t.numel() * t.element_size() for t in trainee.state.tensors().values())
-        raw = _Raw(directory / f"raw_{world.rank}", num_bytes // world.size)
+        training = _Training(size, world)
+        training.step()
+        num_bytes = sum(t.numel() * t.element_size() for t in training.state.tensors().values())
+        raw = _RawWrite(directory / f"raw_{world.rank}", num_bytes // world.size)
         with _MemoryPeak() as before:
             for _ in range(3):
-                trainee.step()
-        contestant = CONTESTANTS[name](trainee.state, directory / "checkpoints", world)
-        contestant.prepare()
-        # Whatever is prepared beside the training has the time of these steps.
+                training.step()
+        method = SAVE_METHODS[name](training.state, directory / "checkpoints", world)
+        method.prepare()
+        # Preparation in the background has the time of these steps.
         began = time.perf_counter()
         while world.max(float(time.perf_counter() - began < _PREPARATION_SECONDS)):
-            trainee.step()
+            training.step()
         found: list[Save] = []
         baseline: list[float] = []
         with _MemoryPeak() as peak:
             for number in range(saves + 1):
-                baseline += [trainee.step() for _ in range(_STEPS_BETWEEN)]
+                baseline += [training.step() for _ in range(_STEPS_BETWEEN)]
                 usual = statistics.median(baseline[-10:])
-                # Now the one first, now the other, and the disk has the same rest before either.
+                # Alternate the order, so that the disk has the same rest before save and raw write.
                 raw_first = raw.write() if number % 2 else None
                 if raw_first is not None:
-                    baseline += [trainee.step() for _ in range(_STEPS_BETWEEN)]
-                save = _one_save(contestant, trainee, number, usual, world)
+                    baseline += [training.step() for _ in range(_STEPS_BETWEEN)]
+                save = _measure_save(method, training, number, usual, world)
                 if raw_first is None:
-                    baseline += [trainee.step() for _ in range(_STEPS_BETWEEN)]
+                    baseline += [training.step() for _ in range(_STEPS_BETWEEN)]
                 save.raw = raw.write() if raw_first is None else raw_first
                 found.append(save)
                 if number > 0:
@@ -155,10 +159,10 @@ def run_contestant(name: str, size: float, saves: int, directory: Path) -> Resul
         for _ in range(_LOADS):
             dist.barrier()
             began = time.perf_counter()
-            contestant.load(saves)
+            method.load(saves)
             dist.barrier()
             loads.append(time.perf_counter() - began)
-        contestant.close()
+        method.close()
         first, *others = found
         return Result(
             name,
@@ -171,44 +175,47 @@ def run_contestant(name: str, size: float, saves: int, directory: Path) -> Resul
         )
 
 
-def _one_save(contestant: Any, trainee: _Trainee, number: int, usual: float, world: World) -> Save:
+def _measure_save(
+    method: SaveMethod, training: _Training, number: int, usual: float, world: World
+) -> Save:
+    """Save once during training. `usual` is the median time of a step without a save."""
     began = time.perf_counter()
-    pending = contestant.save(number)
+    pending = method.save(number)
     stall = time.perf_counter() - began
-    beside: list[float] = []
+    during: list[float] = []
 
     def wait_staged() -> None:
         nonlocal stall
-        asked = time.perf_counter()
+        waiting_since = time.perf_counter()
         pending.wait_staged()
-        stall += time.perf_counter() - asked
+        stall += time.perf_counter() - waiting_since
 
     # A step that began before the save was durable was slowed by it, at least in part. All ranks do
-    # as many, and one more, before which every way to save has waited for what it copies.
+    # the same number of these and one more, before whose update every method has copied the state.
     while world.max(float(pending.durable_at is None)):
-        beside.append(trainee.step(wait_staged))
-    trainee.step(wait_staged)
+        during.append(training.step(wait_staged))
+    training.step(wait_staged)
     pending.wait()
-    lost = stall + sum(seconds - usual for seconds in beside)
-    slowdown = statistics.median(beside) / usual - 1 if beside else None
+    lost = stall + sum(seconds - usual for seconds in during)
+    slowdown = statistics.median(during) / usual - 1 if during else None
     assert pending.durable_at is not None
     return Save(stall, pending.durable_at - began, lost, slowdown)
 
 
-class _Raw:
-    """The machine's limit: as many bytes as a rank has, written and synced as plainly as can be."""
+class _RawWrite:
+    """The limit of the machine: a plain write and fsync of as many bytes as a rank has."""
 
     def __init__(self, path: Path, num_bytes: int) -> None:
         self._path = path
         self._num_bytes = num_bytes
-        self._data = torch.randint(0, 255, (_RAW_PIECE,), dtype=torch.uint8).numpy()
+        self._data = torch.randint(0, 255, (_RAW_WRITE_BYTES,), dtype=torch.uint8).numpy()
 
     def write(self) -> float:
         began = time.perf_counter()
         with open(self._path, "wb", buffering=0) as file:
-            left = self._num_bytes
-            while left:
-                left -= file.write(memoryview(self._data)[:left])
+            remaining = self._num_bytes
+            while remaining:
+                remaining -= file.write(memoryview(self._data)[:remaining])
             os.fsync(file.fileno())
         seconds = time.perf_counter() - began
         self._path.unlink()
@@ -216,7 +223,7 @@ class _Raw:
 
 
 def machine_limits(num_bytes: int, directory: Path) -> dict[str, float]:
-    """Seconds for a copy into memory that is in use already, and for a read of a cached file."""
+    """Return the seconds of a copy into memory in use and of a read of a cached file."""
     source = torch.zeros(num_bytes, dtype=torch.uint8)
     target = torch.zeros(num_bytes, dtype=torch.uint8)
     path = directory / "read"
@@ -236,21 +243,21 @@ def machine_limits(num_bytes: int, directory: Path) -> dict[str, float]:
 
 
 def memory_of_tree() -> int:
-    """Bytes of this process and its children; what they share counts once."""
+    """Return the bytes of this process and its children; shared memory counts once."""
     total = 0
-    process = psutil.Process()
-    for one in [process, *process.children(recursive=True)]:
+    root = psutil.Process()
+    for process in [root, *root.children(recursive=True)]:
         try:
-            total += one.memory_full_info().pss
+            total += process.memory_full_info().pss
         except psutil.NoSuchProcess:
             continue
     return total
 
 
 class _MemoryPeak:
-    """Looks at the memory a few times a second. Seldom enough not to slow anything down."""
+    """Samples the memory, not so often that it slows anything down."""
 
-    _SECONDS = 0.5
+    _PERIOD_SECONDS = 0.5
 
     def __init__(self) -> None:
         self.value = 0
@@ -268,23 +275,24 @@ class _MemoryPeak:
 
     def _watch(self) -> None:
         self.value = memory_of_tree()
-        while not self._end.wait(self._SECONDS):
+        while not self._end.wait(self._PERIOD_SECONDS):
             self.value = max(self.value, memory_of_tree())
 
 
 def measure(name: str, arguments: argparse.Namespace, directory: Path) -> Result | str:
-    """Run one contestant in processes of its own; returns what was wrong where it could not."""
+    """Run one method in processes of its own. Return its error message if it fails."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={arguments.ranks}", "-m", "benchmarks.checkpoint"]
-    command += ["--contestant", name, "--size", str(arguments.size)]
+    command += ["--method", name, "--size", str(arguments.size)]
     command += ["--saves", str(arguments.saves), "--directory", str(directory)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    answer = directory / "result.json"
-    if done.returncode != 0 or not answer.exists():
-        return done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "it said nothing"
-    fields = json.loads(answer.read_text())
+    result = directory / "result.json"
+    if done.returncode != 0 or not result.exists():
+        lines = done.stderr.strip().splitlines()
+        return lines[-1] if lines else "it failed without a message"
+    fields = json.loads(result.read_text())
     return Result(**{**fields, "saves": [Save(**save) for save in fields["saves"]]})
 
 
@@ -302,7 +310,7 @@ def table(results: dict[str, list[Result]]) -> list[str]:
         stall = _median(save.stall for save in saves)
         load = _median(load for result in found for load in result.loads)
         slow = [save.slowdown for save in saves if save.slowdown is not None]
-        beside = f"{100 * statistics.median(slow):+.0f} %" if slow else "-"
+        during = f"{100 * statistics.median(slow):+.0f} %" if slow else "-"
         cells = [
             f"{1000 * stall:.0f} ms",
             f"{100 * stall / sync:.1f} %",
@@ -310,7 +318,7 @@ def table(results: dict[str, list[Result]]) -> list[str]:
             f"{_median(save.durable for save in saves):.2f} s",
             f"{_median(save.durable / save.raw for save in saves):.2f}",
             f"{_median(save.lost for save in saves):.2f} s",
-            beside,
+            during,
             f"{_median(result.extra_memory for result in found) / 1e6:.0f} MB",
             f"{load:.2f} s",
             f"{load / plain_load:.2f}",
@@ -328,15 +336,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=float, default=0.75, help="of the state, in GB")
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--saves", type=int, default=6, help="after the first, in each round")
-    parser.add_argument("--rounds", type=int, default=2, help="of all contestants in turn")
-    parser.add_argument("--only", nargs="*", help="these contestants, and dcp.save")
+    parser.add_argument("--rounds", type=int, default=2, help="of all methods in turn")
+    parser.add_argument("--only", nargs="*", help="these methods, and dcp.save")
     parser.add_argument("--directory", type=Path, help="where to write (a temporary one)")
-    parser.add_argument("--contestant", help=argparse.SUPPRESS)
+    parser.add_argument("--method", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    if arguments.contestant:
-        result = run_contestant(
-            arguments.contestant, arguments.size, arguments.saves, arguments.directory
-        )
+    if arguments.method:
+        result = run_method(arguments.method, arguments.size, arguments.saves, arguments.directory)
         if os.environ["RANK"] == "0":
             (arguments.directory / "result.json").write_text(json.dumps(asdict(result)))
         return 0
@@ -348,7 +354,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _compare(arguments: argparse.Namespace, scratch: Path) -> None:
     chosen = [
         name
-        for name in CONTESTANTS
+        for name in SAVE_METHODS
         if not arguments.only or name in arguments.only or name == "dcp.save"
     ]
     results: dict[str, list[Result]] = defaultdict(list)
@@ -366,13 +372,14 @@ def _compare(arguments: argparse.Namespace, scratch: Path) -> None:
                 results[name].append(result)
     if "dcp.save" not in results:
         sys.exit("dcp.save failed, and the others are compared with it")
-    some = next(iter(results.values()))[0]
-    share = some.num_bytes // arguments.ranks
+    sample = next(iter(results.values()))[0]
+    share = sample.num_bytes // arguments.ranks
     limits = machine_limits(share, scratch)
     raw = _median(s.raw for found in results.values() for result in found for s in result.saves)
     print(
-        f"{some.num_bytes / 1e6:.0f} MB on {arguments.ranks} rank(s), a step of {some.step:.2f} s, "
-        f"{os.cpu_count()} cores, torch {torch.__version__}. Of a rank's {share / 1e6:.0f} MB: "
+        f"{sample.num_bytes / 1e6:.0f} MB on {arguments.ranks} rank(s), a step of "
+        f"{sample.step:.2f} s, {os.cpu_count()} cores, torch {torch.__version__}. "
+        f"Of a rank's {share / 1e6:.0f} MB: "
         f"raw write + fsync {raw:.2f} s, raw read {limits['raw read']:.2f} s, copy into memory in "
         f"use {limits['memcpy']:.2f} s.\n"
     )

@@ -1,10 +1,10 @@
-"""Whether saving stays as it was in the beginning, however often one saves:
+"""Memory and speed of saving over many saves, and beside many committed steps:
 
     python -m benchmarks.many_saves
 
-First every one of 200 steps is saved by `async_dcp`: memory and stall of the first half are
-compared with those of the second, and every checkpoint is verified. Then a save, `ckpt ls` and the
-choice of the step to resume from are timed beside 20 and beside 2,000 committed steps, in turn.
+First `async_dcp` saves every one of 200 steps: memory and stall of the first half are compared with
+those of the second, and every checkpoint is verified. Then a save, `ckpt ls` and the choice of the
+step to resume from are timed in turn beside 20 and beside 2,000 committed steps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.checkpoint import memory_of_tree
-from tests.support.toy_training import Rehearsal, SaveOptions, one_rank
+from tests.support.one_rank_world import one_rank_world
+from tests.support.toy_training import SaveOptions, ToyTraining
 from torchrl_ckpt.checkpoint.layout import MANIFEST, Layout
 from torchrl_ckpt.checkpoint.manifest import write_manifest
 from torchrl_ckpt.checkpoint.resume import choose
@@ -28,72 +29,73 @@ from torchrl_ckpt.checkpoint.verify import verify
 from torchrl_ckpt.run import metrics
 from torchrl_ckpt.trainer.distributed import World
 
-_SETTLED = 20  # The first saves find their memory.
+_WARM_UP_SAVES = 20  # They allocate memory, so they are left out.
 _REPEATS = 5
 
 
 def every_step(run: Path, steps: int, world: World) -> None:
-    """Save each of `steps`, and print what became of memory, stall and checkpoints."""
-    job = Rehearsal(run, world)
-    checkpoints = job.checkpoints(SaveOptions("async_dcp", keep=None))
-    checkpoints.prepare(job.trainer)
+    """Save each of `steps` steps, and print memory, stall and the number of good checkpoints."""
+    training = ToyTraining(run, world)
+    checkpointer = training.checkpointer(SaveOptions("async_dcp", keep=None))
+    checkpointer.prepare(training.trainer)
     memory = []
     for step in range(1, steps + 1):
-        job.train_to(step)
-        job.save(checkpoints)
+        training.train_to(step)
+        training.save(checkpointer)
         memory.append(memory_of_tree())
-    checkpoints.finish()
-    stalls = metrics.values_by_step(job.run.metrics, "checkpoint", "checkpoint/stall_seconds")
-    checkpoints.close()
-    good = len([verify(job.layout.step(step)) for step in job.layout.steps()])  # or it raises
-    half = (steps + _SETTLED) // 2
-    early, late = memory[_SETTLED:half], memory[half:]
-    print(f"{steps} steps, each saved: {good} good checkpoints")
+    checkpointer.finish()
+    stalls = metrics.values_by_step(training.run.metrics, "checkpoint", "checkpoint/stall_seconds")
+    checkpointer.close()
+    # `verify` raises for a bad one.
+    num_good = len([verify(training.layout.step(s)) for s in training.layout.steps()])
+    half = (steps + _WARM_UP_SAVES) // 2
+    early, late = memory[_WARM_UP_SAVES:half], memory[half:]
+    print(f"{steps} steps, each saved: {num_good} good checkpoints")
     print(
         f"memory in MB: {statistics.median(early) / 1e6:.1f} in the first half, "
         f"{statistics.median(late) / 1e6:.1f} in the second"
     )
     in_order = [stalls[step] for step in sorted(stalls)]
-    early_stalls, late_stalls = in_order[_SETTLED:half], in_order[half:]
+    early_stalls, late_stalls = in_order[_WARM_UP_SAVES:half], in_order[half:]
     print(
-        f"stall in ms, the wait for the save before included: "
+        f"stall in ms, including the wait for the previous save: "
         f"{1000 * statistics.median(early_stalls):.1f} in the first half, "
         f"{1000 * statistics.median(late_stalls):.1f} in the second"
     )
 
 
 def committed_steps(run: Path, count: int, world: World) -> None:
-    """Make a run with `count` committed steps: copies by link of one that was saved."""
-    job = Rehearsal(run, world)
-    checkpoints = job.checkpoints(SaveOptions("dcp", keep=None))
-    job.train_to(1)
-    job.save(checkpoints)
-    checkpoints.close()
-    source = job.layout.step(1)
+    """Create a run with `count` committed steps, which are hard links to one that was saved."""
+    training = ToyTraining(run, world)
+    checkpointer = training.checkpointer(SaveOptions("dcp", keep=None))
+    training.train_to(1)
+    training.save(checkpointer)
+    checkpointer.close()
+    source = training.layout.step(1)
     manifest = json.loads((source / MANIFEST).read_text())
     del manifest["seal"], manifest["format"]
     for step in range(2, count + 1):
-        target = job.layout.step(step)
+        target = training.layout.step(step)
         subprocess.run(["cp", "-rl", str(source), str(target)], check=True)
         (target / MANIFEST).unlink()
         write_manifest(target, {**manifest, "step": step})
 
 
 def timings(run: Path, count: int, world: World) -> dict[str, float]:
-    """Seconds of one save, of one `ckpt ls` and of one choice among `count` steps."""
-    job = Rehearsal(run, world)
-    checkpoints = job.checkpoints(SaveOptions("async_dcp", keep=None))
-    checkpoints.prepare(job.trainer)
-    step = job.layout.newest() or 0
-    job.train_to(step + 1)
-    job.save(checkpoints)
-    checkpoints.finish()
-    job.train_to(step + 2)
+    """Return the seconds of a save, of `ckpt ls` and of the choice among `count` steps."""
+    training = ToyTraining(run, world)
+    checkpointer = training.checkpointer(SaveOptions("async_dcp", keep=None))
+    checkpointer.prepare(training.trainer)
+    step = training.layout.newest() or 0
+    training.train_to(step + 1)
+    training.save(checkpointer)
+    checkpointer.finish()
+    training.train_to(step + 2)
     began = time.perf_counter()
-    job.save(checkpoints)
-    checkpoints.finish()
+    training.save(checkpointer)
+    checkpointer.finish()
     saved = time.perf_counter()
-    checkpoints.close()
+    checkpointer.close()
     listing = time.perf_counter()
     command = [str(Path(sys.executable).with_name("torchrl-ckpt")), "ckpt", "ls", str(run)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -108,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--counts", type=int, nargs=2, default=(20, 2000))
     arguments = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as scratch, one_rank() as world:
+    with tempfile.TemporaryDirectory() as scratch, one_rank_world() as world:
         root = Path(scratch)
         every_step(root / "every_step", arguments.steps, world)
         found: dict[int, list[dict[str, float]]] = {count: [] for count in arguments.counts}

@@ -1,4 +1,4 @@
-"""Ways to save a training state, each behind the same four calls, for `benchmarks.checkpoint`."""
+"""Methods of saving a training state, behind the same four calls, for `benchmarks.checkpoint`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,32 +29,36 @@ from torchrl_ckpt.trainer.distributed import World
 from torchrl_ckpt.trainer.state import TrainingState
 
 
-class Pending(Protocol):
-    """A save under way. `durable_at` is the moment at which it was done, on `time.perf_counter`."""
+class PendingSave(Protocol):
+    """A save in progress. `durable_at` is when it was complete, on the clock of `perf_counter`."""
 
     durable_at: float | None
 
-    def wait_staged(self) -> None: ...
-
-    def wait(self) -> None: ...
-
-
-class Contestant(Protocol):
-    """One way to save."""
-
-    def prepare(self) -> None:
-        """What can be done before the first save."""
+    def wait_staged(self) -> None:
+        """Wait until the state may change."""
         ...
 
-    def save(self, step: int) -> Pending: ...
+    def wait(self) -> None:
+        """Wait until the save is complete."""
+        ...
+
+
+class SaveMethod(Protocol):
+    """A method of saving and loading a training state, below a directory of checkpoints."""
+
+    def prepare(self) -> None:
+        """Do whatever can be done before the first save."""
+        ...
+
+    def save(self, step: int) -> PendingSave: ...
 
     def load(self, step: int) -> None: ...
 
     def close(self) -> None: ...
 
 
-class _Done:
-    """A save that was done when `save` returned."""
+class _CompleteSave:
+    """A save that was complete when `save` returned."""
 
     def __init__(self) -> None:
         self.durable_at: float | None = time.perf_counter()
@@ -65,16 +70,16 @@ class _Done:
         pass
 
 
-class _Uploading:
-    """A save whose end is a future's."""
+class _FutureSave:
+    """A save that is complete when the future `written` is."""
 
     def __init__(self, staged: Future[Any] | None, written: Future[Any]) -> None:
         self.durable_at: float | None = None
         self._staged = staged
         self._written = written
-        written.add_done_callback(self._note)
+        written.add_done_callback(self._set_durable)
 
-    def _note(self, _: Future[Any]) -> None:
+    def _set_durable(self, _: Future[Any]) -> None:
         self.durable_at = time.perf_counter()
 
     def wait_staged(self) -> None:
@@ -88,7 +93,7 @@ class _Uploading:
 
 
 class TorchSave:
-    """`torch.save` of this rank's tensors and an fsync."""
+    """`torch.save` of the tensors of this rank, then fsync."""
 
     def __init__(self, state: TrainingState, directory: Path, world: World) -> None:
         self._state = state
@@ -101,14 +106,14 @@ class TorchSave:
     def _path(self, step: int) -> Path:
         return self._directory / f"step_{step}" / f"{self._rank}.pt"
 
-    def save(self, step: int) -> Pending:
+    def save(self, step: int) -> PendingSave:
         path = self._path(step)
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "wb") as file:
             torch.save(_local(self._state), file)
             file.flush()
             os.fsync(file.fileno())
-        return _Done()
+        return _CompleteSave()
 
     def load(self, step: int) -> None:
         loaded = torch.load(self._path(step), weights_only=True)
@@ -148,22 +153,22 @@ class DcpSave:
     def prepare(self) -> None:
         pass
 
-    def save(self, step: int) -> Pending:
+    def save(self, step: int) -> PendingSave:
         tensors: dict[str, Any] = dict(self._state.tensors())
         path = self._directory / f"step_{step}"
         if self._mode is None:
             dcp.save(tensors, checkpoint_id=path, process_group=self._group)
-            return _Done()
-        answer = dcp.async_save(
+            return _CompleteSave()
+        response = dcp.async_save(
             tensors,
             checkpoint_id=path,
             process_group=self._group,
             async_checkpointer_type=self._mode,
             async_stager=self._stager,
         )
-        if isinstance(answer, Future):
-            return _Uploading(None, answer)
-        return _Uploading(answer.staging_completion, answer.upload_completion)
+        if isinstance(response, Future):
+            return _FutureSave(None, response)
+        return _FutureSave(response.staging_completion, response.upload_completion)
 
     def load(self, step: int) -> None:
         tensors: dict[str, Any] = dict(self._state.tensors())
@@ -175,7 +180,7 @@ class DcpSave:
 
 
 class TorchCheckpointing:
-    """Meta's `torch_checkpointing`, with its prewarming. It does not sync what it writes."""
+    """Meta's `torch_checkpointing`, with prewarming. It does not sync what it writes."""
 
     def __init__(self, state: TrainingState, directory: Path, world: World) -> None:
         from torch_checkpointing.checkpoint_manager import CheckpointManager
@@ -195,23 +200,23 @@ class TorchCheckpointing:
     def prepare(self) -> None:
         self._manager.prewarm_staging({"state": _local(self._state)})
 
-    def save(self, step: int) -> Pending:
+    def save(self, step: int) -> PendingSave:
         path = str(self._directory / f"step_{step}")
         written = self._manager.save(path, {"state": _local(self._state)})
-        return _Uploading(self._manager._staging_future, written)
+        return _FutureSave(self._manager._staging_future, written)
 
     def load(self, step: int) -> None:
-        into = {"state": _local(self._state)}
-        loaded = self._manager.load(str(self._directory / f"step_{step}"), into)
-        for name, tensor in into["state"].items():
+        target = {"state": _local(self._state)}
+        loaded = self._manager.load(str(self._directory / f"step_{step}"), target)
+        for name, tensor in target["state"].items():
             tensor.copy_(loaded["state"][name])
 
     def close(self) -> None:
         self._manager.close()
 
 
-class Ours:
-    """torchrl-ckpt from the request to the commit, and a load that verifies first."""
+class TorchrlCkpt:
+    """This project, from the request to the commit; a load verifies first."""
 
     def __init__(
         self, state: TrainingState, directory: Path, world: World, backend: str, threads: int
@@ -220,7 +225,7 @@ class Ours:
         self._layout = Layout(directory)
         self._world = world
         self._backend = create("checkpoint_backends", PluginTable(type=backend, threads=threads))
-        self._checkpoints = Checkpointer(
+        self._checkpointer = Checkpointer(
             Attempt(
                 output_dir=directory.parent,
                 number=0,
@@ -241,13 +246,13 @@ class Ours:
         )
 
     def prepare(self) -> None:
-        self._checkpoints.prepare(self._state)
+        self._checkpointer.prepare(self._state)
 
-    def save(self, step: int) -> Pending:
-        if not self._checkpoints.request(step, last=True):
-            raise RuntimeError("the checkpoint could not be begun")
-        self._checkpoints.save(step, self._state)
-        return _OurSave(self._checkpoints)
+    def save(self, step: int) -> PendingSave:
+        if not self._checkpointer.request(step, last=True):
+            raise RuntimeError("the checkpoint could not be requested")
+        self._checkpointer.save(step, self._state)
+        return _TorchrlCkptSave(self._checkpointer)
 
     def load(self, step: int) -> None:
         directory = self._layout.step(step)
@@ -258,45 +263,43 @@ class Ours:
         self._backend.load(tensors, directory / TRAINER / TENSORS, self._world.checkpoint_group)
 
     def close(self) -> None:
-        self._checkpoints.close()
+        self._checkpointer.close()
 
 
-class _OurSave:
-    def __init__(self, checkpoints: Checkpointer) -> None:
-        self._checkpoints = checkpoints
+class _TorchrlCkptSave:
+    def __init__(self, checkpointer: Checkpointer) -> None:
+        self._checkpointer = checkpointer
         self.durable_at: float | None = None
-        if checkpoints.in_progress is None:
+        if checkpointer.in_progress is None:
             self.durable_at = time.perf_counter()
         else:
-            checkpoints.in_progress.add_done_callback(self._note)
+            checkpointer.in_progress.add_done_callback(self._set_durable)
 
-    def _note(self, _: object) -> None:
+    def _set_durable(self, _: object) -> None:
         self.durable_at = time.perf_counter()
 
     def wait_staged(self) -> None:
-        self._checkpoints.maybe_wait_for_staging()
+        self._checkpointer.maybe_wait_for_staging()
 
     def wait(self) -> None:
-        self._checkpoints.finish()
+        self._checkpointer.finish()
 
 
 def _local(state: TrainingState) -> dict[str, torch.Tensor]:
-    """What of each tensor is on this rank."""
+    """Return the part of each tensor that is on this rank."""
     local = {}
     for name, tensor in state.tensors().items():
-        own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-        local[name] = own.detach()
+        shard = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        local[name] = shard.detach()
     return local
 
 
-Maker = Callable[[TrainingState, Path, World], Contestant]
-
-CONTESTANTS: dict[str, Maker] = {
+SAVE_METHODS: dict[str, Callable[[TrainingState, Path, World], SaveMethod]] = {
     "torch.save": TorchSave,
-    "dcp.save": lambda *a: DcpSave(*a, mode=None),
-    "dcp.async_save, thread": lambda *a: DcpSave(*a, mode=AsyncCheckpointerType.THREAD),
-    "dcp.async_save, process": lambda *a: DcpSave(*a, mode=AsyncCheckpointerType.PROCESS),
+    "dcp.save": partial(DcpSave, mode=None),
+    "dcp.async_save, thread": partial(DcpSave, mode=AsyncCheckpointerType.THREAD),
+    "dcp.async_save, process": partial(DcpSave, mode=AsyncCheckpointerType.PROCESS),
     "torch_checkpointing": TorchCheckpointing,
-    "torchrl-ckpt dcp": lambda *a: Ours(*a, backend="dcp", threads=1),
-    "torchrl-ckpt async_dcp": lambda *a: Ours(*a, backend="async_dcp", threads=1),
+    "torchrl-ckpt dcp": partial(TorchrlCkpt, backend="dcp", threads=1),
+    "torchrl-ckpt async_dcp": partial(TorchrlCkpt, backend="async_dcp", threads=1),
 }
