@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.commands import RECIPES, ROOT, Finished, succeed
+from tests.support.commands import RECIPES, ROOT, Finished, succeed
 
 
 @pytest.fixture(scope="session")

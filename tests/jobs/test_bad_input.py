@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.jobs.commands import RECIPES, Finished, run
+from tests.support.commands import RECIPES, Finished, run
 
 SFT = RECIPES / "sft_reverse.toml"
 RL = RECIPES / "rl_reverse.toml"
@@ -35,7 +37,7 @@ def test_an_unknown_key_and_its_nearest_neighbour(tmp_path: Path) -> None:
 
 def test_an_unknown_plugin_and_what_there_is(tmp_path: Path) -> None:
     finished = run("sft", "@", SFT, "--loss", "cross_entrpy", cwd=tmp_path)
-    refused(finished, "--loss cross_entrpy", "Did you mean", "`cross_entropy`")
+    refused(finished, "--loss cross_entrpy", "did you mean", "`cross_entropy`")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -62,6 +64,30 @@ def test_a_seed_that_would_skip_samples_is_refused_by_name(sft_run: Path, workpl
     resume = ("--max-steps", 50, "--ckpt.resume-step", "latest")
     finished = run("sft", "@", SFT, *resume, "--seed", 1, cwd=workplace)
     refused(finished, "`seed` was 0 and is 1 now")
+
+
+def test_an_output_directory_that_cannot_be_written_to(sft_run: Path, workplace: Path) -> None:
+    (workplace / "a_file").touch()
+    below_a_file = ("--output-dir", "a_file/run")
+    for job in (("sft", "@", SFT), ("sft", "@", SFT, "--dry-run"), ("rl", "@", RL)):
+        finished = run(*job, *below_a_file, cwd=workplace)
+        refused(finished, "cannot write to the run's directory", "a_file/run", "--output-dir")
+
+
+@pytest.mark.skipif(
+    shutil.which("mount") is None or os.getuid() != 0, reason="needs mount and root"
+)
+def test_an_output_directory_on_a_read_only_file_system(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", disk], check=False)
+    if mount.returncode != 0:
+        pytest.skip("cannot mount a file system here")
+    try:
+        finished = run("sft", "@", SFT, "--output-dir", disk / "run", cwd=tmp_path)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    refused(finished, "cannot write to the run's directory", "Read-only file system")
 
 
 def test_a_port_in_use(sft_run: Path, workplace: Path, tmp_path: Path) -> None:

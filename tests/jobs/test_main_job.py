@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.jobs.commands import Finished, metrics
+from tests.support.commands import Finished, metrics
 from torchrl_ckpt.checkpoint.layout import Layout
 
 

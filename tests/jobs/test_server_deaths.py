@@ -12,8 +12,16 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.jobs.commands import RECIPES, digests, free_port, metrics, running, start, succeed
-from tests.jobs.test_stopping import wait_for_step
+from tests.support.commands import (
+    RECIPES,
+    digests,
+    free_port,
+    metrics,
+    running,
+    start,
+    succeed,
+    wait_for_step,
+)
 
 STEPS = 8
 
@@ -32,7 +40,7 @@ INFERENCE = ("inference", "@", RECIPES / "reverse/infer.toml", "--port")
 
 @pytest.fixture(scope="session")
 def undisturbed(sft_run: Path, workplace: Path) -> Path:
-    """The run with a server of its own that lives on."""
+    """The run whose own server lives to the end."""
     succeed(*WITH_SERVER, "--output-dir", "outputs/undisturbed", cwd=workplace)
     return workplace / "outputs/undisturbed"
 
@@ -49,9 +57,9 @@ def assert_same(run: Path, undisturbed: Path) -> None:
 def disturbed(
     argv: tuple[object, ...], workplace: Path, run: Path, disturb: Callable[[], None]
 ) -> Iterator[str]:
-    """Starts a job, calls `disturb` after its third step, and gives what it said, in one line."""
+    """Start a job, call `disturb` after its third step, and yield its output as one line."""
     process = start((*argv, "--output-dir", run), workplace, {}, subprocess.PIPE)
-    wait_for_step(run / "metrics.jsonl", 3)
+    wait_for_step(run, 3)
     disturb()
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, out + err
@@ -77,9 +85,9 @@ def test_the_job_s_own_server_is_started_again(undisturbed: Path, workplace: Pat
         ]
         server.kill()
 
-    with disturbed(WITH_SERVER, workplace, run, kill) as said:
-        assert "inference was killed by SIGKILL" in said
-        assert "is restarted (1 of at most 3 times)" in said
+    with disturbed(WITH_SERVER, workplace, run, kill) as output:
+        assert "inference was killed by SIGKILL" in output
+        assert "is restarted (1 of at most 3 times)" in output
     assert_same(run, undisturbed)
 
 
@@ -97,9 +105,9 @@ def test_a_server_by_hand_may_be_killed_and_started_again(
             kill_hard(first)
             second.append(start(inference, workplace, {}, subprocess.DEVNULL))
 
-        with disturbed((*WITHOUT_SERVER, *url), workplace, run, replace) as said:
-            assert f"the inference server http://127.0.0.1:{port} is not there" in said
-            assert "is back, and checked" in said
+        with disturbed((*WITHOUT_SERVER, *url), workplace, run, replace) as output:
+            assert f"the inference server http://127.0.0.1:{port} is not there" in output
+            assert "is back, and verified" in output
         kill_hard(second[0])
     assert_same(run, undisturbed)
 
@@ -118,7 +126,7 @@ def test_one_of_two_servers_dies_and_comes_back(undisturbed: Path, workplace: Pa
             kill_hard(second)
             third.append(start((*INFERENCE, ports[1]), workplace, {}, subprocess.DEVNULL))
 
-        with disturbed((*WITHOUT_SERVER, *urls), workplace, run, replace) as said:
-            assert f"the inference server http://127.0.0.1:{ports[1]} is not there" in said
+        with disturbed((*WITHOUT_SERVER, *urls), workplace, run, replace) as output:
+            assert f"the inference server http://127.0.0.1:{ports[1]} is not there" in output
         kill_hard(third[0])
     assert_same(run, undisturbed)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.commands import RECIPES, Finished, digests, metrics, running, succeed
+from tests.support.commands import RECIPES, Finished, digests, metrics, running, succeed
 
 
 def assert_same_end(whole: Path, split: Path, step: int) -> None:

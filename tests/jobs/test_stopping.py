@@ -1,37 +1,29 @@
-"""A job that is asked to stop finishes its step, saves, and says how to go on."""
+"""A job that is asked to stop finishes its step, saves, and says how to resume."""
 
 from __future__ import annotations
 
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.jobs.commands import RECIPES, digests, start, succeed
+from tests.support.commands import RECIPES, digests, start, succeed, wait_for_step
 from torchrl_ckpt.checkpoint.layout import Layout
 
 SFT = ("sft", "@", RECIPES / "sft_reverse.toml", "--ckpt")
 STEPS = 40
 
 
-def wait_for_step(metrics: Path, step: int) -> None:
-    deadline = time.monotonic() + 120
-    while f'"step": {step},' not in (metrics.read_text() if metrics.exists() else ""):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 )
-def test_fine_tuning_goes_on_where_it_stopped(
+def test_fine_tuning_resumes_where_it_stopped(
     sft_run: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     run = tmp_path / "outputs/sft_reverse"
     process = start((*SFT, "--max-steps", STEPS), tmp_path, {}, subprocess.PIPE)
-    wait_for_step(run / "metrics.jsonl", 3)
+    wait_for_step(run, 3)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
@@ -50,7 +42,7 @@ def test_reinforcement_learning_saves_both_parts(sft_run: Path, workplace: Path)
     recipe = RECIPES / "rl_reverse.toml"
     flags = ("--ckpt", "--orchestrator.prompts-per-step", 16, "--output-dir", run)
     process = start(("rl", "@", recipe, *flags), workplace, {}, subprocess.PIPE)
-    wait_for_step(run / "metrics.jsonl", 4)
+    wait_for_step(run, 4)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, out + err

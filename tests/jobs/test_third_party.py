@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.commands import RECIPES, ROOT, digests, run, succeed
+from tests.support.commands import RECIPES, ROOT, digests, run, succeed
 
 PROJECT = ROOT / "tests/third_party/acme_plugins"
 FLAGS = ("--loss", "acme_z_loss", "--ckpt.backend", "acme_torch_save")

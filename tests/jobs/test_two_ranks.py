@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.commands import RECIPES, digests, metrics, run, succeed
+from tests.support.commands import RECIPES, digests, metrics, run, succeed
 from torchrl_ckpt.checkpoint.layout import Layout
 
 SFT = ("sft", "@", RECIPES / "sft_reverse.toml")

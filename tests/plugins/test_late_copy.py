@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.jobs.commands import RECIPES, ROOT, digests, succeed
+from tests.support.commands import RECIPES, ROOT, digests, succeed
 
 STEPS = 4
 DELAY_SECONDS = 0.7  # Many times what a step takes.

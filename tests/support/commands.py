@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
 BIN = Path(sys.executable).parent
 
-# What a clock has measured, and the one thing that counts starts.
+# What a clock measures, and the number of the start.
+_STEP_SECONDS = 120.0
 _VARYING = ("time", "attempt")
 _VARYING_ENDS = ("seconds", "tokens_per_second")
 
@@ -37,7 +39,7 @@ class Finished:
 def run(
     *argv: object, cwd: Path, env: Mapping[str, str] | None = None, timeout: float = 400
 ) -> Finished:
-    """Run a command to its end and make sure that it has left no process behind."""
+    """Run a command to its end and assert that it leaves no process behind."""
     process = start(argv, cwd, env, subprocess.PIPE)
     family = psutil.Process(process.pid)
     try:
@@ -46,7 +48,7 @@ def run(
         for child in [*family.children(recursive=True), family]:
             child.kill()
         raise
-    left = [p.info for p in psutil.process_iter(["pid", "cmdline", "environ"]) if _is_ours(p, cwd)]
+    left = [p.info for p in psutil.process_iter(["pid", "cmdline"]) if _is_component(p, cwd)]
     assert not left, f"processes left behind: {left}"
     return Finished(process.returncode, out, err)
 
@@ -59,7 +61,7 @@ def succeed(*argv: object, cwd: Path, **more: Any) -> Finished:
 
 @contextmanager
 def running(*argv: object, cwd: Path, env: Mapping[str, str] | None = None) -> Iterator[Any]:
-    """A command that stays up; ended by Ctrl-C."""
+    """Run a command that stays up; Ctrl-C ends it."""
     log = open(cwd / "server.log", "w")  # noqa: SIM115
     process = start(argv, cwd, env, log)
     try:
@@ -71,7 +73,7 @@ def running(*argv: object, cwd: Path, env: Mapping[str, str] | None = None) -> I
 
 
 def metrics(run_directory: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """The rows of a run by component and step, of which there may be one each, without timings."""
+    """The rows of a run, at most one for each component and step, without timings."""
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     for line in (run_directory / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -85,8 +87,17 @@ def metrics(run_directory: Path) -> dict[tuple[str, int], dict[str, Any]]:
     return rows
 
 
+def wait_for_step(run_directory: Path, step: int) -> None:
+    """Wait until a component has written its row of `step`."""
+    path = run_directory / "metrics.jsonl"
+    deadline = time.monotonic() + _STEP_SECONDS
+    while f'"step": {step},' not in (path.read_text() if path.exists() else ""):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def digests(checkpoint: Path) -> dict[str, str]:
-    """The files of a checkpoint that must be equal to the bit where the state is."""
+    """Digests of the files of a checkpoint that are equal where the state is equal."""
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     return {
         file["path"]: file["digest"]
@@ -97,7 +108,7 @@ def digests(checkpoint: Path) -> dict[str, str]:
 
 
 def start(argv: tuple[object, ...], cwd: Path, env: Mapping[str, str] | None, to: Any) -> Any:
-    """Start a command; `to` gets what it prints."""
+    """Start a command, whose output goes to `to`."""
     first, *rest = map(str, argv)
     command = first if "/" in first else str(BIN / first)
     return subprocess.Popen(
@@ -112,13 +123,13 @@ def start(argv: tuple[object, ...], cwd: Path, env: Mapping[str, str] | None, to
 
 
 def free_port() -> int:
-    """A port of loopback that nobody has at the moment."""
+    """A loopback port that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def _is_ours(process: psutil.Process, cwd: Path) -> bool:
-    """Whether it is a component of a job in `cwd`, other than a server that was started by hand."""
+def _is_component(process: psutil.Process, cwd: Path) -> bool:
+    """Whether it is a component of a job in `cwd`; a server started by hand is none."""
     command = " ".join(process.info["cmdline"] or [])
     return "torchrl_ckpt.cli.component" in command and str(cwd) in command

@@ -1,0 +1,59 @@
+"""Components that are started one by one do what a job does."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from tests.support.commands import RECIPES, digests, free_port, running, start, succeed
+from torchrl_ckpt.checkpoint.layout import Layout
+from torchrl_ckpt.plugin_api.durable_files import read_json
+
+STEPS = 4
+
+
+def together(workplace: Path, port: int, attempt: int, *more: object) -> None:
+    """Run trainer and orchestrator, each by its own command, to the end."""
+    shared = ("--output-dir", "outputs/alone", "--attempt", attempt, "--ckpt", *more)
+    orchestrator = start(
+        (
+            *("orchestrator", "@", RECIPES / "reverse/orch.toml", *shared),
+            *("--prompts-per-step", 16, "--no-evaluation"),
+            *("--client.base-url", f"http://127.0.0.1:{port}"),
+        ),
+        workplace,
+        {},
+        subprocess.PIPE,
+    )
+    trainer = ("trainer", "@", RECIPES / "reverse/train.toml", *shared)
+    trained = succeed(*trainer, "--rollout-timeout", 60, cwd=workplace)
+    out, err = orchestrator.communicate(timeout=60)
+    assert orchestrator.returncode == 0, out + err + trained.out
+
+
+def test_a_resume_takes_the_weights_of_the_checkpoint_and_needs_no_warm_start(
+    sft_run: Path, workplace: Path
+) -> None:
+    port = free_port()
+    with running("inference", "@", RECIPES / "reverse/infer.toml", "--port", port, cwd=workplace):
+        together(workplace, port, 1, "--max-steps", STEPS // 2)
+        # The warm start's model is gone: a resume that wanted it would train it again.
+        weights = sft_run / "weights"
+        weights.rename(sft_run / "weights_away")
+        try:
+            resume = ("--ckpt.resume-step", STEPS // 2)
+            together(workplace, port, 2, "--max-steps", STEPS, *resume)
+            assert not weights.exists()
+        finally:
+            (sft_run / "weights_away").rename(weights)
+    run = workplace / "outputs/alone"
+    assert Layout(run / "checkpoints").steps() == [STEPS // 2, STEPS]
+    for component in ("trainer", "orchestrator"):
+        attempt = read_json(run / f"logs/attempt_2/{component}.json")["attempt"]
+        assert attempt["resume_step"] == STEPS // 2
+
+    flags = ("--max-steps", STEPS, "--ckpt", "--orchestrator.prompts-per-step", 16)
+    rl = ("rl", "@", RECIPES / "rl_reverse.toml", *flags, "--no-orchestrator.evaluation")
+    succeed(*rl, "--output-dir", "whole", cwd=workplace)
+    last = f"checkpoints/step_{STEPS}"
+    assert digests(run / last) == digests(workplace / "whole" / last)
