@@ -50,7 +50,7 @@ async def complete_undisturbed(
     published_run: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> list[list[Choice]]:
-    """What one server answers that nobody disturbs."""
+    """The choices of a single, undisturbed server."""
     pair[0].ensure_up()
     progress = tmp_path_factory.mktemp("expected") / "progress.jsonl"
     async with policy_pool([pair[0].base_url], published_run, progress) as pool:

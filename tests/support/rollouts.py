@@ -1,4 +1,4 @@
-"""Rollouts and their batches, for tests that are about what is done with them."""
+"""Rollouts and the metadata of their batches, with defaults."""
 
 from __future__ import annotations
 

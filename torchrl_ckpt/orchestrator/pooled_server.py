@@ -17,7 +17,7 @@ from torchrl_ckpt.serving_api.client import InferenceClient, KeyRefused, ServerL
 from torchrl_ckpt.serving_api.keys import find_key
 from torchrl_ckpt.serving_api.protocol import Completion
 
-_CHECK_INTERVAL_SECONDS = 1.0
+CHECK_INTERVAL_SECONDS = 1.0
 
 
 class PooledServer:
@@ -33,6 +33,8 @@ class PooledServer:
     gets no request, both in seconds of `time.monotonic()`.
     `num_foreign_answers`: how often it answered with weights other than the attested ones under
     the current policy.
+
+    `health_timeout` is that of the `InferenceClient`.
     """
 
     def __init__(
@@ -137,7 +139,7 @@ class PooledServer:
         """
         task = asyncio.ensure_future(attesting)
         try:
-            while not (await asyncio.wait({task}, timeout=_CHECK_INTERVAL_SECONDS))[0]:
+            while not (await asyncio.wait({task}, timeout=CHECK_INTERVAL_SECONDS))[0]:
                 await self.check_health()
             return task.result()
         finally:

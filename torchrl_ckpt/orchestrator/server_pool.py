@@ -15,15 +15,13 @@ from pathlib import Path
 
 from torchrl_ckpt.config.orchestrator import ClientConfig
 from torchrl_ckpt.orchestrator.attestation import Attestation
-from torchrl_ckpt.orchestrator.pooled_server import PooledServer
+from torchrl_ckpt.orchestrator.pooled_server import CHECK_INTERVAL_SECONDS, PooledServer
 from torchrl_ckpt.plugin_api.engines import GenerationRequest
 from torchrl_ckpt.plugin_api.errors import ServerUnreachable, WrongPolicy
 from torchrl_ckpt.run.progress import ProgressLog
 from torchrl_ckpt.run.weight_store import Policy
 from torchrl_ckpt.serving_api.client import KeyRefused, RequestFailed, ServerBusy, ServerLost
 from torchrl_ckpt.serving_api.protocol import Completion
-
-_CHECK_INTERVAL_SECONDS = 1.0
 
 # A request that fails so often is probably what kills the servers.
 _REQUEST_TRIES = 5
@@ -37,8 +35,8 @@ class ServerPool:
 
     A server that cannot be used, for whatever reason, is left out and retried. Methods raise
     `ServerUnreachable` where no server is there, or none answers, for `config.timeout` seconds;
-    `WrongPolicy` as soon as any server serves another policy than the one it was told to load;
-    `KeyRefused` as soon as one refuses the key, which only the user can correct.
+    `WrongPolicy` as soon as any server fails its attestation, or answers with other weights twice
+    under one policy; `KeyRefused` as soon as one refuses the key, which only the user can correct.
 
     `health_timeout` (seconds) bounds a health check; None leaves it to `InferenceClient`.
     """
@@ -95,7 +93,7 @@ class ServerPool:
             pending = set(tasks)
             while pending:
                 # A request has no limit of its own: it may wait for all those before it.
-                _, pending = await asyncio.wait(pending, timeout=_CHECK_INTERVAL_SECONDS)
+                _, pending = await asyncio.wait(pending, timeout=CHECK_INTERVAL_SECONDS)
                 self._check_progress()
         return [task.result() for task in tasks]
 
@@ -115,7 +113,7 @@ class ServerPool:
             except RequestFailed as error:
                 tries += 1
                 # Prefer other servers, if there are any. A health check tells whether it has died.
-                server.defer(error, _CHECK_INTERVAL_SECONDS)
+                server.defer(error, CHECK_INTERVAL_SECONDS)
             except KeyRefused:
                 raise
             except (ServerUnreachable, WrongPolicy) as error:
@@ -221,7 +219,7 @@ class ServerPool:
         """Wait until a server has become usable or unusable, at most the check interval."""
         # Not `asyncio.wait_for`, which may swallow a cancellation (Python 3.11).
         with suppress(TimeoutError):
-            async with asyncio.timeout(_CHECK_INTERVAL_SECONDS):
+            async with asyncio.timeout(CHECK_INTERVAL_SECONDS):
                 await self._changed.wait()
 
     async def _wait_for_change(self) -> None:
