@@ -1,15 +1,14 @@
-"""A step is there if and only if every part of it is whole."""
+"""A step is committed if and only if every part of it is whole."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.checkpoint.conftest import PARTS, write_part
+from tests.support.plain_checkpoint import PARTS, Save, write_part
 from torchrl_ckpt.checkpoint.commit import commit, recover, request, wait_for_parts
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.manifest import read_manifest
@@ -17,8 +16,6 @@ from torchrl_ckpt.checkpoint.part import requests_for
 from torchrl_ckpt.checkpoint.retention import Retention, prune
 from torchrl_ckpt.checkpoint.verify import verify
 from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, WaitTimeout
-
-Save = Callable[[int], Path]
 
 
 def test_no_step_is_listed_before_the_commit(layout: Layout, save: Save) -> None:
@@ -56,7 +53,7 @@ def test_only_the_components_that_owe_a_part_see_a_request(layout: Layout) -> No
     assert list(requests_for(layout, "inference")) == []
 
 
-def test_a_new_request_forgets_the_parts_of_an_attempt_that_died(layout: Layout) -> None:
+def test_a_new_request_deletes_the_parts_of_an_attempt_that_died(layout: Layout) -> None:
     write_part(request(layout, 2, PARTS), "orchestrator", b"stale")
     partial = request(layout, 2, PARTS)
     assert not (partial / "orchestrator").exists()
@@ -107,8 +104,8 @@ def test_recovery_removes_what_was_never_committed(layout: Layout, save: Save) -
 
 def test_the_manifest_lists_every_file_with_size_and_digest(save: Save) -> None:
     directory = save(1)
-    listed = {
+    in_manifest = {
         file["path"] for file in json.loads((directory / "manifest.json").read_text())["files"]
     }
     found = {p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file()}
-    assert listed == found - {"manifest.json"}
+    assert in_manifest == found - {"manifest.json"}

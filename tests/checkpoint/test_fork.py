@@ -1,23 +1,21 @@
-"""A fork is whole or not there, and neither run can harm the other."""
+"""A fork appears whole or not at all, and neither run can harm the other."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.support.plain_checkpoint import Save
 from torchrl_ckpt.checkpoint.fork import fork
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.verify import verify
 from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointFailed, RunDirectoryInUse
 
-Save = Callable[[int], Path]
 
-
-@pytest.fixture
-def target(tmp_path: Path) -> Layout:
+@pytest.fixture(name="target")
+def make_target(tmp_path: Path) -> Layout:
     return Layout(tmp_path / "other" / "checkpoints")
 
 
@@ -36,7 +34,9 @@ def test_what_changes_while_it_is_copied_is_found_and_nothing_is_left(
 ) -> None:
     origin = save(3)
     (origin / "trainer/state.json").write_text("{}")
-    with pytest.raises(CheckpointDamaged, match=r"trainer/state\.json differs from what its manifest says"):
+    with pytest.raises(
+        CheckpointDamaged, match=r"trainer/state\.json differs from what its manifest says"
+    ):
         fork(origin, target)
     assert list(target.root.iterdir()) == []
 
@@ -54,7 +54,7 @@ def test_a_failure_half_way_leaves_nothing(
     assert list(target.root.iterdir()) == []
 
 
-def test_a_step_that_is_there_is_never_replaced(save: Save, target: Layout) -> None:
+def test_a_step_that_exists_is_never_replaced(save: Save, target: Layout) -> None:
     fork(save(3), target)
-    with pytest.raises(RunDirectoryInUse, match="step_3 is there already"):
+    with pytest.raises(RunDirectoryInUse, match="step_3 exists already"):
         fork(save(3), target)

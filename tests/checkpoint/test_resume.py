@@ -1,19 +1,16 @@
-"""A resume takes a good checkpoint or none, and never starts from nothing in silence."""
+"""A resume takes a good checkpoint or fails; it never starts afresh silently."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
+from tests.support.plain_checkpoint import Save
 from torchrl_ckpt.checkpoint.layout import Layout
-from torchrl_ckpt.checkpoint.resume import choose, refuse_to_overwrite, set_aside_after
+from torchrl_ckpt.checkpoint.resume import choose, quarantine_after, refuse_to_overwrite
 from torchrl_ckpt.checkpoint.verify import verify
 from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointNotFound, RunDirectoryInUse
-
-Save = Callable[[int], Path]
 
 
 def damage(layout: Layout, step: int) -> None:
@@ -75,10 +72,10 @@ def test_a_step_that_lost_its_manifest_is_bad_and_not_absent(layout: Layout, sav
         refuse_to_overwrite(layout)
 
 
-def test_steps_of_an_abandoned_course_are_set_aside(layout: Layout, save: Save) -> None:
+def test_steps_that_a_resumed_run_does_again_are_quarantined(layout: Layout, save: Save) -> None:
     for step in (1, 2, 3):
         save(step)
-    set_aside_after(layout, 1)
+    quarantine_after(layout, 1)
     save(2)
     assert choose(layout, "latest").step == 2
     verify(layout.quarantine(3).rename(layout.root / "elsewhere").parent / "step_2")

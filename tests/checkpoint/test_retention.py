@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from torchrl_ckpt.checkpoint import retention
+from tests.support.plain_checkpoint import Save
 from torchrl_ckpt.checkpoint.layout import Layout
-from torchrl_ckpt.checkpoint.retention import Best, Retention, is_due, judge, prune
-
-Save = Callable[[int], Path]
+from torchrl_ckpt.checkpoint.retention import (
+    Best,
+    Retention,
+    is_due,
+    judge,
+    prune,
+    retention_rules,
+)
+from torchrl_ckpt.config.ckpt import CheckpointConfig, KeepBestConfig
+from torchrl_ckpt.run.attempt import Attempt
+from torchrl_ckpt.run.metrics import MetricsLog
 
 STEPS = [2, 4, 6, 8, 10]
 
@@ -53,7 +60,7 @@ def test_a_step_that_any_rule_names_is_kept(rules: dict[str, int], left: list[in
         ({3: 1.0, 2: 0.2}, "max", 1, [2]),
     ],
 )
-def test_the_best_is_of_the_steps_there_are_the_later_of_equals_and_finite(
+def test_the_best_is_a_committed_step_with_a_finite_value_the_later_of_equals(
     values: dict[int, float], direction: Any, count: int, best: list[int]
 ) -> None:
     rule = Best("reward/mean", direction, count, values)
@@ -69,8 +76,8 @@ def test_every_verdict_has_its_reasons() -> None:
         (True, "every 4"),
         (True, "newest 1", "every 4"),
     ]
-    gone = judge([2, 3, 4], Retention(keep=1, keep_every=4, best=rule))[1]
-    assert gone.reasons == ("not newest 1", "not every 4", "not best reward/mean (it has none)")
+    not_kept = judge([2, 3, 4], Retention(keep=1, keep_every=4, best=rule))[1]
+    assert not_kept.reasons == ("not newest 1", "not every 4", "not best reward/mean (it has none)")
 
 
 def test_only_the_last_step_is_due_without_an_interval() -> None:
@@ -78,26 +85,30 @@ def test_only_the_last_step_is_due_without_an_interval() -> None:
     assert [step for step in range(1, 8) if is_due(step, interval=3, last=step == 7)] == [3, 6, 7]
 
 
-def test_a_deletion_that_cannot_begin_is_warned_of_and_tried_again(
-    layout: Layout, save: Save, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_deletion_that_cannot_begin_is_logged_and_tried_again(
+    layout: Layout, save: Save, caplog: pytest.LogCaptureFixture
 ) -> None:
     save(1)
     save(2)
-    with monkeypatch.context() as broken:
-        broken.setattr(retention, "out_of_sight", _refuse)
-        assert prune(layout, Retention(keep=1)) == []
+    layout.deleting(1).write_text("A file here stands in the way of the rename.")
+    assert prune(layout, Retention(keep=1)) == []
     assert "could not remove checkpoint step_1, will try again" in caplog.text
+    assert layout.steps() == [1, 2]
+    layout.deleting(1).unlink()
     assert prune(layout, Retention(keep=1)) == [1]
     assert layout.steps() == [2]
 
 
-def test_a_deletion_that_stops_half_way_is_out_of_sight_and_ended_by_the_next(
+def test_an_interrupted_deletion_is_not_listed_and_finished_by_the_next(
     layout: Layout, save: Save, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError("no")
+
     save(1)
     save(2)
     with monkeypatch.context() as broken:
-        broken.setattr(shutil, "rmtree", _refuse)
+        broken.setattr(shutil, "rmtree", refuse)
         prune(layout, Retention(keep=1))
     assert "step_1" in caplog.text
     assert layout.steps() == [2]
@@ -106,9 +117,23 @@ def test_a_deletion_that_stops_half_way_is_out_of_sight_and_ended_by_the_next(
     assert layout.leftovers() == []
 
 
-def test_pruning_a_directory_that_is_not_there_yet_does_nothing(layout: Layout) -> None:
+def test_pruning_a_directory_that_does_not_exist_yet_does_nothing(layout: Layout) -> None:
     assert prune(layout, Retention(keep=1)) == []
 
 
-def _refuse(*_: object, **__: object) -> None:
-    raise PermissionError("no")
+def test_the_rules_are_those_of_the_attempt_with_the_metrics_so_far(tmp_path: Path) -> None:
+    best = KeepBestConfig(metric="reward/mean", component="evaluation", direction="max", count=2)
+    attempt = Attempt(
+        output_dir=tmp_path,
+        number=2,
+        max_steps=9,
+        resume_step=4,
+        ckpt=CheckpointConfig(keep=3, keep_every=5, keep_best=best),
+    )
+    metrics = MetricsLog(attempt.run.metrics)
+    metrics.write("trainer", 5, {"reward/mean": 9.0})
+    metrics.write("evaluation", 5, {"reward/mean": 0.5, "exact/mean": 0.1})
+    metrics.write("evaluation", 6, {"reward/mean": math.inf})
+    rules = retention_rules(attempt)
+    assert (rules.keep, rules.keep_every, rules.resume_step) == (3, 5, 4)
+    assert rules.best == Best("reward/mean", "max", 2, {5: 0.5, 6: math.inf})

@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
+from tests.support.plain_checkpoint import Save
 from torchrl_ckpt.checkpoint.verify import verify
 from torchrl_ckpt.plugin_api.errors import CheckpointDamaged
-
-Save = Callable[[int], Path]
 
 
 def test_an_untouched_checkpoint_is_good(save: Save) -> None:
@@ -24,9 +21,9 @@ def test_every_flipped_bit_of_every_file_is_found(save: Save) -> None:
     directory = save(1)
     for path in sorted(p for p in directory.rglob("*") if p.is_file()):
         before = path.read_bytes()
-        for place in range(len(before)):
+        for position in range(len(before)):
             flipped = bytearray(before)
-            flipped[place] ^= 1 << (place % 8)
+            flipped[position] ^= 1 << (position % 8)
             path.write_bytes(flipped)
             with pytest.raises(CheckpointDamaged, match=re.escape(path.name)):
                 verify(directory)
@@ -55,8 +52,8 @@ def test_a_file_that_does_not_belong_there_is_named(save: Save) -> None:
 
 def test_verifying_needs_no_torch(save: Save) -> None:
     program = (
-        "import sys; from pathlib import Path; from torchrl_ckpt.cli.main import _main\n"
-        f"code = _main(['ckpt', 'verify', {str(save(1))!r}])\n"
+        "import sys; from pathlib import Path; from torchrl_ckpt.cli.main import main\n"
+        f"code = main(['ckpt', 'verify', {str(save(1))!r}])\n"
         "assert 'torch' not in sys.modules; sys.exit(code)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

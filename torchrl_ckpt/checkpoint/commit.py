@@ -31,7 +31,26 @@ from torchrl_ckpt.plugin_api.errors import CheckpointFailed
 from torchrl_ckpt.plugin_api.plugin import Json
 from torchrl_ckpt.run.polling import Deadline, wait_for
 
+_FORMAT_OVERHEAD = 1.05  # What the file format adds to the tensors.
+_RESERVE_BYTES = 4 * 1024 * 1024  # For the rest of what the run writes: state, logs, metrics.
+
 _log = logging.getLogger(__name__)
+
+
+def check_space(directory: Path, planned_bytes: int) -> None:
+    """Raise `CheckpointFailed` unless `planned_bytes` of tensors fit into the free space."""
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    needed = int(planned_bytes * _FORMAT_OVERHEAD) + _RESERVE_BYTES
+    if free < needed:
+        raise CheckpointFailed(
+            f"{directory} has {_mebibytes(free)} free, and the checkpoint needs "
+            f"{_mebibytes(needed)}; free some space, or keep fewer checkpoints (`ckpt.keep`)"
+        )
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
 
 
 def request(layout: Layout, step: int, parts: Sequence[str]) -> Path:
@@ -110,7 +129,7 @@ def commit(
     return committed
 
 
-def out_of_sight(layout: Layout, step: int) -> None:
+def begin_deletion(layout: Layout, step: int) -> None:
     """Take a committed step off the list in one rename; its files are deleted afterwards."""
     target = layout.deleting(step)
     if target.exists():
@@ -134,23 +153,3 @@ def recover(layout: Layout) -> None:
             shutil.rmtree(path)
         except OSError as error:
             _log.warning("could not remove %s, left by an earlier run: %s", path, error)
-
-
-_FORMAT_OVERHEAD = 1.05  # What the file format adds to the tensors.
-_RESERVE_BYTES = 4 * 1024 * 1024  # For the rest of what the run writes: state, logs, metrics.
-
-
-def check_space(directory: Path, planned_bytes: int) -> None:
-    """Raise `CheckpointFailed` unless `planned_bytes` of tensors fit into the free space."""
-    existing = next(path for path in (directory, *directory.parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    needed = int(planned_bytes * _FORMAT_OVERHEAD) + _RESERVE_BYTES
-    if free < needed:
-        raise CheckpointFailed(
-            f"{directory} has {_mebibytes(free)} free, and the checkpoint needs "
-            f"{_mebibytes(needed)}; free some space, or keep fewer checkpoints (`ckpt.keep`)"
-        )
-
-
-def _mebibytes(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"

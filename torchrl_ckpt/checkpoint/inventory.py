@@ -1,4 +1,4 @@
-"""What lies in a checkpoint directory: committed or not, read without opening a tensor."""
+"""Lists what is in a checkpoint directory, committed or not, without reading a tensor."""
 
 from __future__ import annotations
 
@@ -9,31 +9,35 @@ from typing import Literal
 
 from torchrl_ckpt.checkpoint.layout import PART, Layout
 from torchrl_ckpt.checkpoint.manifest import read_manifest
-from torchrl_ckpt.plugin_api.errors import CheckpointDamaged
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointMismatch
 
-State = Literal["committed", "damaged", "partial", "quarantined", "deleting", "replaced"]
+EntryState = Literal[
+    "committed", "damaged", "other format", "partial", "quarantined", "deleting", "replaced"
+]
 
 
 @dataclass(frozen=True)
 class Entry:
     """A checkpoint, whole or not. `created` is in seconds since the epoch, `size` in bytes.
 
-    `damaged` is one whose manifest cannot be read; only verifying shows what else there is.
+    Its state is `damaged` if the manifest cannot be read; other damage only verification finds.
+    `other format`: another version of torchrl-ckpt wrote it.
     """
 
     step: int
-    state: State
+    state: EntryState
     path: Path
     created: float
     size: int
     parts: tuple[str, ...]
-    """The processes whose share is whole."""
+    """The processes whose part is whole."""
     newest: bool = False
-    """Whether a resume from `latest` would try it first."""
+    """Whether `--ckpt.resume-step latest` would try it first."""
 
 
 def list_entries(layout: Layout, *, last: int | None = None) -> list[Entry]:
-    """Everything in `layout`, by step; of the committed only the `last` so many, if given."""
+    """List everything in `layout`, by step; of the committed steps only the `last` few, if
+    given."""
     named = list(layout.named().items())
     entries = [
         *_entries("committed", named[-last:] if last else named),
@@ -50,12 +54,12 @@ def list_entries(layout: Layout, *, last: int | None = None) -> list[Entry]:
     return sorted(marked, key=lambda entry: entry.step)
 
 
-def _entries(state: State, found: Iterable[tuple[int, Path]]) -> Iterator[Entry]:
+def _entries(state: EntryState, found: Iterable[tuple[int, Path]]) -> Iterator[Entry]:
     for step, path in found:
         try:
             yield _committed(step, path) if state == "committed" else _other(state, step, path)
         except FileNotFoundError:
-            continue  # A run that is going on has just renamed or removed it.
+            continue  # A running job has just renamed or removed it.
 
 
 def _committed(step: int, path: Path) -> Entry:
@@ -63,16 +67,18 @@ def _committed(step: int, path: Path) -> Entry:
         manifest = read_manifest(path)
     except CheckpointDamaged:
         return _other("damaged", step, path)
+    except CheckpointMismatch:
+        return _other("other format", step, path)
     created = manifest.metadata["created"]
     return Entry(step, "committed", path, created, manifest.size, manifest.parts)
 
 
-def _other(state: State, step: int, path: Path) -> Entry:
+def _other(state: EntryState, step: int, path: Path) -> Entry:
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     parts = tuple(sorted(part.parent.name for part in path.glob(f"*/{PART}")))
     return Entry(step, state, path, path.stat().st_mtime, size, parts)
 
 
 def _step(path: Path) -> int:
-    """Of `step_25`, or of `step_25.2`, which is the second that was quarantined."""
+    """Return 25 for `step_25` and for `step_25.2`, the second one in quarantine."""
     return int(path.name.removeprefix("step_").partition(".")[0])

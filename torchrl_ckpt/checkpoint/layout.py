@@ -1,4 +1,4 @@
-"""Names below a checkpoint directory, and which steps are committed there."""
+"""Paths below a checkpoint directory, and which steps are committed in it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ PART = "part.json"
 REQUEST = "request.json"
 REFUSAL = "refusal.json"
 
-# The trainer's part: tensors as the backend writes them, of the model and of the optimiser, and all
-# else as JSON.
+# The trainer's part: the tensors of model and optimiser in the backend's files, the rest as JSON.
 TRAINER = "trainer"
 TENSORS = "tensors"
 STATE = "state.json"
@@ -37,11 +36,11 @@ class Layout:
 
     @classmethod
     def of_run(cls, output_dir: Path, ckpt: CheckpointConfig) -> Layout:
-        """The checkpoint directory of the run in `output_dir`."""
+        """Return the layout of the run in `output_dir`."""
         return cls(output_dir / ckpt.directory)
 
     def step(self, step: int) -> Path:
-        """A committed checkpoint. It is there if and only if every part of it is whole."""
+        """A committed checkpoint. It exists if and only if every part of it is whole."""
         return self.root / f"step_{step}"
 
     def partial(self, step: int) -> Path:
@@ -49,15 +48,15 @@ class Layout:
         return self.root / f".step_{step}.partial"
 
     def deleting(self, step: int) -> Path:
-        """A checkpoint being deleted: out of sight first, then removed."""
+        """A checkpoint being deleted: renamed to this first, so that nobody lists it any more."""
         return self.root / f".step_{step}.deleting"
 
     def replaced(self, step: int) -> Path:
-        """A committed checkpoint whose place another one of the same step is about to take."""
+        """A committed checkpoint that another one of the same step is about to replace."""
         return self.root / f".step_{step}.replaced"
 
     def quarantine(self, step: int) -> Path:
-        """Where a checkpoint goes that failed verification."""
+        """A checkpoint that failed verification or belongs to steps that are done again."""
         return self.root / "quarantine" / f"step_{step}"
 
     def steps(self) -> list[int]:
@@ -65,11 +64,11 @@ class Layout:
         return [step for step in self._numbers(_STEP) if self._is_committed(step)]
 
     def newest(self) -> int | None:
-        """The last committed step."""
+        """The newest committed step; None if there is none."""
         return next(filter(self._is_committed, reversed(self._numbers(_STEP))), None)
 
     def named(self) -> dict[int, Path]:
-        """Every directory called `step_N`, by step, even one that has lost its manifest."""
+        """Every directory called `step_N` by step, even one that has lost its manifest."""
         return {step: self.step(step) for step in self._numbers(_STEP)}
 
     def partials(self) -> dict[int, Path]:
@@ -81,15 +80,15 @@ class Layout:
         return {step: self.deleting(step) for step in self._numbers(_DELETING)}
 
     def replacements(self) -> dict[int, Path]:
-        """Checkpoints whose place was being taken, by step."""
+        """Checkpoints that were about to be replaced, by step."""
         return {step: self.replaced(step) for step in self._numbers(_REPLACED)}
 
     def outdated(self) -> dict[int, Path]:
-        """Those of the `replacements` whose place has been taken."""
+        """Those of the `replacements` that have been replaced."""
         return {n: path for n, path in self.replacements().items() if self.step(n).exists()}
 
     def quarantined(self) -> list[Path]:
-        """Checkpoints that failed verification."""
+        """Checkpoints in quarantine."""
         return sorted((self.root / "quarantine").glob("step_*"))
 
     def leftovers(self) -> list[Path]:
@@ -98,10 +97,10 @@ class Layout:
         return [path for paths in found for path in paths.values()]
 
     def _is_committed(self, step: int) -> bool:
-        # Not by `Path`: of thousands of steps, each is asked at every prune.
+        # Without `Path`, which is slow: every prune asks it of each of maybe thousands of steps.
         return os.path.isfile(f"{self.root}/step_{step}/{MANIFEST}")
 
     def _numbers(self, name: re.Pattern[str]) -> list[int]:
-        # The directory is not there before the first save.
+        # The directory does not exist before the first save.
         entries = os.listdir(self.root) if self.root.is_dir() else ()
         return sorted(int(match[1]) for match in map(name.fullmatch, entries) if match)

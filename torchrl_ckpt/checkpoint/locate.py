@@ -1,4 +1,4 @@
-"""What a path on the command line means: a run, its checkpoints, or one of them."""
+"""Finds the checkpoints that a path on the command line stands for: a run's, or a single one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import MANIFEST, Layout
-from torchrl_ckpt.checkpoint.resume import listed
+from torchrl_ckpt.checkpoint.resume import describe_steps
 from torchrl_ckpt.config.ckpt import CheckpointConfig
 from torchrl_ckpt.plugin_api.errors import CheckpointNotFound
 from torchrl_ckpt.run.attempt import Attempt
@@ -16,13 +16,16 @@ from torchrl_ckpt.run.resolved import read_attempt
 
 @dataclass(frozen=True)
 class CheckpointLocation:
-    """Where checkpoints are. `run` is None where it is not known whose they are."""
+    """A checkpoint directory, and the run that it belongs to; None if that is unknown."""
 
     layout: Layout
     run: RunDirectory | None
 
-    def one(self, step: int | None) -> Path:
-        """The directory of `step`, of the newest where it is None. Raises `CheckpointNotFound`."""
+    def checkpoint(self, step: int | None) -> Path:
+        """Return the directory of `step`, or of the newest step if it is None.
+
+        Raises `CheckpointNotFound`.
+        """
         steps = self.layout.steps()
         if not steps:
             raise CheckpointNotFound(f"there is no checkpoint in {self.layout.root}")
@@ -30,46 +33,50 @@ class CheckpointLocation:
             return self.layout.step(steps[-1])
         if step not in steps:
             raise CheckpointNotFound(
-                f"there is no checkpoint of step {step} in {self.layout.root}; {listed(steps)}"
+                f"there is no checkpoint of step {step} in {self.layout.root}; "
+                f"{describe_steps(steps)}"
             )
         return self.layout.step(step)
 
 
-def find(where: Path) -> CheckpointLocation:
-    """The checkpoints of a run's directory, or of the checkpoint directory itself.
+def find(path: Path) -> CheckpointLocation:
+    """Find the checkpoints of a run's directory, or those in a checkpoint directory.
 
     Raises `CheckpointNotFound` for a path that is neither.
     """
-    if not where.is_dir():
-        raise CheckpointNotFound(f"{where} is not a directory")
-    run = RunDirectory(where, attempt=0)
+    if not path.is_dir():
+        raise CheckpointNotFound(f"{path} is not a directory")
+    run = RunDirectory(path, attempt=0)
     layout = _layout(run)
     if run.resolved.is_file() or layout.root.is_dir():
         return CheckpointLocation(layout, run)
-    layout, above = Layout(where), RunDirectory(where.absolute().parent, attempt=0)
+    layout, above = Layout(path), RunDirectory(path.absolute().parent, attempt=0)
     if not (layout.named() or layout.leftovers() or layout.quarantined()):
         raise CheckpointNotFound(
-            f"{where} is neither a run's directory nor one of checkpoints: it holds no "
+            f"{path} is neither a run's directory nor a checkpoint directory: it has no "
             f"{run.resolved.name}, no {_layout(run).root.name} and no step"
         )
-    is_of_run = _layout(above).root.resolve() == where.resolve()
+    is_of_run = _layout(above).root.resolve() == path.resolve()
     return CheckpointLocation(layout, above if is_of_run else None)
 
 
-def find_one(where: Path, step: int | None) -> Path:
-    """The checkpoint at `where` itself, or of `step` (None: the newest) of the run there."""
-    return where if is_checkpoint(where) and step is None else find(where).one(step)
+def find_one(path: Path, step: int | None) -> Path:
+    """Return `path` if it is itself a checkpoint, else the checkpoint of `step` of the run there.
+
+    `step` None is the newest. Raises `CheckpointNotFound`.
+    """
+    return path if is_checkpoint(path) and step is None else find(path).checkpoint(step)
 
 
-def is_checkpoint(where: Path) -> bool:
-    """Whether `where` is itself one checkpoint, be it one that has lost its manifest."""
-    return (where / MANIFEST).is_file() or where.absolute() in Layout(
-        where.absolute().parent
+def is_checkpoint(path: Path) -> bool:
+    """Whether `path` is itself a checkpoint, even one that has lost its manifest."""
+    return (path / MANIFEST).is_file() or path.absolute() in Layout(
+        path.absolute().parent
     ).named().values()
 
 
 def latest_attempt(run: RunDirectory) -> Attempt | None:
-    """The latest start of the run; None where `resolved.json` is not there."""
+    """Read the latest start of the run; None if it has no `resolved.json`."""
     return read_attempt(run.resolved) if run.resolved.is_file() else None
 
 

@@ -1,4 +1,4 @@
-"""`manifest.json`, the commit record: what a checkpoint is, and every file with size and digest."""
+"""`manifest.json`: what a checkpoint is, and every file of it with size and digest."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from torchrl_ckpt.plugin_api.plugin import Json
 from torchrl_ckpt.run.resolved import recipe_sections
 
 FORMAT = 2
-"""Of checkpoints as a whole: the manifest, the parts and the batches that they carry."""
+"""The format of whole checkpoints: the manifest, the parts, and the batches in them."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A committed checkpoint's record. `metadata` is everything besides the files."""
+    """The record of a committed checkpoint. `metadata` is everything besides the files."""
 
     step: int
     parts: tuple[str, ...]
@@ -37,17 +37,17 @@ class Manifest:
 
     @property
     def recipe_sections(self) -> dict[str, Json]:
-        """The recipe of the job that saved it, by component."""
+        """The sections of the recipe that saved it, by component."""
         return recipe_sections(self.metadata["command"], self.metadata["recipe"])
 
     @property
     def size(self) -> int:
-        """Bytes of all its files."""
+        """The size of all its files, in bytes."""
         return sum(file.size for file in self.files)
 
 
 def write_manifest(directory: Path, content: Mapping[str, Json]) -> None:
-    """Write the record durably, sealed with a digest of itself."""
+    """Write the record durably, with a digest of itself as its seal."""
     content = {**content, "format": FORMAT}
     record_json(directory, MANIFEST, {**content, "seal": _seal(content)})
 
@@ -55,8 +55,8 @@ def write_manifest(directory: Path, content: Mapping[str, Json]) -> None:
 def read_manifest(directory: Path) -> Manifest:
     """Read and check the record.
 
-    Raises `CheckpointDamaged` for one that is missing or not as it was written, and
-    `CheckpointMismatch` for one of another format.
+    Raises `CheckpointDamaged` for one that is missing or changed, and `CheckpointMismatch` for one
+    of another format.
     """
     path = directory / MANIFEST
     try:
@@ -70,9 +70,9 @@ def read_manifest(directory: Path) -> Manifest:
         raise CheckpointDamaged(f"{path} is not a manifest: {error}") from None
     whole = json.dumps({**content, "seal": seal}, indent=1, sort_keys=True) + "\n"
     if seal != _seal(content) or whole.encode() != path.read_bytes():
-        raise CheckpointDamaged(f"{path} is not as it was written: its seal does not fit")
+        raise CheckpointDamaged(f"{path} has changed: its seal does not match")
     if content["format"] != FORMAT:
-        # Not damaged: `latest` must not put it aside.
+        # Not `CheckpointDamaged`: `latest` would move it to quarantine.
         raise CheckpointMismatch(
             f"{path} has checkpoint format {content['format']}, and this version of torchrl-ckpt "
             f"reads format {FORMAT}. Resume with the version that wrote it, or export its model "
@@ -81,7 +81,7 @@ def read_manifest(directory: Path) -> Manifest:
     files = tuple(FileRecord(**file) for file in content.pop("files"))
     for file in files:
         if Path(file.path).is_absolute() or ".." in Path(file.path).parts:
-            raise CheckpointDamaged(f"{path} names a file outside of its directory: {file.path}")
+            raise CheckpointDamaged(f"{path} names a file outside its directory: {file.path}")
     return Manifest(content.pop("step"), tuple(content.pop("parts")), files, content)
 
 

@@ -15,69 +15,70 @@ from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointNotFound
 _log = logging.getLogger(__name__)
 
 
-def choose(layout: Layout, wanted: int | Literal["latest"], *, quarantine: bool = True) -> Manifest:
+def choose(layout: Layout, step: int | Literal["latest"], *, quarantine: bool = True) -> Manifest:
     """Verify the checkpoint to resume from and return its manifest.
 
     `latest` is the newest good one; with `quarantine`, damaged ones above it are moved to
     quarantine (not those of another run). Raises `CheckpointNotFound` or `CheckpointDamaged` with
-    the steps there are: a resume never falls back to a fresh start.
+    the steps there are, and `CheckpointMismatch` for another format: a resume never falls back to a
+    fresh start.
     """
     steps = list(layout.named())
-    if wanted != "latest":
-        if wanted not in steps:
+    if step != "latest":
+        if step not in steps:
             raise CheckpointNotFound(
-                f"there is no checkpoint of step {wanted} in {layout.root}; {listed(steps)}"
+                f"there is no checkpoint of step {step} in {layout.root}; {describe_steps(steps)}"
             )
         try:
-            return verify(layout.step(wanted))
+            return verify(layout.step(step))
         except CheckpointDamaged as error:
-            raise CheckpointDamaged(f"{error}; {listed(steps)}") from None
+            raise CheckpointDamaged(f"{error}; {describe_steps(steps)}") from None
     if not steps:
         raise CheckpointNotFound(f"there is no checkpoint in {layout.root} to resume from")
-    bad: dict[int, str] = {}
-    for step in reversed(steps):
+    damaged: dict[int, str] = {}
+    for candidate in reversed(steps):
         try:
-            manifest = verify(layout.step(step))
+            manifest = verify(layout.step(candidate))
         except CheckpointDamaged as error:
-            bad[step] = str(error)
+            damaged[candidate] = str(error)
             continue
-        for damaged, reason in bad.items():
-            if quarantine:
-                _set_aside(layout, damaged, reason)
+        if quarantine:
+            for bad_step, reason in damaged.items():
+                _quarantine(layout, bad_step, reason)
         return manifest
-    reasons = "\n".join(f"  {reason}" for reason in bad.values())
+    reasons = "\n".join(f"  {reason}" for reason in damaged.values())
     raise CheckpointDamaged(f"no checkpoint in {layout.root} is good:\n{reasons}")
 
 
-def set_aside_after(layout: Layout, step: int) -> None:
+def quarantine_after(layout: Layout, step: int) -> None:
     """Move the steps after `step` to quarantine: the resumed run will do them again.
 
     Left in place, they would be newer than the next saves for retention and for `latest`.
     """
     for later in layout.named():
         if later > step:
-            _set_aside(layout, later, f"the run was resumed from step {step}, before it")
+            _quarantine(layout, later, f"the run was resumed from step {step}, before it")
 
 
 def refuse_to_overwrite(layout: Layout) -> None:
     """Raise `RunDirectoryInUse` where a fresh run would write next to earlier checkpoints."""
     if steps := list(layout.named()):
         raise RunDirectoryInUse(
-            f"{layout.root} already holds checkpoints ({listed(steps)}). To resume from one of "
-            f"them add `--ckpt.resume-step {steps[-1]}` (or `latest`), without "
+            f"{layout.root} already holds checkpoints ({describe_steps(steps)}). To resume from "
+            f"one of them add `--ckpt.resume-step {steps[-1]}` (or `latest`), without "
             "`--ckpt.resume-from`; to start afresh choose another `--output-dir`, or remove that "
             "directory"
         )
 
 
-def listed(steps: list[int]) -> str:
+def describe_steps(steps: list[int]) -> str:
     """Describe `steps` for a message about a step that is not among them."""
     if not steps:
         return "it holds none"
     return "there are steps " + ", ".join(map(str, steps))
 
 
-def _set_aside(layout: Layout, step: int, reason: str) -> None:
+def _quarantine(layout: Layout, step: int, reason: str) -> None:
     target = layout.quarantine(step)
     number = 1
     while target.exists():

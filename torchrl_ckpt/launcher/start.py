@@ -17,7 +17,7 @@ from torchrl_ckpt.checkpoint.fork import fork
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.locate import find, latest_attempt
 from torchrl_ckpt.checkpoint.manifest import Manifest
-from torchrl_ckpt.checkpoint.resume import choose, refuse_to_overwrite, set_aside_after
+from torchrl_ckpt.checkpoint.resume import choose, quarantine_after, refuse_to_overwrite
 from torchrl_ckpt.config.ckpt import CheckpointConfig
 from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.config.orchestrator import OrchestratorConfig
@@ -59,7 +59,7 @@ def begin_attempt(command: str, recipe: SftRecipe | RlRecipe) -> Iterator[Start]
         number = next_attempt(shared.output_dir)
         start, manifest = _settle(command, recipe, number, quarantine=True)
         if manifest is not None:
-            set_aside_after(layout, manifest.step)
+            quarantine_after(layout, manifest.step)
             if shared.ckpt is not None and shared.ckpt.resume_from is not None:
                 fork(find(shared.ckpt.resume_from).layout.step(manifest.step), layout)
         run = start.attempt.run

@@ -52,7 +52,7 @@ def read_section(path: Path, component: str) -> Section:
 
 def read_attempt(path: Path) -> Attempt | None:
     """The attempt that the launcher has settled; None for a server alone."""
-    attempt = read_json(path)["attempt"]
+    attempt = read_json(path).get("attempt")  # Earlier versions wrote none.
     return None if attempt is None else Attempt.model_validate(attempt)
 
 
