@@ -1,2 +1,2 @@
-"""What is inside checkpoints: shown, compared, exported. Here plugins and torch come in, which
-`checkpoint` does without."""
+"""What is inside checkpoints: shown, compared, exported. Unlike `checkpoint` it needs torch and
+the plugins."""

@@ -1,4 +1,4 @@
-"""What differs between the states that two checkpoints hold, and by how much."""
+"""Compares the states in two checkpoints: what differs, and by how much."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import torch
 from torchrl_ckpt.checkpoint.layout import PART, REQUEST, TENSORS, TRAINER
 from torchrl_ckpt.checkpoint.manifest import Manifest
 from torchrl_ckpt.checkpoint.verify import verify
-from torchrl_ckpt.inspection.tensors import StoredTensors
+from torchrl_ckpt.inspection.stored_tensors import StoredTensors
 from torchrl_ckpt.plugin_api.checkpoint_backends import Advance, FileRecord, TensorDescription
 from torchrl_ckpt.plugin_api.durable_files import read_json
 from torchrl_ckpt.plugin_api.plugin import Json
 
 ABSENT = "absent"
-"""Stands for a value that one of the two does not have."""
+"""Stands for a value that is in only one of the two."""
 
 _TENSOR_FILES = f"{TRAINER}/{TENSORS}/"
-_SAME_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
 class TensorDifference:
-    """A tensor that is not the same to the bit.
+    """A tensor that is not bitwise identical.
 
-    `max_abs` is the largest difference of an element, `relative` that divided by the largest
-    element of the first; NaN where a NaN is involved.
+    `max_abs` is the largest difference of an element, `relative` is that divided by the largest
+    element of the first tensor; both are NaN where a NaN is involved.
     """
 
     name: str
@@ -41,9 +41,9 @@ class TensorDifference:
 
 @dataclass(frozen=True)
 class ValueDifference:
-    """Something else that is not the same: `a` and `b` are what the two have at `key`.
+    """Another difference: `a` and `b` are the values of the two checkpoints at `key`.
 
-    That is the shape of a tensor, a value in a JSON file, or a file's digest.
+    These are shapes of a tensor, values in a JSON file, or digests of a file; `where` says which.
     """
 
     where: str
@@ -54,7 +54,7 @@ class ValueDifference:
 
 @dataclass(frozen=True)
 class Differences:
-    """Nothing in either means: the same state, to the bit."""
+    """All differences. None at all means that the states are bitwise identical."""
 
     tensors: list[TensorDifference]
     values: list[ValueDifference]
@@ -64,10 +64,11 @@ class Differences:
 
 
 def compare(a: Path, b: Path, *, advance: Advance = lambda _: None) -> Differences:
-    """Verify both checkpoints and compare the state in them: tensors, JSON, carried rollouts.
+    """Verify both checkpoints and compare their states: tensors, JSON, carried rollouts.
 
-    What only tells of the saving (time, versions, recipe, request) does not count, nor does on how
-    many ranks the tensors were sharded.
+    What is only about the save (time, versions, recipe, request) is not compared, nor is the number
+    of ranks over which the tensors are sharded. Raises `CheckpointDamaged` and what `StoredTensors`
+    raises.
     """
     manifests = verify(a, advance=advance), verify(b, advance=advance)
     files = _state_files(manifests[0]), _state_files(manifests[1])
@@ -78,7 +79,11 @@ def compare(a: Path, b: Path, *, advance: Advance = lambda _: None) -> Differenc
         shapes = _shapes(stored[0].describe()), _shapes(stored[1].describe())
         values += _compare_values("tensors", *shapes)
         common = [name for name in shapes[0] if shapes[0][name] == shapes[1].get(name)]
-        tensors = list(_compare_tensors(*stored, common))
+        # One by one: two whole checkpoints may not fit into memory.
+        compared = (
+            compare_tensors(name, *(s.read([name])[name] for s in stored)) for name in common
+        )
+        tensors = [difference for difference in compared if difference is not None]
     return Differences(tensors, values)
 
 
@@ -87,7 +92,7 @@ def _tensor_files(manifest: Manifest) -> list[FileRecord]:
 
 
 def _state_files(manifest: Manifest) -> dict[str, str]:
-    """The digests of the files, but for the tensors', that hold state."""
+    """Return the digests of the files with state, by path, but for those of the tensors."""
     return {
         file.path: file.digest
         for file in manifest.files
@@ -110,19 +115,19 @@ def _compare_values(
     where: str, a: Mapping[str, Json], b: Mapping[str, Json]
 ) -> Iterator[ValueDifference]:
     for key in sorted(a.keys() | b.keys()):
-        one, other = a.get(key, ABSENT), b.get(key, ABSENT)
-        if json.dumps(one) != json.dumps(other):  # In Python 1 == 1.0 == True.
-            yield ValueDifference(where, key, one, other)
+        in_a, in_b = a.get(key, ABSENT), b.get(key, ABSENT)
+        if json.dumps(in_a) != json.dumps(in_b):  # In Python 1 == 1.0 == True.
+            yield ValueDifference(where, key, in_a, in_b)
 
 
 def _flat(value: Json, key: str = "") -> dict[str, Json]:
-    """Nested objects as dotted keys; a list stays one value."""
+    """Flatten nested objects to dotted keys; a list stays one value."""
     if not isinstance(value, dict):
         return {key: value}
     return {
-        deeper: found
+        inner_key: inner
         for name in value
-        for deeper, found in _flat(value[name], f"{key}.{name}" if key else name).items()
+        for inner_key, inner in _flat(value[name], f"{key}.{name}" if key else name).items()
     }
 
 
@@ -130,24 +135,22 @@ def _shapes(tensors: Iterable[TensorDescription]) -> dict[str, Json]:
     return {tensor.name: f"{tensor.dtype} {list(tensor.shape)}" for tensor in tensors}
 
 
-def _compare_tensors(
-    a: StoredTensors, b: StoredTensors, names: Iterable[str]
-) -> Iterator[TensorDifference]:
-    for name in names:  # One by one: two whole checkpoints may be more than the memory holds.
-        one, other = a.read([name])[name], b.read([name])[name]
-        different = _bits(one) != _bits(other)
-        if different.any():
-            # Where the bits are the same there is no difference, not even of NaN and NaN.
-            max_abs = (one.double() - other.double())[different].abs().max()
-            yield TensorDifference(
-                name,
-                num_different=int(different.sum()),
-                num_elements=one.numel(),
-                max_abs=max_abs.item(),
-                relative=(max_abs / one.double().abs().max()).item(),
-            )
+def compare_tensors(name: str, a: torch.Tensor, b: torch.Tensor) -> TensorDifference | None:
+    """Compare two tensors of one shape and dtype; return None if they are bitwise identical."""
+    different = _bits(a) != _bits(b)
+    if not different.any():
+        return None
+    # Over differing elements alone: a NaN in both, with the same bits, is no difference.
+    max_abs = (a.double() - b.double())[different].abs().max()
+    return TensorDifference(
+        name,
+        num_different=int(different.sum()),
+        num_elements=a.numel(),
+        max_abs=max_abs.item(),
+        relative=(max_abs / a.double().abs().max()).item(),
+    )
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    """The same elements as whole numbers: -0.0 is not 0.0, and a NaN is itself."""
-    return tensor.view(_SAME_SIZE[tensor.itemsize])
+    """View the elements as integers: -0.0 differs from 0.0, and a NaN equals itself."""
+    return tensor.view(_INTEGER_OF_SIZE[tensor.itemsize])

@@ -1,4 +1,4 @@
-"""Turns a checkpoint's model into a Hugging Face directory."""
+"""Exports the model of a checkpoint as a Hugging Face directory."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import MODEL
 from torchrl_ckpt.checkpoint.verify import verify
-from torchrl_ckpt.inspection.plugins import model
-from torchrl_ckpt.inspection.tensors import StoredTensors
+from torchrl_ckpt.config.section import PluginTable
+from torchrl_ckpt.inspection.stored_tensors import StoredTensors
 from torchrl_ckpt.plugin_api.checkpoint_backends import Advance
 from torchrl_ckpt.plugin_api.durable_files import fsync_directory
 from torchrl_ckpt.plugin_api.errors import ExportRefused
+from torchrl_ckpt.registry.loading import create
 
 
 def export(checkpoint: Path, target: Path, *, advance: Advance = lambda _: None) -> int:
-    """Verify `checkpoint` and write its model to the new directory `target`; returns its step.
+    """Verify `checkpoint` and write its model to the new directory `target`; return its step.
 
-    `target` appears whole. Raises `ExportRefused` where it exists, and `CheckpointDamaged`.
+    `target` appears whole or not at all. Raises `ExportRefused` where it exists,
+    `CheckpointDamaged`, and whatever is wrong with the model's plugin or its options.
     """
     if target.exists():
-        raise ExportRefused(f"{target} is there already; choose a new directory, or remove it")
+        raise ExportRefused(f"{target} exists already; choose another directory, or remove it")
     manifest = verify(checkpoint, advance=advance)
-    plugin = model(manifest)
+    model = create("models", PluginTable.model_validate(manifest.trainer_recipe["model"]))
     stored = StoredTensors(checkpoint, manifest)
     names = [t.name for t in stored.describe() if t.name.startswith(MODEL)]
     tensors = {name[len(MODEL) :]: t for name, t in stored.read(names).items()}
@@ -31,7 +33,7 @@ def export(checkpoint: Path, target: Path, *, advance: Advance = lambda _: None)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        plugin.export(tensors, partial)
+        model.export(tensors, partial)
         os.rename(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -1,20 +1,20 @@
-"""The mistakes a user can make, one class each.
+"""The mistakes that a user can make, one class for each.
 
 A message says what is wrong, where, and what to do. The command line prints it without a
-traceback and exits with `exit_code`; anything that is not a `UserError` is a bug, shown whole.
+traceback and exits with `exit_code`. Any other exception is a bug and shown with its traceback.
 """
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Base of every mistake that a user can make and mend."""
+    """Base class of the mistakes that a user can make and correct."""
 
     exit_code = 2
 
 
 class RecipeError(UserError):
-    """A recipe or a flag that cannot be read, resolved or validated."""
+    """A recipe or a flag cannot be read, resolved or validated."""
 
 
 class PluginNotFound(UserError):
@@ -22,7 +22,7 @@ class PluginNotFound(UserError):
 
 
 class PluginBroken(UserError):
-    """A plugin that was asked for cannot be imported or does not keep its contract."""
+    """A plugin that is used cannot be imported or violates its contract."""
 
 
 class PluginConflict(UserError):
@@ -30,35 +30,35 @@ class PluginConflict(UserError):
 
 
 class EngineEnvironmentFailed(UserError):
-    """The Python environment that an engine has for itself cannot be made."""
+    """The Python environment that an engine needs for itself cannot be created."""
 
 
-class NotOffered(UserError):
-    """A plugin was asked for something that its contract leaves optional."""
+class UnsupportedByPlugin(UserError):
+    """A plugin lacks an optional part of its contract that is needed here."""
 
 
 class ExportRefused(UserError):
-    """An export would overwrite what is there."""
+    """An export would overwrite a directory."""
 
 
 class ModelError(UserError):
-    """A model directory or tokenizer that cannot be used."""
+    """A model directory, its tokenizer or its weights cannot be used."""
 
 
 class DataError(UserError):
-    """A data set file or an environment's text that cannot be used."""
+    """A file with data, such as a data set or rollouts, cannot be used."""
 
 
 class RunDirectoryInUse(UserError):
-    """A fresh run in a directory that holds checkpoints, or that another run is using."""
+    """A fresh run would use a directory with checkpoints, or one that another run is using."""
 
 
 class RunDirectoryUnwritable(UserError):
-    """A run's directory that cannot be created or written to."""
+    """A run's directory cannot be created or written to."""
 
 
 class CheckpointNotFound(UserError):
-    """A checkpoint was asked for that is not there."""
+    """A checkpoint does not exist."""
 
     exit_code = 3
 
@@ -70,50 +70,50 @@ class CheckpointFailed(UserError):
 
 
 class WorkerProcessDied(CheckpointFailed):
-    """A process that works for another one is gone before its work was done."""
+    """A worker process ended before it had done its work."""
 
 
 class CheckpointDamaged(UserError):
-    """A checkpoint does not hold what its manifest promises."""
+    """A checkpoint differs from what its manifest says."""
 
     exit_code = 4
 
 
 class CheckpointMismatch(UserError):
-    """A checkpoint belongs to another model, optimiser or data set than the recipe's."""
+    """A checkpoint does not fit the recipe, or this version of torchrl-ckpt."""
 
     exit_code = 3
 
 
 class AddressInUse(UserError):
-    """The inference server's port is taken."""
+    """The inference server's port is in use."""
 
 
 class ServerUnreachable(UserError):
-    """No inference server answers, or it refuses the key."""
+    """No inference server answers, or it rejects the key."""
 
     exit_code = 5
 
 
 class WrongPolicy(UserError):
-    """The inference server does not serve the weights it was told to serve."""
+    """The inference server does not serve the weights that it was told to load."""
 
     exit_code = 5
 
 
 class WaitTimeout(UserError):
-    """Another process did not deliver in time. The message names what was waited for."""
+    """Another process did not deliver in time. The message says what was awaited."""
 
     exit_code = 6
 
 
 class ComponentFailed(UserError):
-    """A process of the job ended with an error; its own log says why."""
+    """A process of the job ended with an error; its log says why."""
 
     exit_code = 1
 
 
 class RunInterrupted(UserError):
-    """The run was asked to stop before its last step, and did."""
+    """The run was stopped on request before its last step."""
 
     exit_code = 130
