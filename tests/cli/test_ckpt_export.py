@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from torchrl_ckpt.checkpoint.manifest import read_manifest
-from torchrl_ckpt.inspection.tensors import StoredTensors
+from torchrl_ckpt.inspection.stored_tensors import StoredTensors
 
 
 def test_transformers_loads_it_and_every_tensor_is_that_of_the_checkpoint(
@@ -33,7 +33,7 @@ def test_what_is_there_is_refused(ckpt, run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine/model.safetensors").write_text("precious")
     done = ckpt("export", run, tmp_path / "mine")
     assert done.code == 2
-    assert "is there already" in done.err
+    assert "exists already" in done.err
     assert (tmp_path / "mine/model.safetensors").read_text() == "precious"
 
 

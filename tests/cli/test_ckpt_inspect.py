@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from torchrl_ckpt.inspection import tensors
+from torchrl_ckpt.inspection import stored_tensors
 
 NORM = "model.model.norm.weight"
 
@@ -50,7 +50,7 @@ def test_a_backend_that_cannot_be_looked_into_is_named_after_the_summary(
     class Opaque:
         """Only what the contract demands."""
 
-    monkeypatch.setattr(tensors, "checkpoint_backend", lambda _: Opaque())
+    monkeypatch.setattr(stored_tensors, "checkpoint_backend", lambda _: Opaque())
     done = ckpt("inspect", run)
     assert done.code == 2
     assert "architecture qwen3" in done.out

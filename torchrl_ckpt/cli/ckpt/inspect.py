@@ -67,7 +67,7 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _tensors(directory: Path, manifest: Manifest) -> list[TensorDescription]:
-    from torchrl_ckpt.inspection.tensors import StoredTensors
+    from torchrl_ckpt.inspection.stored_tensors import StoredTensors
 
     return StoredTensors(directory, manifest).describe()
 
