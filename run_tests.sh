@@ -22,4 +22,6 @@ if [ $# -eq 0 ]; then
   "$bin/lint-imports"
 fi
 echo "== pytest" >&2
-exec "$bin/python" -m pytest "${select[@]}" "$@"
+# Two workers, since much of the time is spent waiting for processes to start. A folder's tests stay
+# on one worker (tests/conftest.py), because they share expensive runs.
+exec "$bin/python" -m pytest "${select[@]}" --numprocesses 2 --dist loadgroup "$@"
