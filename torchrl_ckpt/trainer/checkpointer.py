@@ -25,7 +25,7 @@ from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.metrics import MetricsLog
 from torchrl_ckpt.run.progress import ProgressLog
 from torchrl_ckpt.trainer.distributed import World, seed_everything
-from torchrl_ckpt.trainer.part_writer import PartWriter, TrainerPart, rng_file
+from torchrl_ckpt.trainer.part_writer import PartWriter, TrainerPart
 from torchrl_ckpt.trainer.save_failures import SaveFailures, catch_failure
 from torchrl_ckpt.trainer.state import TrainingState, rng_state, set_rng_state
 
@@ -98,7 +98,7 @@ class Checkpointer:
         state.restore(tensors, read_json(directory / STATE))
         if state.progress.step != step:
             raise CheckpointMismatch(f"{directory} is of step {state.progress.step}, not {step}")
-        rng = directory / rng_file(self._world.rank)
+        rng = directory / _rng_file(self._world.rank)
         if rng.exists():
             set_rng_state(read_json(rng))
         else:
@@ -152,7 +152,9 @@ class Checkpointer:
         began = time.perf_counter()
         directory = self._layout.partial(step) / TRAINER
         tensors, state_json = state.snapshot()
-        rng = rng_state()
+        json_files = {_rng_file(self._world.rank): rng_state()}
+        if self._world.is_rank_zero:
+            json_files[STATE] = state_json
         metadata = {
             **self._metadata,
             "progress": asdict(state.progress),
@@ -164,7 +166,7 @@ class Checkpointer:
         # The backend begins last: from then on its copying slows down this thread.
         with catch_failure() as outcome:
             save = self._backend.save(tensors, directory / TENSORS, self._world.checkpoint_group)
-        part = TrainerPart(step, began, directory, save, outcome, state_json, rng, metadata)
+        part = TrainerPart(step, began, directory, save, outcome, json_files, metadata)
         if not self._backend.in_background:
             metrics = self._part_writer.write_and_commit(part, self._num_bytes)
             self._report(step, metrics, requested.seconds + time.perf_counter() - began)
@@ -216,8 +218,10 @@ class Checkpointer:
             self._committer_process.start()
 
     def _note_end(self) -> None:
-        """Report a save that has ended. All ranks do so after the same step: a failure may end the
-        run."""
+        """Report a save that has ended.
+
+        All ranks do so after the same step, since a failure may end the run.
+        """
         if self._in_progress is None:
             return
         if not self._world.max(float(not self._in_progress.metrics.done())):
@@ -272,6 +276,11 @@ class _InProgress:
     save: Save | None
     metrics: Future[dict[str, float]]
     stall: float
+
+
+def _rng_file(rank: int) -> str:
+    """Return the name of the file with a rank's random generators, below the trainer's part."""
+    return f"rng/rank_{rank}.json"
 
 
 @cache

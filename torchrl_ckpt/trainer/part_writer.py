@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torchrl_ckpt.checkpoint.layout import STATE, TENSORS
+from torchrl_ckpt.checkpoint.layout import TENSORS
 from torchrl_ckpt.plugin_api.checkpoint_backends import Advance, FileRecord, Save, Written
 from torchrl_ckpt.plugin_api.durable_files import record_json
 from torchrl_ckpt.plugin_api.plugin import Json
@@ -26,7 +26,7 @@ class TrainerPart:
     """One rank's part of a checkpoint: everything as it was after its step.
 
     `began` is on `time.perf_counter`. `save` is None where the backend failed to begin it;
-    `outcome` says why.
+    `outcome` says why. `json_files` are this rank's other files, by name below `directory`.
     """
 
     step: int
@@ -34,8 +34,7 @@ class TrainerPart:
     directory: Path
     save: Save | None
     outcome: Outcome
-    state: Json
-    rng: Json
+    json_files: Mapping[str, Json]
     metadata: Mapping[str, Json]
 
 
@@ -82,9 +81,7 @@ class PartWriter:
             return Written([])
         tensors = part.save.wait_written(advance)
         files = [replace(file, path=f"{TENSORS}/{file.path}") for file in tensors.files]
-        files.append(record_json(part.directory, rng_file(self._world.rank), part.rng))
-        if self._world.is_rank_zero:
-            files.append(record_json(part.directory, STATE, part.state))
+        files += [record_json(part.directory, name, v) for name, v in part.json_files.items()]
         return Written(files, tensors.metrics)
 
     def _gather(self, files: Sequence[FileRecord]) -> list[FileRecord]:
@@ -115,8 +112,3 @@ class PartWriter:
                 task.update(min(done, total))
 
             yield advance
-
-
-def rng_file(rank: int) -> str:
-    """The name of the file with a rank's random generators, below the trainer's part."""
-    return f"rng/rank_{rank}.json"
