@@ -2,32 +2,57 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.commands import RECIPES, ROOT, digests, succeed
+import torch
+from torch.distributed import ProcessGroup
+from torchrl_ckpt_dcp.async_dcp_backend import AsyncDcpBackend, AsyncDcpConfig
 
-STEPS = 4
-DELAY_SECONDS = 0.7  # Many times what a step takes.
+from tests.support.commands import digests
+from tests.support.one_rank_world import one_rank_world
+from tests.support.tiny_trainer import MAX_STEPS, tiny_trainer
+from torchrl_ckpt.config.ckpt import CheckpointConfig
+from torchrl_ckpt.plugin_api.checkpoint_backends import CheckpointBackend, Save
+
+DELAY_SECONDS = 0.3  # Many times what a step takes.
 
 
-def install_late_copy(site: Path) -> dict[str, str]:
-    """Offer `tests.support.late_copy` as a plugin; return the environment that sees it."""
-    metadata = site / "late_copy-1.0.dist-info"
-    metadata.mkdir(parents=True)
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: late_copy\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(
-        "[torchrl_ckpt.checkpoint_backends]\nlate_copy = tests.support.late_copy:LateCopyBackend\n"
-    )
-    return {"PYTHONPATH": f"{site}:{ROOT}"}
+@dataclass(frozen=True)
+class LateState(Mapping[str, torch.Tensor]):
+    """A state that makes the thread which begins to read it wait."""
+
+    state: Mapping[str, torch.Tensor]
+
+    def __iter__(self) -> Iterator[str]:
+        time.sleep(DELAY_SECONDS)
+        return iter(self.state)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.state[name]
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+
+class LateCopyBackend(AsyncDcpBackend):
+    """`async_dcp` whose staging thread begins to copy late."""
+
+    def save(self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup) -> Save:
+        return super().save(LateState(state), directory, group)
 
 
 def test_an_update_waits_for_the_copy_of_the_state(tmp_path: Path) -> None:
-    env = install_late_copy(tmp_path / "site")
-    flags = f"--max-steps {STEPS} --ckpt.interval 1 --data.batch-size 4 --threads 1"
-    sft = ("sft", "@", RECIPES / "sft_reverse.toml", *flags.split())
-    late = ("--ckpt.backend", "late_copy", "--ckpt.backend.delay", DELAY_SECONDS)
-    succeed(*sft, "--output-dir", "prompt", "--ckpt.save-async", cwd=tmp_path)
-    succeed(*sft, "--output-dir", "late", *late, cwd=tmp_path, env=env)
-    for step in range(1, STEPS + 1):
-        checkpoint = f"checkpoints/step_{step}"
-        assert digests(tmp_path / "late" / checkpoint) == digests(tmp_path / "prompt" / checkpoint)
+    def train(run: str, backend: CheckpointBackend | None) -> Path:
+        ckpt = CheckpointConfig(interval=1)
+        trainer = tiny_trainer(tmp_path / run, world, ckpt=ckpt, backend=backend)
+        trainer.run()
+        return trainer.layout.root
+
+    with one_rank_world() as world:
+        prompt = train("prompt", backend=None)
+        late = train("late", LateCopyBackend(AsyncDcpConfig()))
+    for step in range(1, MAX_STEPS + 1):
+        assert digests(late / f"step_{step}") == digests(prompt / f"step_{step}")
