@@ -14,7 +14,6 @@ from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.retention import (
     Best,
     Retention,
-    is_due,
     judge,
     prune,
     retention_rules,
@@ -78,11 +77,6 @@ def test_every_verdict_has_its_reasons() -> None:
     ]
     not_kept = judge([2, 3, 4], Retention(keep=1, keep_every=4, best=rule))[1]
     assert not_kept.reasons == ("not newest 1", "not every 4", "not best reward/mean (it has none)")
-
-
-def test_only_the_last_step_is_due_without_an_interval() -> None:
-    assert [step for step in range(1, 7) if is_due(step, interval=None, last=step == 6)] == [6]
-    assert [step for step in range(1, 8) if is_due(step, interval=3, last=step == 7)] == [3, 6, 7]
 
 
 def test_a_deletion_that_cannot_begin_is_logged_and_tried_again(

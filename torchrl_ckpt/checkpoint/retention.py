@@ -23,11 +23,6 @@ from torchrl_ckpt.run.metrics import values_by_step
 _log = logging.getLogger(__name__)
 
 
-def is_due(step: int, *, interval: int | None, last: bool) -> bool:
-    """Whether to save after `step`: every `interval` steps, and always after the last one."""
-    return last or (interval is not None and step % interval == 0)
-
-
 @dataclass(frozen=True)
 class Best:
     """Keep the `count` steps with the best value of a metric.

@@ -16,7 +16,6 @@ from torchrl_ckpt.checkpoint.commit import check_space, request
 from torchrl_ckpt.checkpoint.committer import Committer, CommitterProcess
 from torchrl_ckpt.checkpoint.layout import STATE, TENSORS, TRAINER, Layout
 from torchrl_ckpt.checkpoint.part import open_part
-from torchrl_ckpt.checkpoint.retention import is_due
 from torchrl_ckpt.plugin_api.checkpoint_backends import CheckpointBackend, Save
 from torchrl_ckpt.plugin_api.durable_files import read_json
 from torchrl_ckpt.plugin_api.errors import CheckpointMismatch
@@ -121,7 +120,8 @@ class Checkpointer:
         belongs to this checkpoint when it sees the request. Returns whether a checkpoint was begun.
         """
         self._note_end()
-        if not is_due(step, interval=self._interval, last=last):
+        due = last or (self._interval is not None and step % self._interval == 0)
+        if not due:
             return False
         began = time.perf_counter()
         self.finish()
