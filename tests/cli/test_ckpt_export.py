@@ -1,4 +1,4 @@
-"""`ckpt export` writes what transformers loads, to the bit, and overwrites nothing."""
+"""`ckpt export` writes what transformers loads, bit for bit, and overwrites nothing."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from pathlib import Path
 
 import torch
 
+from tests.support.ckpt_command import CkptCommand
 from torchrl_ckpt.checkpoint.manifest import read_manifest
 from torchrl_ckpt.inspection.stored_tensors import StoredTensors
 
 
 def test_transformers_loads_it_and_every_tensor_is_that_of_the_checkpoint(
-    ckpt, run: Path, tmp_path: Path
+    ckpt: CkptCommand, run: Path, tmp_path: Path
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     done = ckpt("export", run, tmp_path / "exported", "--step", 4)
-    assert (done.code, done.err) == (0, "")
+    assert (done.exit_code, done.err) == (0, "")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "exported", dtype="float32")
     directory = run / "checkpoints/step_4"
     stored = StoredTensors(directory, read_manifest(directory))
@@ -28,21 +29,21 @@ def test_transformers_loads_it_and_every_tensor_is_that_of_the_checkpoint(
     assert AutoTokenizer.from_pretrained(tmp_path / "exported").eos_token_id is not None
 
 
-def test_what_is_there_is_refused(ckpt, run: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/model.safetensors").write_text("precious")
-    done = ckpt("export", run, tmp_path / "mine")
-    assert done.code == 2
+def test_an_existing_directory_is_refused(ckpt: CkptCommand, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "existing").mkdir()
+    (tmp_path / "existing/model.safetensors").write_text("precious")
+    done = ckpt("export", run, tmp_path / "existing")
+    assert done.exit_code == 2
     assert "exists already" in done.err
-    assert (tmp_path / "mine/model.safetensors").read_text() == "precious"
+    assert (tmp_path / "existing/model.safetensors").read_text() == "precious"
 
 
-def test_a_damaged_checkpoint_is_not_exported(ckpt, run: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_not_exported(ckpt: CkptCommand, run: Path, tmp_path: Path) -> None:
     (shard,) = (run / "checkpoints/step_6/trainer/tensors").glob("*.distcp")
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
     done = ckpt("export", run, tmp_path / "exported")
-    assert done.code == 4
+    assert done.exit_code == 4
     assert shard.name in done.err
     assert not list(tmp_path.glob("*exported*"))

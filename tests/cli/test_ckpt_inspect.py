@@ -1,4 +1,4 @@
-"""`ckpt inspect` tells what a checkpoint is without loading it."""
+"""`ckpt inspect` shows what a checkpoint holds without loading it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,30 @@ import pickle
 from pathlib import Path
 
 import pytest
+import torch
 
-from torchrl_ckpt.inspection import stored_tensors
+from tests.support.ckpt_command import CkptCommand
+from tests.support.saved_run import NORM, process_group, save_checkpoint
+from tests.support.site_packages import SitePackages
+from torchrl_ckpt.checkpoint.layout import Layout
 
-NORM = "model.model.norm.weight"
+OPAQUE_BACKEND = """
+class OpaqueBackend:
+    plugin_api = 1
+    file_format = "opaque"
+    in_background = False
+
+    def prepare(self, state, group): ...
+    def save(self, state, directory, group): ...
+    def load(self, state, directory, group): ...
+    def close(self): ...
+"""
+"""A checkpoint backend with the methods that the contract demands, and no others."""
 
 
-def test_it_shows_progress_recipe_plugins_and_every_tensor(ckpt, run: Path) -> None:
+def test_it_shows_progress_recipe_plugins_and_every_tensor(ckpt: CkptCommand, run: Path) -> None:
     done = ckpt("inspect", run, "--step", 4)
-    assert done.code == 0
+    assert done.exit_code == 0
     assert "samples 32, step 4, tokens 256" in done.out
     assert "architecture qwen3" in done.out
     assert "dcp, of torchrl-ckpt 0.1.0" in done.out
@@ -24,14 +39,14 @@ def test_it_shows_progress_recipe_plugins_and_every_tensor(ckpt, run: Path) -> N
     assert row.split() == [NORM, "float32", "[16]", "16"]
 
 
-def test_the_json_has_the_whole_manifest(ckpt, run: Path) -> None:
+def test_the_json_has_the_whole_manifest(ckpt: CkptCommand, run: Path) -> None:
     shown = json.loads(ckpt("inspect", run, "--json").out)
     assert shown["manifest"]["step"] == 6
     assert shown["manifest"]["recipe"]["max_steps"] == 6
     assert {"name": NORM, "shape": [16], "dtype": "float32"} in shown["tensors"]
 
 
-def test_it_executes_nothing(ckpt, run: Path, tmp_path: Path) -> None:
+def test_it_executes_nothing(ckpt: CkptCommand, run: Path, tmp_path: Path) -> None:
     class Exploit:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return (os.mkdir, (str(tmp_path / "executed"),))
@@ -39,19 +54,26 @@ def test_it_executes_nothing(ckpt, run: Path, tmp_path: Path) -> None:
     metadata = run / "checkpoints/step_6/trainer/tensors/.metadata"
     metadata.write_bytes(pickle.dumps(Exploit()))
     done = ckpt("inspect", run)
-    assert done.code == 4
-    assert "nothing of it was executed" in done.err
+    assert done.exit_code == 4
+    assert "None of it was executed" in done.err
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_backend_that_cannot_be_looked_into_is_named_after_the_summary(
-    ckpt, run: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_backend_that_cannot_show_tensors_is_named_after_the_summary(
+    ckpt: CkptCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Opaque:
-        """Only what the contract demands."""
-
-    monkeypatch.setattr(stored_tensors, "checkpoint_backend", lambda _: Opaque())
-    done = ckpt("inspect", run)
-    assert done.code == 2
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(site)
+    SitePackages(site).install(
+        "acme-opaque",
+        "[torchrl_ckpt.checkpoint_backends]\nopaque = acme_opaque:OpaqueBackend\n",
+        modules={"acme_opaque": OPAQUE_BACKEND},
+    )
+    layout = Layout(tmp_path / "checkpoints")
+    with process_group(tmp_path / "store"):
+        save_checkpoint(layout, 2, {NORM: torch.ones(16)}, backend="opaque")
+    done = ckpt("inspect", layout.root)
+    assert done.exit_code == 2
     assert "architecture qwen3" in done.out
-    assert "(Opaque) that has no `describe` and `read`" in done.err
+    assert "(OpaqueBackend) that has no `describe` and `read`" in done.err

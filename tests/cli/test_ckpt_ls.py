@@ -1,4 +1,4 @@
-"""`ckpt ls` shows all that lies there, whole or not, and what a resume would take."""
+"""`ckpt ls` lists every checkpoint, complete or not, and marks the one that a resume takes."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import json
 import shutil
 from pathlib import Path
 
+from tests.support.ckpt_command import CkptCommand
 from torchrl_ckpt.checkpoint.layout import Layout
 
 
-def test_the_table_has_a_line_for_each_and_a_star_at_the_newest(ckpt, run: Path) -> None:
+def test_the_table_has_a_row_for_each_and_a_star_at_the_newest(
+    ckpt: CkptCommand, run: Path
+) -> None:
     done = ckpt("ls", run)
-    assert done.code == 0
+    assert done.exit_code == 0
     steps = [line.split()[0] for line in done.out.splitlines()[1:]]
     assert steps == ["2", "4", "6"]
     assert next(line for line in done.out.splitlines() if "*" in line).split()[0] == "6"
 
 
-def test_states_other_than_committed_are_told_apart(ckpt, run: Path) -> None:
+def test_each_state_is_named(ckpt: CkptCommand, run: Path) -> None:
     layout = Layout(run / "checkpoints")
     layout.partial(8).mkdir()
     layout.quarantine(5).mkdir(parents=True)
@@ -33,7 +36,9 @@ def test_states_other_than_committed_are_told_apart(ckpt, run: Path) -> None:
     ]
 
 
-def test_of_very_many_the_last_are_shown_and_the_others_counted(ckpt, run: Path) -> None:
+def test_of_very_many_the_last_100_are_shown_and_the_others_counted(
+    ckpt: CkptCommand, run: Path
+) -> None:
     layout = Layout(run / "checkpoints")
     for step in range(100, 300):
         shutil.copytree(layout.step(6), layout.step(step))
@@ -44,8 +49,8 @@ def test_of_very_many_the_last_are_shown_and_the_others_counted(ckpt, run: Path)
     assert len(json.loads(ckpt("ls", run, "--json").out)) == 203
 
 
-def test_a_run_without_checkpoints_is_no_success(ckpt, tmp_path: Path) -> None:
+def test_a_run_without_checkpoints_is_an_error(ckpt: CkptCommand, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     done = ckpt("ls", tmp_path)
-    assert (done.code, done.out) == (3, "")
+    assert (done.exit_code, done.out) == (3, "")
     assert "no checkpoint in" in done.err

@@ -1,4 +1,4 @@
-"""The commands that take a recipe: `sft`, `rl`, `trainer`, `orchestrator` and `inference`."""
+"""The commands that take a recipe: `torchrl-ckpt run`, `sft`, `rl`, and those for one component."""
 
 from __future__ import annotations
 
@@ -13,82 +13,112 @@ from torchrl_ckpt.config.rl_recipe import RlRecipe
 from torchrl_ckpt.config.section import Section
 from torchrl_ckpt.config.sft_recipe import SftRecipe
 from torchrl_ckpt.config.trainer import RlTrainerConfig
-from torchrl_ckpt.launcher.recipe_loader import default_values, load_recipe
+from torchrl_ckpt.launcher.recipe_loader import default_values, detect_command, load_recipe
+from torchrl_ckpt.launcher.rl import run_rl
+from torchrl_ckpt.launcher.sft import run_sft
+from torchrl_ckpt.launcher.standalone import run_component, run_inference
 from torchrl_ckpt.launcher.start import record_recipe
+from torchrl_ckpt.plugin_api.errors import RecipeError
 from torchrl_ckpt.recipe.help import help_text
 from torchrl_ckpt.run.resolved import SCHEMAS
 
-_ABOUT = {
+_DESCRIPTIONS = {
     "sft": "Supervised fine-tuning.",
-    "rl": "Reinforcement learning: trainer, orchestrator and, with its section, inference.",
-    "trainer": "The trainer of a reinforcement learning job alone.",
-    "orchestrator": "The orchestrator of a reinforcement learning job alone.",
-    "inference": "The inference server alone. It stays up until it is stopped.",
+    "rl": "Reinforcement learning: trainer, orchestrator and, if it has a section, inference.",
+    "trainer": "The trainer of a reinforcement learning job, without the other components.",
+    "orchestrator": "The orchestrator of a reinforcement learning job, without the other "
+    "components.",
+    "inference": "An inference server, which runs until it is stopped.",
 }
 
+_RUN_HELP = """\
+usage: torchrl-ckpt run RECIPE.toml [--any.key value ...]
 
-def sft() -> None:
+Run a recipe: reinforcement learning if it has a section [trainer] or [orchestrator], otherwise
+supervised fine-tuning. Every key of a recipe is a flag; these commands list them all, with their
+meaning and their defaults:
+
+  sft --help     for fine-tuning
+  rl --help      for reinforcement learning
+
+options:
+  -h, --help     show this help message and exit
+  --show-config  print every value of the recipe and where it comes from, and exit
+  --dry-run      check the recipe and its plugins, write resolved.json, and exit
+
+example:
+  torchrl-ckpt run recipes/sft_reverse.toml --max-steps 20 --ckpt
+"""
+
+
+def run(argv: Sequence[str]) -> int | None:
+    """Carry out `torchrl-ckpt run RECIPE.toml [flags]` and return its exit code (None: 0)."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_RUN_HELP, end="")
+        return 0 if argv else 2
+    if argv[0].startswith("-"):
+        raise RecipeError(
+            f"`torchrl-ckpt run` needs a recipe file as its first argument, but found {argv[0]!r}"
+        )
+    files = [Path(argv[0])]
+    return _recipe_command(detect_command(files), argv[1:], files=files)
+
+
+def sft() -> int:
     """`sft @ recipe.toml`: supervised fine-tuning."""
-    _main("sft")
+    return _main("sft")
 
 
-def rl() -> None:
+def rl() -> int:
     """`rl --trainer @ train.toml --orchestrator @ orch.toml`: reinforcement learning."""
-    _main("rl")
+    return _main("rl")
 
 
-def trainer() -> None:
+def trainer() -> int:
     """`trainer @ train.toml`: the trainer of a reinforcement learning job alone."""
-    _main("trainer")
+    return _main("trainer")
 
 
-def orchestrator() -> None:
+def orchestrator() -> int:
     """`orchestrator @ orch.toml`: the orchestrator alone."""
-    _main("orchestrator")
+    return _main("orchestrator")
 
 
-def inference() -> None:
+def inference() -> int:
     """`inference @ infer.toml`: the inference server alone."""
-    _main("inference")
+    return _main("inference")
 
 
-def recipe_command(command: str, argv: Sequence[str], *, files: Sequence[Path] = ()) -> int | None:
-    """Resolve the recipe of `command` and run it, or only show it."""
+def _main(command: str) -> int:
+    return exit_code_of(lambda: _recipe_command(command, sys.argv[1:]))
+
+
+def _recipe_command(command: str, argv: Sequence[str], *, files: Sequence[Path] = ()) -> int | None:
+    """Resolve the recipe of `command`, and run it or only show it."""
     if "-h" in argv or "--help" in argv:
         defaults = default_values("NAME")
-        print(help_text(SCHEMAS[command], command, _ABOUT[command], defaults=defaults), end="")
+        text = help_text(SCHEMAS[command], command, _DESCRIPTIONS[command], defaults=defaults)
+        print(text, end="")
         return None
-    asked = {"--show-config", "--dry-run"} & set(argv)
-    loaded = load_recipe(command, [word for word in argv if word not in asked], files=files)
-    if "--show-config" in asked:
+    modes = {"--show-config", "--dry-run"} & set(argv)
+    loaded = load_recipe(command, [word for word in argv if word not in modes], files=files)
+    if "--show-config" in modes:
         print("\n".join(loaded.origins))
-    elif "--dry-run" in asked:
-        print(f"the recipe is good; all of it is in {record_recipe(command, loaded.recipe)}")
+    elif "--dry-run" in modes:
+        resolved = record_recipe(command, loaded.recipe)
+        print(f"the recipe is valid; every value of it is in {resolved}")
     else:
-        _run(loaded.recipe)
+        _start(loaded.recipe)
     return None
 
 
-def _run(recipe: Section) -> None:
-    # Imported where they are needed: what runs a job imports torch, which takes seconds.
+def _start(recipe: Section) -> None:
     match recipe:
         case SftRecipe():
-            from torchrl_ckpt.launcher.sft import run_sft
-
             run_sft(recipe)
         case RlRecipe():
-            from torchrl_ckpt.launcher.rl import run_rl
-
             run_rl(recipe)
         case InferenceConfig():
-            from torchrl_ckpt.launcher.standalone import run_inference
-
             run_inference(recipe)
         case RlTrainerConfig() | OrchestratorConfig():
-            from torchrl_ckpt.launcher.standalone import run_component
-
             run_component(recipe)
-
-
-def _main(command: str) -> None:
-    sys.exit(exit_code_of(lambda: recipe_command(command, sys.argv[1:])))

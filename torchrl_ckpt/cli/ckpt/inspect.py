@@ -1,4 +1,4 @@
-"""`torchrl-ckpt ckpt inspect`: what a checkpoint says of itself, and its tensors."""
+"""`torchrl-ckpt ckpt inspect`: show a checkpoint's manifest and its tensors, reading no tensor."""
 
 from __future__ import annotations
 
@@ -14,17 +14,23 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from torchrl_ckpt.checkpoint.layout import MANIFEST
-from torchrl_ckpt.checkpoint.locate import find_one
 from torchrl_ckpt.checkpoint.manifest import Manifest, read_manifest
-from torchrl_ckpt.cli.ckpt.arguments import add_action, add_json, add_step, add_where
+from torchrl_ckpt.cli.ckpt.arguments import (
+    add_command,
+    add_json,
+    add_run_or_checkpoint,
+    add_step,
+    selected_checkpoint,
+)
 from torchrl_ckpt.cli.ckpt.printing import age, console, print_json, table
 from torchrl_ckpt.plugin_api.checkpoint_backends import TensorDescription
 from torchrl_ckpt.plugin_api.durable_files import read_json
 from torchrl_ckpt.plugin_api.plugin import Json
 
 _DESCRIPTION = """\
-Show a checkpoint's progress, recipe in short, versions and plugins, and each of its tensors. No
-tensor is read, and nothing is verified. `--json` has the whole manifest, with the whole recipe.
+Show a checkpoint's progress, the main values of its recipe, versions, plugins, and the name, dtype
+and shape of each tensor. No tensor is read, and nothing is verified. `--json` prints the whole
+manifest, which contains the whole recipe.
 """
 
 _EXAMPLES = """\
@@ -33,22 +39,22 @@ _EXAMPLES = """\
 """
 
 
-def add_parser(actions: Any) -> None:
-    parser = add_action(
-        actions,
+def add_parser(commands: Any) -> None:
+    parser = add_command(
+        commands,
         "inspect",
         _inspect,
-        summary="a checkpoint's manifest, and its tensors with shapes and types",
+        summary="show a checkpoint's manifest and the shapes and dtypes of its tensors",
         description=_DESCRIPTION,
         examples=_EXAMPLES,
     )
-    add_where(parser)
+    add_run_or_checkpoint(parser)
     add_step(parser)
     add_json(parser)
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    directory = find_one(args.where, args.step)
+    directory = selected_checkpoint(args.run, args.step)
     manifest = read_manifest(directory)
     if args.json:
         tensors = [asdict(tensor) for tensor in _tensors(directory, manifest)]
@@ -73,22 +79,22 @@ def _tensors(directory: Path, manifest: Manifest) -> list[TensorDescription]:
 
 
 def _summary(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    about = manifest.about
-    created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(about["created"]))
+    metadata = manifest.metadata
+    created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(metadata["created"]))
     yield "step", str(manifest.step)
-    yield "created", f"{created}, {age(time.time() - about['created'])} ago"
+    yield "created", f"{created}, {age(time.time() - metadata['created'])} ago"
     yield "size", f"{decimal(manifest.size)} in {len(manifest.files)} files"
     yield "parts", ", ".join(manifest.parts)
-    yield "progress", _pairs(about["progress"])
-    yield "world size", str(about["world_size"])
-    yield "versions", _pairs(about["versions"])
-    for kind, plugin in about["plugins"].items():
+    yield "progress", _pairs(metadata["progress"])
+    yield "world size", str(metadata["world_size"])
+    yield "versions", _pairs(metadata["versions"])
+    for kind, plugin in metadata["plugins"].items():
         yield kind, f"{plugin['name']}, of {plugin['distribution']} {plugin['version']}"
     yield from _recipe_in_short(manifest.trainer_recipe)
 
 
 def _recipe_in_short(trainer: Json) -> Iterator[tuple[str, str]]:
-    """What tells one run from another: the model, the loss, the data and the numbers."""
+    """The values that runs usually differ in: model, loss, data, optimiser, steps, seed, ranks."""
     for name in ("model", "loss", "data", "optim", "scheduler"):
         if name in trainer:
             yield f"recipe.{name}", _pairs(_given(trainer[name]))
@@ -96,7 +102,7 @@ def _recipe_in_short(trainer: Json) -> Iterator[tuple[str, str]]:
 
 
 def _given(section: Json) -> Json:
-    """Without what is unset or empty."""
+    """Leave out values that are unset or empty."""
     return {key: value for key, value in section.items() if value not in (None, [], {})}
 
 

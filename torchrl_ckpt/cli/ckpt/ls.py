@@ -1,4 +1,4 @@
-"""`torchrl-ckpt ckpt ls`: the checkpoints of a run, whole or not."""
+"""`torchrl-ckpt ckpt ls`: list the checkpoints of a run and their states."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rich.filesize import decimal
 
 from torchrl_ckpt.checkpoint.inventory import list_entries
 from torchrl_ckpt.checkpoint.locate import find
-from torchrl_ckpt.cli.ckpt.arguments import add_action, add_json, add_run
+from torchrl_ckpt.cli.ckpt.arguments import add_command, add_json, add_run
 from torchrl_ckpt.cli.ckpt.printing import age, console, print_json, table
 from torchrl_ckpt.plugin_api.errors import CheckpointNotFound
 
 _DESCRIPTION = """\
-List what lies in a run's checkpoint directory. Nothing is verified: `damaged` is only what has no
-readable manifest. The star marks what a resume from `latest` tries first. Of very many the last
-are shown, unless `--all` or `--json` asks for all.
+List the checkpoints of a run, unfinished and quarantined ones included. Nothing is verified:
+`damaged` means that the manifest cannot be read. A star marks the checkpoint that a resume from
+`latest` tries first. Only the last 100 are shown, unless `--all` or `--json` is given.
 """
 
 _EXAMPLES = """\
@@ -26,26 +26,26 @@ _EXAMPLES = """\
   torchrl-ckpt ckpt ls outputs/rl_reverse --json | jq '.[] | select(.newest).step'
 """
 
-_SHOWN = 100
+_MAX_ROWS = 100
 
 
-def add_parser(actions: Any) -> None:
-    parser = add_action(
-        actions,
+def add_parser(commands: Any) -> None:
+    parser = add_command(
+        commands,
         "ls",
         _ls,
-        summary="the checkpoints of a run",
+        summary="list the checkpoints of a run",
         description=_DESCRIPTION,
         examples=_EXAMPLES,
     )
     add_run(parser)
-    parser.add_argument("--all", action="store_true", help="every one, however many there are")
+    parser.add_argument("--all", action="store_true", help="show all, however many there are")
     add_json(parser)
 
 
 def _ls(args: argparse.Namespace) -> int:
-    layout = find(args.where).layout
-    last = None if args.all or args.json else _SHOWN
+    layout = find(args.run).layout
+    last = None if args.all or args.json else _MAX_ROWS
     entries = list_entries(layout, last=last)
     if args.json:
         print_json([asdict(entry) for entry in entries])
@@ -62,6 +62,6 @@ def _ls(args: argparse.Namespace) -> int:
             entry.state,
         )
     console().print(rows)
-    if last is not None and (hidden := len(layout.named()) - last) > 0:
-        console().print(f"and {hidden:,} older ones; `--all` shows them")
+    if last is not None and (num_hidden := len(layout.named()) - last) > 0:
+        console().print(f"and {num_hidden:,} older ones; `--all` shows them")
     return 0

@@ -1,4 +1,4 @@
-"""The parser of `torchrl-ckpt ckpt`, and who answers each of its commands."""
+"""The parser of `torchrl-ckpt ckpt`, with a parser for each of its commands."""
 
 from __future__ import annotations
 
@@ -7,37 +7,41 @@ from typing import Any
 
 from torchrl_ckpt.cli.ckpt import diff, export, fork, inspect, ls, prune, verify
 
-_ABOUT = """\
-Look at checkpoints and look after them. WHERE is a run's directory, its checkpoint directory
-(`ckpt.directory` of its recipe), or, where one checkpoint is meant, one step in it. No command
-changes a committed checkpoint; only `prune` removes any.
+_DESCRIPTION = """\
+Inspect and manage the checkpoints of a run. No command changes a committed checkpoint; only `prune`
+removes any.
+
+RUN is a run's directory (`output_dir` in its recipe) or its checkpoint directory
+(`ckpt.directory`). Commands that take `--step N` also accept one checkpoint (.../step_N) as RUN.
 """
 
 _EXIT_CODES = """\
 exit codes:
-  0    done, and nothing is wrong
-  1    `diff`: the two differ
-  2    a mistake in the command line, or what would be overwritten or guessed at
+  0    success; `verify` found no damage, `diff` no difference
+  1    `diff`: the two checkpoints differ
+  2    a wrong argument, or something would have to be guessed or overwritten
   3    there is no such checkpoint
-  4    a checkpoint is damaged, or could not be read, written or removed
+  4    a checkpoint is damaged, or cannot be read, written or removed
   130  interrupted
 """
 
+COMMANDS = (ls, inspect, verify, diff, prune, export, fork)
+"""The modules of the commands, in the order of `--help`; each has `add_parser`."""
+
 
 def add_parser(commands: Any) -> None:
-    """Add `ckpt` and its commands."""
+    """Add `ckpt` and its commands to the subparsers `commands`.
+
+    Each sets `execute` in the parsed arguments: a function that takes them, carries out the command
+    and returns the exit code.
+    """
     parser = commands.add_parser(
         "ckpt",
         help="list, inspect, verify, compare, prune, export and fork checkpoints",
-        description=_ABOUT,
+        description=_DESCRIPTION,
         epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    actions = parser.add_subparsers(dest="action", required=True, metavar="COMMAND")
-    for action in (ls, inspect, verify, diff, prune, export, fork):
-        action.add_parser(actions)
-
-
-def main(args: argparse.Namespace) -> int:
-    """Do what the parsed `args` say and return the exit code."""
-    return args.answer(args)
+    ckpt_commands = parser.add_subparsers(dest="ckpt_command", required=True, metavar="COMMAND")
+    for module in COMMANDS:
+        module.add_parser(ckpt_commands)

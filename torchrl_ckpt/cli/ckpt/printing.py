@@ -1,4 +1,4 @@
-"""How the `ckpt` commands print: tables and JSON on standard output, progress beside it."""
+"""Output of the `ckpt` commands: tables and JSON on standard output, progress on standard error."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ _WIDE = 200
 
 
 def console() -> Console:
-    """Where there is no terminal, a line of a table stays a line, for grep's sake."""
+    """Return a console for standard output.
+
+    Where that is no terminal, the console is wide, so that `grep` finds a table's row in one line.
+    """
     width = None if sys.stdout.isatty() else _WIDE
     return Console(highlight=False, markup=False, soft_wrap=True, width=width)
 
 
 def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
-    """An open table; the columns named in `right` hold numbers."""
+    """Return a table without borders; the columns named in `right` are aligned to the right."""
     result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         result.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -33,12 +36,12 @@ def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
 
 
 def print_json(value: Any) -> None:
-    """JSON has no word for NaN and the infinities: they become strings, which `float()` reads."""
-    print(json.dumps(_writable(value), indent=1, default=str, allow_nan=False))
+    """Print `value` as JSON. NaN and infinities, which JSON lacks, become strings for `float()`."""
+    print(json.dumps(_without_nonfinite(value), indent=1, default=str, allow_nan=False))
 
 
 def age(seconds: float) -> str:
-    """Such as `5 min`, in the largest unit that fits."""
+    """Format an age in the largest unit that fits, such as `5 min`."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
@@ -46,23 +49,26 @@ def age(seconds: float) -> str:
 
 
 @contextmanager
-def byte_progress(what: str, total: int) -> Iterator[Advance]:
-    """A bar on standard error, if that is a terminal, that is gone when all is done."""
-    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+def byte_progress(label: str, num_bytes: int) -> Iterator[Advance]:
+    """Show a progress bar on standard error while it is entered, if that is a terminal.
+
+    Yields the progress callback: it takes the number of bytes just processed.
+    """
+    columns = (TextColumn(label), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     screen = Console(stderr=True)
     with Progress(
         *columns, console=screen, transient=True, disable=not screen.is_terminal
     ) as progress:
-        task = progress.add_task(what, total=total)
+        task = progress.add_task(label, total=num_bytes)
         yield lambda number: progress.advance(task, number)
 
 
-def _writable(value: Any) -> Any:
+def _without_nonfinite(value: Any) -> Any:
     match value:
         case dict():
-            return {key: _writable(item) for key, item in value.items()}
+            return {key: _without_nonfinite(item) for key, item in value.items()}
         case list() | tuple():
-            return [_writable(item) for item in value]
+            return [_without_nonfinite(item) for item in value]
         case float() if not math.isfinite(value):
             return str(value)
     return value

@@ -1,4 +1,4 @@
-"""`torchrl-ckpt ckpt prune`: remove what a rule does not keep, and say why."""
+"""`torchrl-ckpt ckpt prune`: remove the checkpoints that no retention rule keeps."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.directory import RunDirectory, locked_run
 
 _DESCRIPTION = """\
-Show which checkpoints of a run are kept and which are not, by which rule, and remove the latter.
-The rules are those of the flags, or, where none is given, `ckpt.keep`, `keep_every` and `keep_best`
-of the run's recipe. The newest checkpoint and the one that the run was resumed from always stay.
-Refused while the run is going on: it prunes by itself.
+Show which checkpoints of a run are kept, by which rule, and remove the others. The rules are those
+of the options, or, if none is given, `keep`, `keep_every` and `keep_best` in [ckpt] of the run's
+recipe. The newest checkpoint, and the one that the run was resumed from, are always kept. Refused
+while the run is active: it prunes by itself.
 """
 
 _EXAMPLES = """\
@@ -37,77 +37,88 @@ def add_parser(commands: Any) -> None:
         commands,
         "prune",
         _prune,
-        summary="remove the checkpoints that a rule does not keep",
+        summary="remove the checkpoints that no retention rule keeps",
         description=_DESCRIPTION,
         examples=_EXAMPLES,
     )
     add_run(parser)
     rules = parser.add_argument_group("rules")
-    rules.add_argument("--keep", type=positive, metavar="N", help="the newest N")
-    rules.add_argument("--keep-every", type=positive, metavar="N", help="the multiples of N too")
+    rules.add_argument("--keep", type=positive, metavar="N", help="keep the newest N")
+    rules.add_argument("--keep-every", type=positive, metavar="N", help="keep multiples of N too")
     rules.add_argument(
-        "--keep-best", metavar="METRIC", help="the best by this name in metrics.jsonl too"
+        "--keep-best",
+        metavar="METRIC",
+        help="keep the best by METRIC too, a name in metrics.jsonl; needs --component and "
+        "--direction",
     )
-    rules.add_argument("--component", metavar="C", help="whose metric it is, such as `evaluation`")
-    rules.add_argument("--direction", choices=("min", "max"), help="which is better")
-    rules.add_argument("--best", type=positive, metavar="N", help="how many of the best; unset: 1")
-    parser.add_argument("--dry-run", action="store_true", help="only show it")
-    parser.add_argument("--yes", action="store_true", help="do not ask")
+    rules.add_argument(
+        "--component", metavar="C", help="the component that wrote METRIC, such as `evaluation`"
+    )
+    rules.add_argument("--direction", choices=("min", "max"), help="which value is the best")
+    rules.add_argument(
+        "--best", type=positive, metavar="N", help="how many of the best to keep (default: 1)"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what would be removed, and remove nothing"
+    )
+    parser.add_argument("--yes", action="store_true", help="remove without asking")
     add_json(parser)
 
 
 def _prune(args: argparse.Namespace) -> int:
-    place = find(args.run)
-    run = _run(place)
+    location = find(args.run)
+    run = _run(location)
     if args.dry_run:
-        _show(args, judge(place.layout.steps(), _rules(args, run)))
+        _show(args, judge(location.layout.steps(), _rules(args, run)))
         return 0
     with locked_run(run.root):
-        verdicts = judge(place.layout.steps(), _rules(args, run))
+        verdicts = judge(location.layout.steps(), _rules(args, run))
         condemned = [verdict.step for verdict in verdicts if not verdict.kept]
         if args.yes or not condemned:
             _show(args, verdicts)
         else:
-            _ask(args, verdicts, len(condemned))
-        removed = remove(place.layout, condemned)
-    if left := sorted(set(condemned) - set(removed)):
-        raise CheckpointFailed(f"could not remove {_listed(left)}; prune again to try once more")
+            _confirm(args, verdicts, len(condemned))
+        removed = remove(location.layout, condemned)
+    if failed := sorted(set(condemned) - set(removed)):
+        raise CheckpointFailed(
+            f"could not remove {_names(failed)} (the warnings say why); run `prune` again"
+        )
     if removed and not args.json:
-        print(f"removed {_listed(removed)}")
+        print(f"removed {_names(removed)}")
     return 0
 
 
-def _run(place: CheckpointLocation) -> RunDirectory:
-    if place.run is None:
+def _run(location: CheckpointLocation) -> RunDirectory:
+    if location.run is None:
         raise CheckpointNotFound(
-            f"{place.layout.root} is in no run's directory: without the run's recipe nobody knows "
-            "which step it was resumed from. Give the run's directory"
+            f"{location.layout.root} is not in a run's directory, so the step that its run was "
+            "resumed from, which is always kept, is unknown. Give the run's directory instead"
         )
-    return place.run
+    return location.run
 
 
 def _rules(args: argparse.Namespace, run: RunDirectory) -> Retention:
-    """By the flags, or else by the recipe; nothing of it is guessed."""
+    """The rules of the options, or else those of the run's recipe. Nothing is guessed."""
     latest = latest_attempt(run)
-    ckpt = _from_flags(args) or (None if latest is None else latest.ckpt)
+    ckpt = _from_options(args) or (None if latest is None else latest.ckpt)
     if ckpt is None or ckpt.keep is None:
         raise RecipeError(
-            "nothing says how many checkpoints to keep: give `--keep N` (the recipe's `ckpt.keep` "
-            "is unset as well)"
+            "no rule says how many checkpoints to keep: give `--keep N` (`ckpt.keep` of the run's "
+            "recipe is unset)"
         )
     if latest is None:
         latest = Attempt(output_dir=run.root, number=0, max_steps=0, resume_step=None, ckpt=None)
     rules = retention_rules(latest.model_copy(update={"output_dir": run.root, "ckpt": ckpt}))
     if rules.best is not None and not rules.best.values:
         raise RecipeError(
-            f"{run.metrics} has no {rules.best.metric!r}, so nobody can tell which checkpoint is "
-            "best; `--component` says whose metric it is"
+            f"{run.metrics} has no metric {rules.best.metric!r} of that component, so the best "
+            "checkpoints are unknown: check `--keep-best` and `--component`"
         )
     return rules
 
 
-def _from_flags(args: argparse.Namespace) -> CheckpointConfig | None:
-    """What the flags say to keep; None where they say nothing."""
+def _from_options(args: argparse.Namespace) -> CheckpointConfig | None:
+    """The rules that the options give; None if they give none."""
     details = {"component": args.component, "direction": args.direction, "count": args.best}
     given = {name: value for name, value in details.items() if value is not None}
     best = None
@@ -116,16 +127,22 @@ def _from_flags(args: argparse.Namespace) -> CheckpointConfig | None:
             raise RecipeError("`--keep-best` needs `--component` and `--direction`")
         best = KeepBestConfig(metric=args.keep_best, **given)
     elif given:
-        raise RecipeError("`--component`, `--direction` and `--best` belong to `--keep-best`")
+        raise RecipeError("`--component`, `--direction` and `--best` need `--keep-best`")
     if args.keep is None and args.keep_every is None and best is None:
         return None
     return CheckpointConfig(keep=args.keep, keep_every=args.keep_every, keep_best=best)
 
 
-def _ask(args: argparse.Namespace, verdicts: Sequence[Verdict], count: int) -> None:
-    """Returns where the user agrees."""
+def _confirm(args: argparse.Namespace, verdicts: Sequence[Verdict], count: int) -> None:
+    """Ask the user, and raise `KeyboardInterrupt` unless the answer is yes.
+
+    Raises `RecipeError` if nobody can be asked.
+    """
     if args.json or not sys.stdin.isatty():
-        raise RecipeError(f"{count} checkpoints would go: say so with `--yes`, or see `--dry-run`")
+        raise RecipeError(
+            f"{count} checkpoints would be removed: confirm with `--yes`, or look first with "
+            "`--dry-run`"
+        )
     _show(args, verdicts)
     if input(f"remove {count} checkpoints? [y/N] ").strip().lower() not in ("y", "yes"):
         raise KeyboardInterrupt
@@ -142,5 +159,5 @@ def _show(args: argparse.Namespace, verdicts: Sequence[Verdict]) -> None:
     console().print(rows)
 
 
-def _listed(steps: Sequence[int]) -> str:
+def _names(steps: Sequence[int]) -> str:
     return ", ".join(f"step_{step}" for step in steps)

@@ -1,4 +1,4 @@
-"""`torchrl-ckpt ckpt verify`: does every byte still say what was written? It needs no torch."""
+"""`torchrl-ckpt ckpt verify`: check every byte of a run's checkpoints. It does not import torch."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ from typing import Any
 
 from rich.filesize import decimal
 
-from torchrl_ckpt.checkpoint.locate import find, find_one, is_checkpoint
+from torchrl_ckpt.checkpoint.locate import find, is_checkpoint
 from torchrl_ckpt.checkpoint.manifest import read_manifest
 from torchrl_ckpt.checkpoint.verify import verify
-from torchrl_ckpt.cli.ckpt.arguments import add_action, add_json, add_step, add_where
+from torchrl_ckpt.cli.ckpt.arguments import (
+    add_command,
+    add_json,
+    add_run_or_checkpoint,
+    add_step,
+    selected_checkpoint,
+)
 from torchrl_ckpt.cli.ckpt.printing import byte_progress, print_json
 from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointNotFound
 
 _DESCRIPTION = """\
-Compare every file with the size and the xxh3-128 digest that were taken while it was written, and
-name each one that is missing, changed or not listed. Exits with 0 if all is good, 4 if anything is
-damaged, 3 if nothing is there.
+Compare every file of a checkpoint with the size and the xxh3-128 digest that were recorded while it
+was written. Name each file that is missing, has changed, or is not in the manifest. Exits with 0 if
+all checkpoints are good, 4 if one is damaged, and 3 if there is none.
 """
 
 _EXAMPLES = """\
@@ -28,49 +34,49 @@ _EXAMPLES = """\
 """
 
 
-def add_parser(actions: Any) -> None:
-    parser = add_action(
-        actions,
+def add_parser(commands: Any) -> None:
+    parser = add_command(
+        commands,
         "verify",
         _verify,
         summary="check every byte of a run's checkpoints, or of one",
         description=_DESCRIPTION,
         examples=_EXAMPLES,
     )
-    add_where(parser)
-    add_step(parser, unset="all of them")
+    add_run_or_checkpoint(parser)
+    add_step(parser, default="all")
     add_json(parser)
 
 
 def _verify(args: argparse.Namespace) -> int:
     results = []
-    for directory in _directories(args.where, args.step):
+    for directory in _directories(args.run, args.step):
         result = _result(directory)
         results.append(result)
         if not args.json:
             print(f"{directory.name}  {result['state']}  {result['explanation']}", flush=True)
     if args.json:
         print_json(results)
-    good = all(result["state"] == "good" for result in results)
-    return 0 if good else CheckpointDamaged.exit_code
+    all_good = all(result["state"] == "good" for result in results)
+    return 0 if all_good else CheckpointDamaged.exit_code
 
 
-def _directories(where: Path, step: int | None) -> list[Path]:
-    if step is not None or is_checkpoint(where):
-        return [find_one(where, step)]
-    layout = find(where).layout
+def _directories(run: Path, step: int | None) -> list[Path]:
+    if step is not None or is_checkpoint(run):
+        return [selected_checkpoint(run, step)]
+    layout = find(run).layout
     if not (found := list(layout.named().values())):
         raise CheckpointNotFound(f"there is no checkpoint in {layout.root}")
     return found
 
 
 def _result(directory: Path) -> dict[str, str]:
-    head = {"path": str(directory)}
     try:
         size = read_manifest(directory).size
         with byte_progress(directory.name, size) as advance:
             manifest = verify(directory, advance=advance)
     except CheckpointDamaged as error:
-        return {**head, "state": "damaged", "explanation": str(error)}
-    explanation = f"{len(manifest.files)} files, {decimal(manifest.size)}"
-    return {**head, "state": "good", "explanation": explanation}
+        state, explanation = "damaged", str(error)
+    else:
+        state, explanation = "good", f"{len(manifest.files)} files, {decimal(manifest.size)}"
+    return {"path": str(directory), "state": state, "explanation": explanation}
