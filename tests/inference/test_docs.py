@@ -1,4 +1,4 @@
-"""docs/inference.md: its examples run as they stand, and it names what there is."""
+"""docs/inference.md: its examples run as written, and it names every metric and limit."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.inference_server import API_KEY, KEY, ROOT, Server, running_server, wait_until_up
+from tests.support.commands import ROOT
+from tests.support.inference_server import API_KEY, KEY, Server, running_server, wait_until_up
 
 PAGE = (ROOT / "docs" / "inference.md").read_text()
 EXAMPLES = re.findall(r"^```(bash|python)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def home(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory with a run that has published its twentieth policy."""
-    home = tmp_path_factory.mktemp("home")
-    shutil.copytree(published / "step_1", home / "outputs" / "rl_reverse" / "weights" / "step_20")
-    return home
+@pytest.fixture(scope="module", name="home")
+def make_home(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with a run that has published the policy of step 20."""
+    directory = tmp_path_factory.mktemp("home")
+    shutil.copytree(published / "step_1", directory / "outputs/rl_reverse/weights/step_20")
+    return directory
 
 
-@pytest.fixture(scope="module")
-def documented(home: Path) -> Iterator[Server]:
+@pytest.fixture(scope="module", name="documented")
+def start_documented(home: Path) -> Iterator[Server]:
     with running_server(home / "outputs") as server:
         wait_until_up(server)
         yield server
 
 
 @pytest.mark.parametrize(("language", "example"), EXAMPLES)
-def test_an_example_of_the_page_does_what_it_says(
+def test_every_example_of_the_page_runs(
     language: str, example: str, documented: Server, home: Path
 ) -> None:
     if language == "bash" and shutil.which("curl") is None:

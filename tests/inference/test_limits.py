@@ -1,11 +1,10 @@
-"""How much the server takes: bodies, sequences, requests that wait, and clients that have gone."""
+"""Limits of bodies, sequences and waiting requests; clients that disconnect or read slowly."""
 
 from __future__ import annotations
 
 import json
 import re
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,29 +13,30 @@ import httpx
 import pytest
 
 from tests.support.inference_server import Server, failure, running_server, wait_until_up
+from tests.support.waiting import wait_until
 
 OPTIONS = {"max_running": 1, "max_queued": 1, "max_sequences": 20_000, "max_body_bytes": 10_000}
-# Seconds of work for the engine, if nothing ends it.
+# Takes the engine seconds unless cancelled.
 LONG = {"prompt": [[4, 3]], "n": 3000, "max_tokens": 120, "seed": 1}
 SHORT: dict[str, Any] = {"prompt": "ab>", "max_tokens": 2}
 
 
-@pytest.fixture(scope="module")
-def small(published: Path) -> Iterator[Server]:
-    """A server with narrow limits."""
+@pytest.fixture(scope="module", name="small")
+def start_small_server(published: Path) -> Iterator[Server]:
+    """A server with low limits."""
     with running_server(published, options=OPTIONS) as server:
         wait_until_up(server)
         yield server
 
 
-@pytest.fixture
-def http(small: Server) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=small.base_url, timeout=120, trust_env=False) as http:
-        yield http
+@pytest.fixture(name="http")
+def open_http_client(small: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=small.base_url, timeout=120, trust_env=False) as client:
+        yield client
 
 
 def metric(http: httpx.Client, name: str) -> float:
-    """The value of a metric, with its labels in `name`."""
+    """Return the value of a metric; `name` includes its labels."""
     found = re.search(
         rf"^torchrl_ckpt_{re.escape(name)} (\S+)$", http.get("/metrics").text, re.MULTILINE
     )
@@ -44,23 +44,19 @@ def metric(http: httpx.Client, name: str) -> float:
 
 
 def wait_for(http: httpx.Client, name: str, value: float) -> None:
-    for _ in range(3000):
-        if metric(http, name) == value:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"{name} is {metric(http, name)} and does not become {value}")
+    wait_until(lambda: metric(http, name) == value, seconds=30)
 
 
 def test_a_body_beyond_the_limit_is_refused(http: httpx.Client) -> None:
     body = b'{"prompt": "' + b"a" * 11_000 + b'"}'
 
-    def in_pieces() -> Iterator[bytes]:
+    def chunked() -> Iterator[bytes]:
         for start in range(0, len(body), 1000):
             yield body[start : start + 1000]
 
     error = failure(http.post("/v1/completions", content=body), 413)
     assert error["code"] == "request_too_large"
-    failure(http.post("/v1/completions", content=in_pieces()), 413)
+    failure(http.post("/v1/completions", content=chunked()), 413)
     failure(http.post("/weights", content=body, headers={"Authorization": "Bearer x"}), 413)
 
 
@@ -75,26 +71,26 @@ def test_more_sequences_than_the_limit_are_refused(http: httpx.Client) -> None:
 
 
 def begin(server: Server, **request: Any) -> socket.socket:
-    """A request under way. Closing the socket is a client that goes without its answer."""
+    """Send a request and return its socket; closing it disconnects the client."""
     host, port = server.base_url.removeprefix("http://").split(":")
     body = json.dumps(request)
-    asking = socket.create_connection((host, int(port)))
-    asking.sendall(
+    connection = socket.create_connection((host, int(port)))
+    connection.sendall(
         f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
     )
-    return asking
+    return connection
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_full_queue_turns_away_and_a_client_that_goes_makes_room(
+def test_a_full_queue_refuses_and_a_disconnected_client_frees_its_slot(
     stream: bool, http: httpx.Client, small: Server
 ) -> None:
-    gone = 'requests_total{route="/v1/completions",status="499"}'
-    num_tokens, num_gone = metric(http, "completion_tokens_total"), metric(http, gone)
+    disconnects = 'requests_total{route="/v1/completions",status="499"}'
+    num_tokens, num_gone = metric(http, "completion_tokens_total"), metric(http, disconnects)
     running = begin(small, **LONG, stream=stream)
     wait_for(http, "requests_in_flight", 1)
-    if stream:  # it has begun, so it counts as a 200
+    if stream:  # it has begun, so it counts as 200
         assert running.recv(12) == b"HTTP/1.1 200"
     queued = begin(small, **LONG, stream=stream)
     wait_for(http, "requests_queued", 1)
@@ -108,14 +104,14 @@ def test_a_full_queue_turns_away_and_a_client_that_goes_makes_room(
     running.close()
     wait_for(http, "requests_in_flight", 0)
     assert http.post("/v1/completions", json=SHORT).status_code == 200
-    # Had either gone on to its end, its tokens would have been counted.
+    # If either had continued to its end, its tokens would have been counted.
     assert metric(http, "completion_tokens_total") - num_tokens <= SHORT["max_tokens"]
-    assert metric(http, gone) - num_gone == (1 if stream else 2)
+    assert metric(http, disconnects) - num_gone == (1 if stream else 2)
 
 
-def test_a_client_that_reads_slowly_holds_nobody_up(http: httpx.Client, small: Server) -> None:
+def test_a_client_that_reads_slowly_blocks_no_other(http: httpx.Client, small: Server) -> None:
     num_tokens = metric(http, "completion_tokens_total")
-    # Some ten megabytes of events, of which nothing is read.
+    # About ten megabytes of events, none of which is read.
     stream = begin(small, prompt=[4, 3], n=500, max_tokens=120, stream=True)
     wait_for(http, "requests_in_flight", 1)
     wait_for(http, "requests_in_flight", 0)

@@ -1,4 +1,4 @@
-"""What `/metrics` counts, as a Prometheus server reads it."""
+"""`/metrics`, as a Prometheus server reads it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.inference_server import AUTHORIZED, running_server, wait_unti
 
 
 def read(http: httpx.Client) -> dict[tuple[str, ...], float]:
-    """The value of each sample, by its name and the values of its labels."""
+    """Return the value of each sample, by its name and the values of its labels."""
     answer = http.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     return {
@@ -26,7 +26,7 @@ def read(http: httpx.Client) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_everything_that_is_asked_is_counted(published: Path, tmp_path: Path) -> None:
+def test_requests_tokens_and_loads_are_counted(published: Path, tmp_path: Path) -> None:
     allowed = tmp_path / "weights"
     shutil.copytree(published / "step_0", allowed / "step_0")
     (allowed / "empty").mkdir()

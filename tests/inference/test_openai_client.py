@@ -1,4 +1,4 @@
-"""The `openai` package and `curl`, as they come, against the server."""
+"""The `openai` package and `curl` work with the server unchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.support.inference_server import Server
 
 MESSAGES: Any = [{"role": "user", "content": "hello"}]
-# What programs commonly send, whether it changes anything or not.
+# Parameters that programs commonly send, whether they change anything or not.
 COMMON: dict[str, Any] = {
     "temperature": 0.7,
     "top_p": 0.9,
@@ -33,8 +33,8 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
-@pytest.fixture
-def client(server: Server) -> openai.OpenAI:
+@pytest.fixture(name="client")
+def make_client(server: Server) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.base_url}/v1", api_key="any", max_retries=0)
 
 
@@ -45,7 +45,7 @@ def test_the_model_is_listed_and_another_is_not_found(client: openai.OpenAI) -> 
         client.models.retrieve("gpt/9")
 
 
-def test_completions_whole_and_streamed(client: openai.OpenAI) -> None:
+def test_a_streamed_completion_equals_the_whole_one(client: openai.OpenAI) -> None:
     request = {"model": "transformers", "prompt": "hello>", "max_tokens": 20, "logprobs": 1}
     whole = client.completions.create(**request, **COMMON, best_of=2, extra_body={"top_k": 5})
     assert [choice.index for choice in whole.choices] == [0, 1]
@@ -63,13 +63,14 @@ def test_completions_whole_and_streamed(client: openai.OpenAI) -> None:
     assert usage == whole.usage
 
 
-def test_chat_whole_and_streamed(client: openai.OpenAI) -> None:
+def test_a_streamed_chat_equals_the_whole_one(client: openai.OpenAI) -> None:
     request = {
         **COMMON,
         "model": "transformers",
         "messages": MESSAGES,
         "max_completion_tokens": 110,
-        # One of them comes, whatever the weights: OpenAI's helper takes no completion cut short.
+        # One of these letters appears with any weights: OpenAI's stream helper raises an error for
+        # a completion that ends by its length.
         "stop": list("abcdefgh"),
         "logprobs": True,
         "top_logprobs": 0,
@@ -87,17 +88,17 @@ def test_chat_whole_and_streamed(client: openai.OpenAI) -> None:
         final = stream.get_final_completion()
     assert [c.message.content for c in final.choices] == streamed
     assert [c.finish_reason for c in final.choices] == [c.finish_reason for c in whole.choices]
-    for one, other in zip(final.choices, whole.choices, strict=True):
-        assert one.logprobs.content == other.logprobs.content
+    for streamed_choice, choice in zip(final.choices, whole.choices, strict=True):
+        assert streamed_choice.logprobs.content == choice.logprobs.content
 
 
-def test_a_chat_in_parts_is_the_chat_in_one(client: openai.OpenAI) -> None:
+def test_a_message_in_parts_equals_the_plain_message(client: openai.OpenAI) -> None:
     parts: Any = [{"role": "user", "content": [{"type": "text", "text": t} for t in ("he", "llo")]}]
-    one, other = (
+    plain, in_parts = (
         client.chat.completions.create(model="transformers", messages=messages, seed=3)
         for messages in (MESSAGES, parts)
     )
-    assert one.choices[0].message == other.choices[0].message
+    assert plain.choices[0].message == in_parts.choices[0].message
     image: Any = [{"type": "image_url", "image_url": {"url": "data:,"}}]
     with pytest.raises(openai.BadRequestError, match="type `text` only"):
         client.chat.completions.create(
@@ -105,7 +106,7 @@ def test_a_chat_in_parts_is_the_chat_in_one(client: openai.OpenAI) -> None:
         )
 
 
-def test_the_extensions_reach_their_reader(client: openai.OpenAI) -> None:
+def test_the_package_shows_the_extensions(client: openai.OpenAI) -> None:
     answer = client.completions.create(
         model="transformers", prompt="hello>", seed=1, extra_body={"return_token_ids": True}
     )
@@ -114,19 +115,15 @@ def test_the_extensions_reach_their_reader(client: openai.OpenAI) -> None:
     assert sum(span["num_tokens"] for span in choice.policy) == len(choice.token_ids)
 
 
-def test_the_async_client_is_answered_whole_and_streamed_at_once(server: Server) -> None:
-    async def scenario() -> tuple[str, str]:
-        async with openai.AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key="any") as client:
-            request: Any = {"model": "transformers", "messages": MESSAGES, "seed": 2}
-            whole, stream = await asyncio.gather(
-                client.chat.completions.create(**request),
-                client.chat.completions.create(**request, stream=True),
-            )
-            text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
-            return whole.choices[0].message.content, text
-
-    whole, streamed = asyncio.run(scenario())
-    assert whole == streamed
+async def test_the_async_client_gets_both_kinds_of_response_concurrently(server: Server) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key="any") as client:
+        request: Any = {"model": "transformers", "messages": MESSAGES, "seed": 2}
+        whole, stream = await asyncio.gather(
+            client.chat.completions.create(**request),
+            client.chat.completions.create(**request, stream=True),
+        )
+        text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+    assert text == whole.choices[0].message.content
 
 
 @pytest.mark.parametrize(
@@ -143,7 +140,7 @@ def test_the_async_client_is_answered_whole_and_streamed_at_once(server: Server)
         ({"n": 0}, "n"),
     ],
 )
-def test_what_is_not_supported_is_a_bad_request_that_names_it(
+def test_an_unsupported_parameter_is_a_bad_request_that_names_it(
     change: dict[str, Any], param: str, client: openai.OpenAI
 ) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
@@ -154,7 +151,7 @@ def test_what_is_not_supported_is_a_bad_request_that_names_it(
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("path", ["completions", "chat/completions"])
-def test_curl_whole_and_streamed(path: str, server: Server) -> None:
+def test_curl_gets_the_same_text_whole_and_streamed(path: str, server: Server) -> None:
     def curl(**more: Any) -> str:
         body = {"seed": 4} | more
         body |= {"messages": MESSAGES} if path.startswith("chat") else {"prompt": "hello>"}

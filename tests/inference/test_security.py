@@ -1,4 +1,4 @@
-"""Who may change the weights, from where they load, and what nobody gets to see."""
+"""Which routes need the key, from where weights may load, and that no key is logged."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ from torchrl_ckpt.inference.http_errors import Forbidden
 from torchrl_ckpt.inference.routes.weights import allowed_directory
 from torchrl_ckpt.plugin_api.errors import ModelError
 
-# What a server on loopback does for everyone. A route that is not named here needs the key, and
-# what is named here changes nothing.
+# The routes of a server on loopback that need no key; they change nothing.
 OPEN_ON_LOOPBACK = {
     ("POST", "/v1/completions"),
     ("POST", "/v1/chat/completions"),
@@ -52,8 +51,8 @@ NO_KEYS: list[dict[str, Any]] = [
 ]
 
 
-def _routes(host: str) -> set[tuple[str, str]]:
-    """Every method and path that the application answers."""
+def routes_of(host: str) -> set[tuple[str, str]]:
+    """Return every method and path of the application."""
     config = InferenceConfig(host=host, output_dir=Path("/"), model={"type": "transformers"})
     app = build_app(
         config,
@@ -62,43 +61,43 @@ def _routes(host: str) -> set[tuple[str, str]]:
         key=KEY,
         allowed_dirs=[],
     )
-    flat, waiting = [], list(app.routes)
-    while waiting:
-        route = waiting.pop()
+    flat, pending = [], list(app.routes)
+    while pending:
+        route = pending.pop()
         if router := getattr(route, "original_router", None):  # FastAPI's included router
-            waiting += router.routes
+            pending += router.routes
             continue
-        assert isinstance(route, APIRoute), f"{route} is of a kind that this test does not know"
+        assert isinstance(route, APIRoute), f"this test does not know the kind of {route}"
         flat.append(route)
     return {(method, route.path) for route in flat for method in route.methods}
 
 
-def _refused_without_key(http: httpx.Client, method: str, path: str, published: Path) -> None:
+def assert_needs_key(http: httpx.Client, method: str, path: str, published: Path) -> None:
     body = {"directory": str(published / "step_1"), "version": 1}
     for headers in NO_KEYS:
         answer = http.request(method, path, json=body, headers=headers)
         assert failure(answer, 401)["code"] == "invalid_api_key", (method, path, headers)
 
 
-def test_on_loopback_every_route_that_is_not_known_to_be_harmless_needs_the_key(
+def test_on_loopback_every_route_that_changes_something_needs_the_key(
     http: httpx.Client, published: Path
 ) -> None:
-    guarded = _routes("127.0.0.1") - OPEN_ON_LOOPBACK
+    guarded = routes_of("127.0.0.1") - OPEN_ON_LOOPBACK
     assert guarded >= {("POST", "/weights"), ("GET", "/weights")}
     before = http.get("/weights", headers=AUTHORIZED).json()
     for method, path in guarded:
-        _refused_without_key(http, method, path, published)
+        assert_needs_key(http, method, path, published)
     assert http.get("/weights", headers=AUTHORIZED).json() == before
 
 
-def test_where_the_network_reaches_it_every_route_but_health_needs_the_key(
+def test_on_a_public_address_every_route_but_health_needs_the_key(
     published: Path,
 ) -> None:
     with running_server(published, options={"host": "0.0.0.0"}) as server:
         wait_until_up(server)
         with httpx.Client(base_url=server.base_url, trust_env=False, timeout=30) as http:
-            for method, path in _routes("0.0.0.0") - OPEN_EVERYWHERE:
-                _refused_without_key(http, method, path.replace("{name:path}", "x"), published)
+            for method, path in routes_of("0.0.0.0") - OPEN_EVERYWHERE:
+                assert_needs_key(http, method, path.replace("{name:path}", "x"), published)
             assert http.get("/metrics", headers=AUTHORIZED).status_code == 200
             assert http.get("/health").json() == {"status": "ok"}
 
@@ -117,16 +116,16 @@ def test_where_the_network_reaches_it_every_route_but_health_needs_the_key(
         "/weights%2f",
     ],
 )
-def test_no_other_spelling_of_the_path_needs_no_key(path: str, server: Server) -> None:
-    """The path is sent as it stands: httpx alone would tidy it up."""
+def test_no_other_spelling_of_the_path_avoids_the_key(path: str, server: Server) -> None:
+    """The path is sent unchanged; httpx would normalize it."""
     url = httpx.URL(server.base_url).copy_with(raw_path=path.encode())
     answer = httpx.post(url, json={"directory": "/", "version": 1}, trust_env=False)
     assert answer.status_code in {401, 404}
     failure(answer, answer.status_code)
 
 
-def _outside(published: Path, elsewhere: Path) -> dict[str, str]:
-    """Directories that must not be loaded, by what is wrong with them."""
+def forbidden_directories(published: Path, elsewhere: Path) -> dict[str, str]:
+    """Return directories that must not be loaded, by what is wrong with them."""
     outside = elsewhere / "outside"
     (outside / "deep").mkdir(parents=True)
     (published / "link").symlink_to(outside)
@@ -183,16 +182,16 @@ def test_weights_load_only_from_allowed_directories(
                 return http.post("/weights", content=body, headers=headers)
 
             before = http.get("/weights", headers=AUTHORIZED).json()
-            for wrong, directory in _outside(allowed, tmp_path).items():
+            for wrong, directory in forbidden_directories(allowed, tmp_path).items():
                 answer = load(directory)
                 assert answer.status_code == 403, (wrong, answer.text)
                 assert failure(answer, 403)["param"] == "directory"
-            # No one decodes these, so they are names, of directories that are not there.
+            # Nothing decodes these, so they are names of directories that do not exist.
             for encoded in ("%2e%2e/outside", "..%2foutside", "step_0%00", "%2fetc"):
                 failure(load(f"{allowed}/{encoded}"), 404)
             assert http.get("/weights", headers=AUTHORIZED).json() == before
 
-            # A link that leads to an allowed place is one.
+            # A link to an allowed directory is allowed.
             assert load(f"{allowed}/alias").json()["directory"] == f"{allowed}/step_0"
 
 
@@ -226,7 +225,7 @@ def test_no_key_is_left_in_the_log(published: Path, tmp_path: Path) -> None:
                 http.post("/v1/chat/completions", content=b"{", headers=headers)
         server.process.terminate()
         server.process.wait(timeout=30)
-    said = log.read_text()
-    assert "serving transformers" in said
-    assert KEY not in said
-    assert wrong not in said
+    logged = log.read_text()
+    assert "serving transformers" in logged
+    assert KEY not in logged
+    assert wrong not in logged

@@ -1,9 +1,8 @@
-"""The order of generation and loads, whose tokens are whose, and what a failed load leaves."""
+"""The order of requests and loads, which weights drew which tokens, and loads that fail."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import httpx
@@ -32,12 +31,13 @@ async def settle() -> None:
 
 
 async def generate(policy: ServedPolicy) -> list[PolicySpan]:
-    """The weights that drew the one sample of a request."""
+    """Generate one sample and return its policy spans."""
     [(_, spans)] = await policy.generate(REQUEST)
     return spans
 
 
-def _http(engine: ScriptedEngine, root: Path, **options: object) -> httpx.AsyncClient:
+def open_client(engine: ScriptedEngine, root: Path, **options: object) -> httpx.AsyncClient:
+    """A client of an application on `engine` in this process, with the key."""
     config = {"output_dir": root, "model": {"type": "transformers"}, **options}
     app = build_app(
         InferenceConfig.model_validate(config),
@@ -53,185 +53,170 @@ def _http(engine: ScriptedEngine, root: Path, **options: object) -> httpx.AsyncC
     )
 
 
-def test_a_load_waits_for_running_requests_and_later_ones_wait_for_it() -> None:
-    async def scenario() -> tuple[list[str], list[int | None]]:
-        engine = ScriptedEngine([4, 5])
-        policy = ServedPolicy(engine)
+class InFlight:
+    """A request that has drawn two of five tokens by policy 1, with updates in flight."""
+
+    def __init__(self) -> None:
+        self.engine = ScriptedEngine([4, 5, 6, 7, 8], swaps_in_flight=True)
+        self.policy = ServedPolicy(self.engine, update_in_flight=True)
+
+    async def begin(self) -> asyncio.Task[list[PolicySpan]]:
+        await self.policy.load(Path("/a"), 1)
+        self.engine.stepwise = True
+        request = asyncio.create_task(generate(self.policy))
+        self.engine.step(2)
+        await settle()
+        return request
+
+
+async def test_a_load_waits_for_running_requests_and_later_ones_wait_for_it() -> None:
+    engine = ScriptedEngine([4, 5])
+    policy = ServedPolicy(engine)
+    await policy.load(Path("/a"), 1)
+    engine.events.clear()
+    engine.stepwise = True
+    early = [asyncio.create_task(generate(policy)) for _ in range(2)]
+    await settle()
+    load = asyncio.create_task(policy.load(Path("/b"), 2))
+    await settle()
+    late = asyncio.create_task(generate(policy))
+    score = asyncio.create_task(policy.score([[4]]))
+    engine.end_load()
+    await settle()
+    engine.step(6)
+    spans = await asyncio.gather(*early, late)
+    await asyncio.gather(load, score)
+    assert [span.version for [span] in spans] == [1, 1, 2]
+    assert engine.events[:6] == [*["generating"] * 2, *["generated"] * 2, "loading", "loaded"]
+    assert sorted(engine.events[6:]) == ["generated", "generating", "scored", "scoring"]
+
+
+async def test_the_version_changes_only_after_a_successful_load() -> None:
+    engine = ScriptedEngine([4])
+    policy = ServedPolicy(engine)
+    assert (await policy.loaded()).version is None
+    engine.fault = ModelError("no good")
+    with pytest.raises(ModelError):
         await policy.load(Path("/a"), 1)
-        engine.events.clear()
-        engine.stepwise = True
-        early = [asyncio.create_task(generate(policy)) for _ in range(2)]
-        await settle()
-        load = asyncio.create_task(policy.load(Path("/b"), 2))
-        await settle()
-        late = asyncio.create_task(generate(policy))
-        score = asyncio.create_task(policy.score([[4]]))
-        engine.end_load()
-        await settle()
-        engine.step(6)
-        spans = await asyncio.gather(*early, late)
-        await asyncio.gather(load, score)
-        return engine.events, [span.version for [span] in spans]
-
-    events, versions = asyncio.run(scenario())
-    assert versions == [1, 1, 2]
-    assert events[:6] == [*["generating"] * 2, *["generated"] * 2, "loading", "loaded"]
-    assert sorted(events[6:]) == ["generated", "generating", "scored", "scoring"]
+    assert (await policy.loaded()).version is None
+    engine.fault = None
+    await policy.load(Path("/a"), 1)
+    assert (await policy.loaded()).version == 1
 
 
-def test_the_version_rises_only_after_the_load() -> None:
-    async def scenario() -> None:
-        engine = ScriptedEngine([4])
-        policy = ServedPolicy(engine)
-        assert (await policy.loaded()).version is None
-        engine.fault = ModelError("no good")
-        with pytest.raises(ModelError):
-            await policy.load(Path("/a"), 1)
-        assert (await policy.loaded()).version is None
-        engine.fault = None
-        await policy.load(Path("/a"), 1)
-        assert (await policy.loaded()).version == 1
-
-    asyncio.run(scenario())
+async def test_every_load_has_its_own_weights_id() -> None:
+    policy = ServedPolicy(ScriptedEngine([4, 5]))
+    assert await generate(policy) == [PolicySpan(version=None, weights_id=None, num_tokens=2)]
+    first = await policy.load(Path("/a"), 1)
+    assert await policy.loaded() == first
+    second = await policy.load(Path("/a"), 1)
+    assert first.weights_id is not None
+    assert second.weights_id not in (None, first.weights_id)
+    assert await generate(policy) == [
+        PolicySpan(version=1, weights_id=second.weights_id, num_tokens=2)
+    ]
 
 
-def test_every_load_has_a_name_of_its_own() -> None:
-    async def scenario() -> None:
-        policy = ServedPolicy(ScriptedEngine([4, 5]))
-        assert await generate(policy) == [PolicySpan(version=None, weights_id=None, num_tokens=2)]
-        first = await policy.load(Path("/a"), 1)
-        assert await policy.loaded() == first
-        again = await policy.load(Path("/a"), 1)
-        assert first.weights_id is not None
-        assert again.weights_id not in (None, first.weights_id)
-        assert await generate(policy) == [
-            PolicySpan(version=1, weights_id=again.weights_id, num_tokens=2)
-        ]
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("update_in_flight", [False, True])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_after_a_load_failed_half_way_nothing_is_generated_until_one_succeeds(
-    fault: BaseException, keep: bool
+async def test_after_a_load_failed_half_way_nothing_is_generated_until_one_succeeds(
+    fault: BaseException, update_in_flight: bool
 ) -> None:
-    async def scenario() -> None:
-        engine = ScriptedEngine([4], swaps_in_flight=keep)
-        policy = ServedPolicy(engine, update_in_flight=keep)
-        await policy.load(Path("/a"), 1)
-        engine.fault = fault
-        with pytest.raises((WeightsUnknown, asyncio.CancelledError)):
-            await policy.load(Path("/b"), 2)
-        loaded = await policy.loaded()
-        assert (loaded.version, loaded.weights_id, loaded.directory) == (None, None, None)
-        with pytest.raises(WeightsUnknown):
-            await generate(policy)
-        with pytest.raises(WeightsUnknown):
-            await policy.score([[4]])
-        engine.fault = None
-        await policy.load(Path("/c"), 3)
-        [span] = await generate(policy)
-        assert span.version == 3
-
-    asyncio.run(scenario())
+    engine = ScriptedEngine([4], swaps_in_flight=update_in_flight)
+    policy = ServedPolicy(engine, update_in_flight=update_in_flight)
+    await policy.load(Path("/a"), 1)
+    engine.fault = fault
+    with pytest.raises((WeightsUnknown, asyncio.CancelledError)):
+        await policy.load(Path("/b"), 2)
+    loaded = await policy.loaded()
+    assert (loaded.version, loaded.weights_id, loaded.directory) == (None, None, None)
+    with pytest.raises(WeightsUnknown):
+        await generate(policy)
+    with pytest.raises(WeightsUnknown):
+        await policy.score([[4]])
+    engine.fault = None
+    await policy.load(Path("/c"), 3)
+    [span] = await generate(policy)
+    assert span.version == 3
 
 
-def _kept(
-    scenario: Callable[[ScriptedEngine, ServedPolicy, asyncio.Task], Awaitable[None]],
-) -> None:
-    """Run `scenario` on a request that has drawn two of five tokens by policy 1, with `keep`."""
-
-    async def run() -> None:
-        engine = ScriptedEngine([4, 5, 6, 7, 8], swaps_in_flight=True)
-        policy = ServedPolicy(engine, update_in_flight=True)
-        await policy.load(Path("/a"), 1)
-        engine.stepwise = True
-        request = asyncio.create_task(generate(policy))
-        engine.step(2)
-        await settle()
-        await scenario(engine, policy, request)
-
-    asyncio.run(run())
-
-
-def test_a_request_that_is_kept_over_a_load_says_which_tokens_are_whose() -> None:
-    async def scenario(engine: ScriptedEngine, policy: ServedPolicy, request: asyncio.Task) -> None:
-        before = (await policy.loaded()).weights_id
-        load = asyncio.create_task(policy.load(Path("/b"), 2))
-        engine.step()  # while the load is under way: still the old weights
-        await settle()
-        engine.end_load()
-        after = (await load).weights_id
-        engine.step(2)
-        assert await request == [
-            PolicySpan(version=1, weights_id=before, num_tokens=3),
-            PolicySpan(version=2, weights_id=after, num_tokens=2),
-        ]
-
-    _kept(scenario)
+async def test_a_request_in_flight_records_which_weights_drew_which_tokens() -> None:
+    in_flight = InFlight()
+    engine, policy = in_flight.engine, in_flight.policy
+    request = await in_flight.begin()
+    before = (await policy.loaded()).weights_id
+    load = asyncio.create_task(policy.load(Path("/b"), 2))
+    engine.step()  # drawn during the load, so by the old weights
+    await settle()
+    engine.end_load()
+    after = (await load).weights_id
+    engine.step(2)
+    assert await request == [
+        PolicySpan(version=1, weights_id=before, num_tokens=3),
+        PolicySpan(version=2, weights_id=after, num_tokens=2),
+    ]
 
 
-def test_a_request_is_begun_while_weights_change_but_no_score_is() -> None:
-    async def scenario(engine: ScriptedEngine, policy: ServedPolicy, request: asyncio.Task) -> None:
-        load = asyncio.create_task(policy.load(Path("/b"), 2))
-        await settle()
-        begun = asyncio.create_task(generate(policy))
-        score = asyncio.create_task(policy.score([[4]]))
-        await settle()
-        assert engine.events.count("generating") == 2
-        assert "scoring" not in engine.events
-        engine.end_load()
-        engine.step(8)
-        _, by = await score
-        assert by.version == 2
-        assert [span.version for span in await request] == [1, 2]
-        assert [span.version for span in await begun] == [2]
-        await load
+async def test_during_an_update_in_flight_generation_starts_but_scoring_waits() -> None:
+    in_flight = InFlight()
+    engine, policy = in_flight.engine, in_flight.policy
+    request = await in_flight.begin()
+    load = asyncio.create_task(policy.load(Path("/b"), 2))
+    await settle()
+    later = asyncio.create_task(generate(policy))
+    score = asyncio.create_task(policy.score([[4]]))
+    await settle()
+    assert engine.events.count("generating") == 2
+    assert "scoring" not in engine.events
+    engine.end_load()
+    engine.step(8)
+    _, weights = await score
+    assert weights.version == 2
+    assert [span.version for span in await request] == [1, 2]
+    assert [span.version for span in await later] == [2]
+    await load
 
-    _kept(scenario)
 
-
-def test_weights_that_do_not_fit_leave_kept_requests_alone() -> None:
-    async def scenario(engine: ScriptedEngine, policy: ServedPolicy, request: asyncio.Task) -> None:
-        engine.fault = ModelError("no good")
-        engine.end_load()
-        with pytest.raises(ModelError):
-            await policy.load(Path("/b"), 2)
-        engine.step(3)
-        [span] = await request
-        assert (span.version, span.num_tokens) == (1, 5)
-
-    _kept(scenario)
+async def test_weights_that_do_not_fit_do_not_disturb_requests_in_flight() -> None:
+    in_flight = InFlight()
+    engine, policy = in_flight.engine, in_flight.policy
+    request = await in_flight.begin()
+    engine.fault = ModelError("no good")
+    engine.end_load()
+    with pytest.raises(ModelError):
+        await policy.load(Path("/b"), 2)
+    engine.step(3)
+    [span] = await request
+    assert (span.version, span.num_tokens) == (1, 5)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("drawn_after", [0, 3])
-def test_a_load_that_fails_half_way_ends_kept_requests(
+async def test_a_load_that_fails_half_way_ends_requests_in_flight(
     fault: BaseException, drawn_after: int
 ) -> None:
-    async def scenario(engine: ScriptedEngine, policy: ServedPolicy, request: asyncio.Task) -> None:
-        engine.fault = fault
-        engine.end_load()
-        with pytest.raises((WeightsUnknown, asyncio.CancelledError)):
-            await policy.load(Path("/b"), 2)
-        engine.step(drawn_after)  # all that was left to draw, by nobody knows which weights
-        with pytest.raises(WeightsUnknown, match="failed half-way"):
-            await request
-        assert engine.events[-1] == ("generated" if drawn_after else "cancelled")
+    in_flight = InFlight()
+    engine, policy = in_flight.engine, in_flight.policy
+    request = await in_flight.begin()
+    engine.fault = fault
+    engine.end_load()
+    with pytest.raises((WeightsUnknown, asyncio.CancelledError)):
+        await policy.load(Path("/b"), 2)
+    engine.step(drawn_after)  # the rest of the request, by unknown weights
+    with pytest.raises(WeightsUnknown, match="failed half-way"):
+        await request
+    assert engine.events[-1] == ("generated" if drawn_after else "cancelled")
 
-    _kept(scenario)
 
-
-def test_an_engine_that_does_not_tell_of_all_its_tokens_is_not_believed() -> None:
-    class Silent(ScriptedEngine):
-        async def _draw(self, request: GenerationRequest, on_tokens: object) -> None: ...
-
+async def test_an_engine_that_does_not_report_all_its_tokens_is_an_error() -> None:
+    engine = ScriptedEngine([4], swaps_in_flight=True, reports_tokens=False)
     with pytest.raises(RuntimeError, match="not report every token"):
-        asyncio.run(generate(ServedPolicy(Silent([4], swaps_in_flight=True), update_in_flight=True)))
+        await generate(ServedPolicy(engine, update_in_flight=True))
 
 
-def test_keep_with_an_engine_that_cannot_is_refused_at_the_start(tmp_path: Path) -> None:
+def test_an_update_in_flight_is_refused_at_the_start_if_the_engine_cannot_do_it(
+    tmp_path: Path,
+) -> None:
     config = InferenceConfig(
         port=0, output_dir=tmp_path, model={"type": "transformers"}, weight_update="keep"
     )
@@ -245,49 +230,42 @@ def test_keep_with_an_engine_that_cannot_is_refused_at_the_start(tmp_path: Path)
         )
 
 
-def test_a_failed_load_and_a_crash_are_told_without_their_inside(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        engine = ScriptedEngine([4])
-        async with _http(engine, tmp_path) as http:
-            body = {"directory": str(tmp_path), "version": 3}
-            engine.fault = RuntimeError("secret inside")
-            failed = await http.post("/weights", json=body)
-            refused = await http.post("/v1/completions", json={"prompt": "ab>"})
-            assert failed.status_code == refused.status_code == 503
-            assert refused.json()["error"]["code"] == "weights_unknown"
-            engine.fault, engine.crash = None, RuntimeError("secret inside")
-            assert (await http.post("/weights", json=body)).json()["version"] == 3
-            crashed = await http.post("/v1/completions", json={"prompt": "ab>"})
-            assert crashed.status_code == 500
-            assert crashed.json()["error"]["type"] == "server_error"
-            assert "secret" not in failed.text + refused.text + crashed.text
-
-    asyncio.run(scenario())
+async def test_errors_of_a_failed_load_and_of_a_crash_show_nothing_internal(tmp_path: Path) -> None:
+    engine = ScriptedEngine([4])
+    async with open_client(engine, tmp_path) as http:
+        body = {"directory": str(tmp_path), "version": 3}
+        engine.fault = RuntimeError("secret inside")
+        failed = await http.post("/weights", json=body)
+        refused = await http.post("/v1/completions", json={"prompt": "ab>"})
+        assert failed.status_code == refused.status_code == 503
+        assert refused.json()["error"]["code"] == "weights_unknown"
+        engine.fault, engine.crash = None, RuntimeError("secret inside")
+        assert (await http.post("/weights", json=body)).json()["version"] == 3
+        crashed = await http.post("/v1/completions", json={"prompt": "ab>"})
+        assert crashed.status_code == 500
+        assert crashed.json()["error"]["type"] == "server_error"
+        assert "secret" not in failed.text + refused.text + crashed.text
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_stream_that_fails_ends_with_the_error(lost: bool, tmp_path: Path) -> None:
-    """Once it has begun, its status cannot say it any more."""
-
-    async def scenario() -> str:
-        engine = ScriptedEngine([4, 5, 6], swaps_in_flight=True)
-        async with _http(engine, tmp_path, weight_update="keep") as http:
-            if lost:
-                engine.stepwise, engine.fault = True, RuntimeError("secret inside")
-                engine.step()
-                engine.end_load()
-            else:
-                engine.crash = RuntimeError("secret inside")
-            stream = asyncio.create_task(
-                http.post("/v1/completions", json={"prompt": "ab>", "stream": True})
-            )
-            await settle()
-            if lost:
-                body = {"directory": str(tmp_path), "version": 3}
-                assert (await http.post("/weights", json=body)).status_code == 503
-            return (await stream).text
-
-    first, error, end = asyncio.run(scenario()).split("\n\n")
+async def test_a_stream_that_fails_ends_with_the_error(lost: bool, tmp_path: Path) -> None:
+    """Once it has begun, its status is sent already."""
+    engine = ScriptedEngine([4, 5, 6], swaps_in_flight=True)
+    async with open_client(engine, tmp_path, weight_update="keep") as http:
+        if lost:
+            engine.stepwise, engine.fault = True, RuntimeError("secret inside")
+            engine.step()
+            engine.end_load()
+        else:
+            engine.crash = RuntimeError("secret inside")
+        stream = asyncio.create_task(
+            http.post("/v1/completions", json={"prompt": "ab>", "stream": True})
+        )
+        await settle()
+        if lost:
+            body = {"directory": str(tmp_path), "version": 3}
+            assert (await http.post("/weights", json=body)).status_code == 503
+        first, error, end = (await stream).text.split("\n\n")
     assert '"text":"a"' in first
     assert error.startswith('data: {"error":{"message":')
     assert ("weights_unknown" in error) == lost

@@ -1,4 +1,4 @@
-"""The server over HTTP: OpenAI's form, its errors, and who may change the weights."""
+"""The server over HTTP: OpenAI's form, its errors, and its start and end."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_completion_has_openais_form(http: httpx.Client) -> None:
         ([[4, 5, 3], [6, 3]], [[4, 5, 3], [6, 3]]),
     ],
 )
-def test_prompts_come_in_all_four_forms(
+def test_a_prompt_may_have_any_of_the_four_forms(
     prompt: Any, expected: list[list[int]], http: httpx.Client
 ) -> None:
     answer = complete(http, prompt=prompt, return_token_ids=True)
@@ -71,7 +71,7 @@ def test_the_same_seed_gives_the_same_completions(http: httpx.Client) -> None:
     assert complete(http, prompt="abc>", n=4, seed=6)["choices"] != first
 
 
-def test_a_prompts_seed_decides_wherever_the_prompt_stands(http: httpx.Client) -> None:
+def test_completions_depend_on_the_prompts_seed_not_its_position(http: httpx.Client) -> None:
     forward = complete(http, prompt=["abc>", "xy>"], prompt_seeds=[1, 2**64 - 1], n=2)
     backward = complete(http, prompt=["xy>", "abc>"], prompt_seeds=[2**64 - 1, 1], n=2)
     texts = [choice["text"] for choice in forward["choices"]]
@@ -133,7 +133,7 @@ def test_health_and_models_answer_without_a_key(http: httpx.Client) -> None:
         ({"prompt_seeds": [2**64]}, "prompt_seeds", "less than 18446744073709551616"),
     ],
 )
-def test_a_bad_request_is_told_what_is_bad(
+def test_a_bad_request_gets_an_error_that_names_the_parameter(
     change: dict[str, Any], param: str | None, message: str, http: httpx.Client
 ) -> None:
     error = failure(http.post("/v1/completions", json={"prompt": "ab>"} | change), 400)
@@ -158,13 +158,13 @@ def test_a_bad_request_is_told_what_is_bad(
         b'{"prompt": "ab>", "max_tokens": 99999999999999999999}',
     ],
 )
-def test_what_makes_no_sense_at_all_is_a_bad_request(body: bytes, http: httpx.Client) -> None:
+def test_a_malformed_body_is_a_bad_request(body: bytes, http: httpx.Client) -> None:
     headers = {"Content-Type": "application/json"} | AUTHORIZED
     for path in ("/v1/completions", "/v1/chat/completions", "/weights"):
         failure(http.post(path, content=body, headers=headers), 400)
 
 
-def test_what_is_not_json_or_not_there_is_an_error_in_openais_form(http: httpx.Client) -> None:
+def test_every_error_has_openais_form(http: httpx.Client) -> None:
     failure(http.post("/v1/completions", content=b"{"), 400)
     failure(http.get("/v1/nothing"), 404)
     failure(http.delete("/weights"), 405)
@@ -177,7 +177,7 @@ def test_a_chat_that_the_template_refuses_is_a_bad_request(http: httpx.Client) -
     failure(http.post("/v1/chat/completions", json={"messages": [{"role": "user"}]}), 400)
 
 
-def test_weights_that_are_not_there_or_no_good_leave_the_old_ones(
+def test_missing_or_unusable_weights_leave_the_earlier_ones(
     http: httpx.Client, published: Path
 ) -> None:
     good = {"directory": str(published / "step_1"), "version": 7}
@@ -194,7 +194,7 @@ def test_weights_that_are_not_there_or_no_good_leave_the_old_ones(
     assert (span["version"], span["weights_id"]) == (7, loaded["weights_id"])
 
 
-def test_a_server_started_by_hand_leaves_its_key_and_ends_in_peace(
+def test_a_server_started_by_hand_leaves_its_key_until_it_stops(
     published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
@@ -213,8 +213,8 @@ def test_a_server_started_by_hand_leaves_its_key_and_ends_in_peace(
     assert not file.exists()
 
 
-class _InterruptedEngine(TransformersEngine):
-    """Is asked to stop while it starts."""
+class InterruptedEngine(TransformersEngine):
+    """Receives SIGINT while it starts."""
 
     def start(self, model: Model, *, max_length: int | None, threads: int) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -223,23 +223,22 @@ class _InterruptedEngine(TransformersEngine):
 def test_a_server_that_is_stopped_before_it_is_up_leaves_nothing(published: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
     config = InferenceConfig(port=0, output_dir=published, model={"type": "transformers"})
-    engine = _InterruptedEngine(TransformersEngineConfig())
+    engine = InterruptedEngine(TransformersEngineConfig())
     serve(config, model=tiny_model(), engine=engine, key=KEY, allowed_dirs=[published])
     assert signal.getsignal(signal.SIGINT) == before
     with pytest.raises(RuntimeError, match="after shutdown"):
         asyncio.run(engine.weights_digest())
 
 
-def test_the_network_is_served_only_with_a_key_of_ones_own(published: Path) -> None:
+def test_a_public_address_needs_a_key_from_the_environment(published: Path) -> None:
     config = InferenceConfig(host="0.0.0.0", output_dir=published, model={"type": "transformers"})
     engine = TransformersEngine(TransformersEngineConfig())
     with pytest.raises(RecipeError, match=r"0\.0\.0\.0.*TORCHRL_CKPT_API_KEY"):
         serve(config, model=tiny_model(), engine=engine, key=None, allowed_dirs=[published])
 
 
-def test_a_port_that_is_taken_names_its_holder() -> None:
+def test_the_error_for_a_taken_port_names_its_process() -> None:
     with open_listener("127.0.0.1", 0) as first:
-        first.listen()
         port = first.getsockname()[1]
         with pytest.raises(AddressInUse, match=f"127.0.0.1:{port} is taken by process"):
             open_listener("127.0.0.1", port)

@@ -1,4 +1,4 @@
-"""Text that grows: whole characters, nothing taken back, and where a stop sequence cuts it."""
+"""Growing text: whole characters, no retraction, and an end at the first stop sequence."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Of bytes, as those of most models: a character may take several tokens."""
+@pytest.fixture(scope="module", name="tokenizer")
+def train_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer, like most: a character may take several tokens."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -33,35 +33,35 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def grow(tokenizer: PreTrainedTokenizerFast, token_ids: list[int], *stop: str) -> list[str]:
-    """What is given out after each token, and at the end."""
+    """Return the text that is released after each token, and at the end."""
     text = GrowingText(tokenizer, stop)
-    given = []
+    released = []
     for token_id in token_ids:
-        given.append(text.add(token_id))
+        released.append(text.add(token_id))
         if text.stopped:
-            return given
-    return [*given, text.finish()]
+            return released
+    return [*released, text.finish()]
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_the_pieces_are_the_text(text: str, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_released_parts_are_the_text(text: str, tokenizer: PreTrainedTokenizerFast) -> None:
     token_ids = [*tokenizer.encode(text), tokenizer.eos_token_id]
-    pieces = grow(tokenizer, token_ids)
-    assert "".join(pieces) == text == tokenizer.decode(token_ids, skip_special_tokens=True)
+    parts = grow(tokenizer, token_ids)
+    assert "".join(parts) == text == tokenizer.decode(token_ids, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_no_piece_has_a_broken_character(text: str, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_no_part_has_an_incomplete_character(text: str, tokenizer: PreTrainedTokenizerFast) -> None:
     assert "\ufffd" not in "".join(grow(tokenizer, tokenizer.encode(text)))
-    assert not any("\ufffd" in piece for piece in grow(tokenizer, tokenizer.encode(text)))
+    assert not any("\ufffd" in part for part in grow(tokenizer, tokenizer.encode(text)))
 
 
-def test_a_character_that_never_becomes_whole_shows_at_the_end_alone(
+def test_an_incomplete_character_shows_only_at_the_end(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     token_ids = tokenizer.encode("ab 🎉")[:-1]
-    *pieces, last = grow(tokenizer, token_ids)
-    assert "".join(pieces) == "ab "
+    *parts, last = grow(tokenizer, token_ids)
+    assert "".join(parts) == "ab "
     assert last == tokenizer.decode(token_ids)[3:] == "\ufffd"
 
 
@@ -80,13 +80,13 @@ def test_a_character_that_never_becomes_whole_shows_at_the_end_alone(
         ("party 🎉 over", ["🎉"], "party "),
     ],
 )
-def test_a_stop_sequence_and_what_follows_is_never_given_out(
+def test_text_from_the_stop_sequence_on_is_never_released(
     text: str, stop: list[str], expected: str, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     assert "".join(grow(tokenizer, tokenizer.encode(text), *stop)) == expected
 
 
-def test_what_may_become_a_stop_sequence_is_held_back_and_no_more(
+def test_only_what_may_become_a_stop_sequence_is_held_back(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     token_ids = [token for char in "xaaxab" for token in tokenizer.encode(char)]

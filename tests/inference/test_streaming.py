@@ -1,4 +1,4 @@
-"""Streams: the same answer in pieces."""
+"""Streamed responses equal whole ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.inference_server import failure
 
 
 def events(http: httpx.Client, path: str, **request: Any) -> list[dict[str, Any]]:
-    """The events of a stream, less the last one, which says that it is whole."""
+    """Return the events of a stream without the final `[DONE]`."""
     answer = http.post(path, json=request | {"stream": True})
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -22,7 +22,7 @@ def events(http: httpx.Client, path: str, **request: Any) -> list[dict[str, Any]
 
 
 def chunks_of(chunks: list[dict[str, Any]], index: int) -> list[dict[str, Any]]:
-    """What a stream has said of one choice."""
+    """Return what a stream contains of one choice."""
     found = [choice for chunk in chunks for choice in chunk["choices"] if choice["index"] == index]
     assert [choice["finish_reason"] for choice in found[:-1]] == [None] * (len(found) - 1)
     return found
@@ -33,7 +33,7 @@ def joined(parts: list[list[Any]]) -> list[Any]:
 
 
 @pytest.mark.parametrize("stop", [[], ["e", "st"]])
-def test_a_streamed_completion_is_the_whole_one_in_pieces(
+def test_the_chunks_of_a_completion_make_up_the_whole_one(
     stop: list[str], http: httpx.Client
 ) -> None:
     request = {
@@ -60,15 +60,15 @@ def test_a_streamed_completion_is_the_whole_one_in_pieces(
         assert parts[0]["prompt_token_ids"] == choice["prompt_token_ids"]
         assert parts[-1]["finish_reason"] == choice["finish_reason"]
         for name in ("tokens", "token_logprobs", "text_offset"):
-            said = joined([part["logprobs"][name] for part in parts])
-            assert said == choice["logprobs"][name], name
+            streamed = joined([part["logprobs"][name] for part in parts])
+            assert streamed == choice["logprobs"][name], name
         spans = joined([part["policy"] for part in parts])
         assert {span["weights_id"] for span in spans} == {choice["policy"][0]["weights_id"]}
         assert sum(span["num_tokens"] for span in spans) == len(choice["token_ids"])
         assert choice["policy"][0]["num_tokens"] == len(choice["token_ids"])
         assert not any(text in choice["text"] for text in stop)
     if stop:
-        # The same draws, cut: a stop sequence changes nothing before it.
+        # The same tokens are drawn: a stop sequence changes nothing before it.
         free = http.post("/v1/completions", json=request | {"stop": []}).json()
         for cut, choice in zip(whole["choices"], free["choices"], strict=True):
             assert choice["text"].startswith(cut["text"])
@@ -76,7 +76,7 @@ def test_a_streamed_completion_is_the_whole_one_in_pieces(
             assert rest == "" or rest.startswith(tuple(stop))
 
 
-def test_a_streamed_chat_is_the_whole_one_in_pieces(http: httpx.Client) -> None:
+def test_the_chunks_of_a_chat_make_up_the_whole_one(http: httpx.Client) -> None:
     request = {
         "messages": [{"role": "user", "content": "hello"}],
         "n": 2,
@@ -101,7 +101,7 @@ def test_a_streamed_chat_is_the_whole_one_in_pieces(http: httpx.Client) -> None:
         assert parts[-1]["finish_reason"] == choice["finish_reason"]
 
 
-def test_a_request_that_is_refused_has_its_status_though_it_asked_for_a_stream(
+def test_a_refused_stream_request_gets_a_response_with_its_status(
     http: httpx.Client,
 ) -> None:
     body = {"prompt": "ab>", "stream": True, "max_tokens": 500}

@@ -1,112 +1,101 @@
-"""The client: what it brings from a server, and what it says where there is none."""
+"""The client: what it returns of a server's responses, and the errors of everything else."""
 
 from __future__ import annotations
 
-import asyncio
 import http.server
 import json
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import pytest
 import torch
 
 from tests.support.inference_server import KEY, Server
-from tests.support.tiny_model import tiny_model
+from tests.support.tiny_model import logprobs_of, tiny_model
 from torchrl_ckpt.plugin_api.engines import GenerationRequest, Sampling
 from torchrl_ckpt.plugin_api.errors import DataError, ServerUnreachable, WrongPolicy
 from torchrl_ckpt.serving_api.client import InferenceClient, RequestFailed, ServerBusy, ServerLost
-from torchrl_ckpt.serving_api.protocol import LoadedWeights
-
-T = TypeVar("T")
 
 REQUEST = GenerationRequest(
     [[5, 6, 7, 3], [9, 3]], [11, 2**64 - 1], 3, Sampling(8, stop_token_ids=(1,))
 )
 
 
-def ask(
-    base_url: str,
-    question: Callable[[InferenceClient], Awaitable[T]],
-    *,
-    key: str | None = KEY,
-    timeout: float = 60,
-) -> T:
-    async def asked() -> T:
-        async with InferenceClient(base_url, key=key, timeout=timeout) as client:
-            return await question(client)
-
-    return asyncio.run(asked())
+def open_client(base_url: str, *, key: str | None = KEY) -> InferenceClient:
+    return InferenceClient(base_url, key=key, timeout=60)
 
 
-def load(server: Server, directory: Path, version: int) -> LoadedWeights:
-    return ask(server.base_url, lambda client: client.load_weights(directory, version))
-
-
-def test_generation_is_the_engines_with_the_policy_that_made_it(
+async def test_a_completion_is_the_engines_with_the_weights_that_made_it(
     server: Server, published: Path
 ) -> None:
-    loaded = load(server, published / "step_0", 40)
-    completion = ask(server.base_url, lambda client: client.complete(REQUEST))
+    async with open_client(server.base_url) as client:
+        loaded = await client.load_weights(published / "step_0", 40)
+        completion = await client.complete(REQUEST)
+        again = await client.complete(REQUEST)
     assert (loaded.version, completion.weights_ids) == (40, {loaded.weights_id})
     assert [choice.index for choice in completion.choices] == list(range(6))
     for choice in completion.choices:
         assert choice.token_ids is not None
         assert 1 <= len(choice.token_ids) == len(choice.token_logprobs) <= 8
         assert choice.finish_reason == ("stop" if choice.token_ids[-1] == 1 else "length")
-    again = ask(server.base_url, lambda client: client.complete(REQUEST))
     assert again.choices == completion.choices
 
 
-def test_the_canary_gives_the_models_own_logprobs(server: Server, published: Path) -> None:
+async def test_the_canary_gives_the_models_own_logprobs(server: Server, published: Path) -> None:
     sequences = [[5, 6, 7, 3, 7, 6, 5, 1], [9, 3, 9, 1], [4]]
-    for step in (1, 0):
-        loaded = load(server, published / f"step_{step}", step)
-        torch.manual_seed(step)
-        module = tiny_model().build(pretrained=False)
-        scores = ask(server.base_url, lambda client: client.logprobs(sequences))
-        assert scores.weights_ids == {loaded.weights_id}
-        for sequence, values in zip(sequences, scores.logprobs, strict=True):
-            tokens = torch.tensor([sequence])
-            own = module(tokens, torch.arange(len(sequence))[None]).log_softmax(-1)
-            own = own[0, :-1].gather(-1, tokens[0, 1:, None])[:, 0]
-            assert values == pytest.approx(own.tolist(), abs=1e-5)
+    async with open_client(server.base_url) as client:
+        for step in (1, 0):
+            loaded = await client.load_weights(published / f"step_{step}", step)
+            scores = await client.logprobs(sequences)
+            assert scores.weights_ids == {loaded.weights_id}
+            torch.manual_seed(step)
+            module = tiny_model().build(pretrained=False)
+            for sequence, values in zip(sequences, scores.logprobs, strict=True):
+                assert values == pytest.approx(logprobs_of(module, sequence), abs=1e-5)
 
 
-def test_a_load_is_what_the_server_says_is_loaded(server: Server, published: Path) -> None:
+async def test_the_server_reports_the_weights_that_were_loaded(
+    server: Server, published: Path
+) -> None:
     digests = set()
-    for version, step in ((3, 0), (4, 1)):
-        answer = load(server, published / f"step_{step}", version)
-        loaded = ask(server.base_url, lambda client: client.loaded())
-        assert loaded == answer
-        assert (loaded.version, loaded.directory) == (version, str(published / f"step_{step}"))
-        digests.add(loaded.digest)
+    async with open_client(server.base_url) as client:
+        for version, step in ((3, 0), (4, 1)):
+            directory = published / f"step_{step}"
+            loaded = await client.load_weights(directory, version)
+            assert await client.loaded() == loaded
+            assert (loaded.version, loaded.directory) == (version, str(directory))
+            digests.add(loaded.digest)
     assert len(digests) == 2
 
 
-def test_weights_that_cannot_be_loaded_are_the_wrong_policy(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(WrongPolicy, match=r"load of policy 5 .*allowed_dirs"):
-        load(server, tmp_path, 5)
+async def test_weights_that_cannot_be_loaded_are_the_wrong_policy(
+    server: Server, tmp_path: Path
+) -> None:
+    async with open_client(server.base_url) as client:
+        with pytest.raises(WrongPolicy, match=r"the load of policy 5 .* failed: .*allowed_dirs"):
+            await client.load_weights(tmp_path, 5)
 
 
-def test_a_request_that_cannot_be_served_is_a_data_error(server: Server) -> None:
+async def test_a_request_that_cannot_be_served_is_a_data_error(server: Server) -> None:
     request = GenerationRequest([[4] * 200], [0], 1, Sampling(8))
-    with pytest.raises(DataError, match="maximum length of 128"):
-        ask(server.base_url, lambda client: client.complete(request))
+    async with open_client(server.base_url) as client:
+        with pytest.raises(DataError, match="maximum length of 128"):
+            await client.complete(request)
 
 
 @pytest.mark.parametrize("key", [None, "wrong"])
-def test_a_refused_key_says_where_the_key_comes_from(key: str | None, server: Server) -> None:
-    with pytest.raises(ServerUnreachable, match="api_key_env"):
-        ask(server.base_url, lambda client: client.loaded(), key=key)
+async def test_a_refused_key_says_where_the_key_comes_from(key: str | None, server: Server) -> None:
+    async with open_client(server.base_url, key=key) as client:
+        with pytest.raises(ServerUnreachable, match="api_key_env"):
+            await client.loaded()
 
 
 @contextmanager
-def answering(status: int, body: bytes, **headers: str) -> Iterator[str]:
-    """The address of a program that answers everything in the same way."""
+def responding(status: int, body: bytes, **headers: str) -> Iterator[str]:
+    """Run a program that gives every request the same response; yield its address."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -127,12 +116,62 @@ def answering(status: int, body: bytes, **headers: str) -> Iterator[str]:
         program.shutdown()
 
 
-def test_another_program_on_the_port_is_told_apart() -> None:
-    with (
-        answering(200, b"<html>Welcome</html>") as url,
-        pytest.raises(ServerUnreachable, match="Another program may be using the port"),
-    ):
-        ask(url, lambda client: client.loaded())
+def choice(index: int, **changes: Any) -> dict[str, Any]:
+    """A good choice of two tokens, with `changes`."""
+    logprobs = {"tokens": ["a", "b"], "token_logprobs": [-0.5, -1.0], "text_offset": [0, 1]}
+    policy = [{"version": 1, "weights_id": "w", "num_tokens": 2}]
+    good = {
+        "index": index,
+        "text": "ab",
+        "logprobs": logprobs,
+        "finish_reason": "length",
+        "token_ids": [4, 5],
+        "prompt_token_ids": None,
+        "policy": policy,
+    }
+    return good | changes
+
+
+GOOD = [choice(index) for index in range(6)]
+NULL_LOGPROB = {"tokens": ["a", "b"], "token_logprobs": [-0.5, None], "text_offset": [0, 1]}
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        GOOD[:5],
+        [*GOOD, choice(6)],
+        [*GOOD[:4], GOOD[5], GOOD[4]],
+        [*GOOD[:5], choice(5, token_ids=[4])],
+        [*GOOD[:5], choice(5, token_ids=None)],
+        [*GOOD[:5], choice(5, logprobs=None)],
+        [*GOOD[:5], choice(5, logprobs=NULL_LOGPROB)],
+        [*GOOD[:5], choice(5, policy=[])],
+    ],
+    ids=[
+        *("too few", "too many", "wrong order", "lost token", "no token ids", "no logprobs"),
+        *("a logprob is not a number", "no policy spans"),
+    ],
+)
+async def test_choices_that_do_not_match_the_request_are_an_invalid_response(
+    choices: list[dict[str, Any]],
+) -> None:
+    usage = {"prompt_tokens": 6, "completion_tokens": 12, "total_tokens": 18}
+    body = {"id": "x", "created": 0, "model": "m", "usage": usage}
+    with responding(200, json.dumps(body | {"choices": GOOD}).encode()) as url:
+        async with open_client(url) as client:
+            assert (await client.complete(REQUEST)).weights_ids == {"w"}
+    with responding(200, json.dumps(body | {"choices": choices}).encode()) as url:
+        async with open_client(url) as client:
+            with pytest.raises(ServerUnreachable, match="See the server's log"):
+                await client.complete(REQUEST)
+
+
+async def test_the_error_for_another_program_on_the_port_says_so() -> None:
+    with responding(200, b"<html>Welcome</html>") as url:
+        async with open_client(url) as client:
+            with pytest.raises(ServerUnreachable, match="Another program may be using the port"):
+                await client.loaded()
 
 
 @pytest.mark.parametrize(
@@ -144,19 +183,32 @@ def test_another_program_on_the_port_is_told_apart() -> None:
         (503, "weights_unknown", WrongPolicy),
     ],
 )
-def test_a_failure_of_the_server_is_not_taken_for_wrong_weights(
+async def test_only_unknown_weights_are_the_wrong_policy(
     status: int, code: str | None, kind: type[Exception]
 ) -> None:
-    failure = {"message": "no", "type": "server_error", "code": code}
-    with answering(status, json.dumps({"error": failure}).encode()) as url:
-        with pytest.raises(kind):
-            ask(url, lambda client: client.complete(REQUEST))
-        with pytest.raises(ServerLost):
-            ask(url, lambda client: client.check_health())
+    error = {"message": "no", "type": "server_error", "code": code}
+    with responding(status, json.dumps({"error": error}).encode()) as url:
+        async with open_client(url) as client:
+            with pytest.raises(kind):
+                await client.complete(REQUEST)
+            with pytest.raises(ServerLost):
+                await client.check_health()
 
 
-def test_a_busy_server_is_never_asked_again_at_once() -> None:
-    failure = b'{"error": {"message": "full", "type": "rate_limit_error"}}'
-    with answering(429, failure, Retry_After="0") as url, pytest.raises(ServerBusy) as caught:
-        ask(url, lambda client: client.complete(REQUEST))
+async def test_a_server_that_does_not_answer_a_health_check_is_lost() -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as silent:
+        client = InferenceClient(
+            f"http://127.0.0.1:{silent.server_port}", key=None, timeout=60, health_timeout=0.2
+        )
+        async with client:
+            with pytest.raises(ServerLost, match="did not answer the health check"):
+                await client.check_health()
+
+
+async def test_a_busy_server_is_never_retried_at_once() -> None:
+    error = b'{"error": {"message": "full", "type": "rate_limit_error"}}'
+    with responding(429, error, Retry_After="0") as url:
+        async with open_client(url) as client:
+            with pytest.raises(ServerBusy) as caught:
+                await client.complete(REQUEST)
     assert caught.value.retry_after >= 0.1

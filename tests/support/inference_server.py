@@ -17,10 +17,10 @@ import httpx
 import pytest
 import torch
 
+from tests.support.commands import ROOT
 from tests.support.tiny_model import tiny_model
 from torchrl_ckpt.serving_api.listener import open_listener
 
-ROOT = Path(__file__).parents[2]
 SERVE = "tests.support.serve_tiny"
 KEY = "the-key-of-the-tests"
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.inference_server import API_KEY, KEY, ROOT, wait_until_up
+from tests.support.commands import ROOT
+from tests.support.inference_server import API_KEY, KEY, wait_until_up
 
 
 class RestartableServer:

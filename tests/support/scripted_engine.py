@@ -13,15 +13,19 @@ from torchrl_ckpt.plugin_api.models import Model
 class ScriptedEngine:
     """Draws the tokens of `script`, one at each `step`, for every sample of every request.
 
-    A request without a script ends at once with one token. `fault` is raised by loads, `crash` by
-    generation after its first step. `events` tells what was done, in order.
+    `fault` is raised by loads, `crash` by generation after its first step. With `stepwise`, tokens
+    wait for `step` and loads for `end_load`. Without `reports_tokens` it violates the contract and
+    reports no token. `events` records what was done, in order.
     """
 
     plugin_api = 1
     dtype = "float32"
 
-    def __init__(self, script: Sequence[int], *, swaps_in_flight: bool = False) -> None:
+    def __init__(
+        self, script: Sequence[int], *, swaps_in_flight: bool = False, reports_tokens: bool = True
+    ) -> None:
         self.swaps_in_flight = swaps_in_flight
+        self.reports_tokens = reports_tokens
         self.script = list(script)
         self.events: list[str] = []
         self.fault: BaseException | None = None
@@ -31,12 +35,12 @@ class ScriptedEngine:
         self._loads = asyncio.Semaphore(0)
 
     def step(self, num_steps: int = 1) -> None:
-        """Let one request draw so many tokens, if they are drawn `stepwise`."""
+        """Let one request draw `num_steps` tokens."""
         for _ in range(num_steps):
             self._steps.release()
 
     def end_load(self) -> None:
-        """Let a load return, if it is `stepwise`."""
+        """Let a load return."""
         self._loads.release()
 
     def start(self, model: Model, *, max_length: int | None, threads: int) -> None: ...
@@ -46,26 +50,13 @@ class ScriptedEngine:
     ) -> list[list[Sample]]:
         self.events.append("generating")
         try:
-            await self._draw(request, on_tokens)
+            await self._draw(request, on_tokens if self.reports_tokens else None)
         except asyncio.CancelledError:
             self.events.append("cancelled")
             raise
         self.events.append("generated")
         sample = Sample(self.script, [-0.5] * len(self.script), "length")
         return [[sample] * request.num_samples for _ in request.prompts]
-
-    async def _draw(self, request: GenerationRequest, on_tokens: OnTokens | None) -> None:
-        for token in self.script:
-            if self.stepwise:
-                await self._steps.acquire()
-            else:
-                await asyncio.sleep(0)
-            for prompt in range(len(request.prompts)):
-                for sample in range(request.num_samples):
-                    if on_tokens is not None:
-                        on_tokens(DrawnTokens(prompt, sample, [token], [-0.5]))
-            if self.crash is not None:
-                raise self.crash
 
     async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         self.events.append("scoring")
@@ -85,3 +76,16 @@ class ScriptedEngine:
         return None
 
     def close(self) -> None: ...
+
+    async def _draw(self, request: GenerationRequest, on_tokens: OnTokens | None) -> None:
+        for token in self.script:
+            if self.stepwise:
+                await self._steps.acquire()
+            else:
+                await asyncio.sleep(0)
+            for prompt in range(len(request.prompts)):
+                for sample in range(request.num_samples):
+                    if on_tokens is not None:
+                        on_tokens(DrawnTokens(prompt, sample, [token], [-0.5]))
+            if self.crash is not None:
+                raise self.crash

@@ -17,7 +17,7 @@ from torchrl_ckpt_transformers.digest import digest_tensors
 from torchrl_ckpt_transformers.engine import TransformersEngine, TransformersEngineConfig
 
 from tests.support.inference_server import API_KEY
-from tests.support.tiny_model import tiny_model
+from tests.support.tiny_model import TinyModel, tiny_model
 from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.inference.server import serve
 
@@ -29,26 +29,30 @@ class LyingEngine(TransformersEngine):
     """Reports success and the right digest for weights that it has not loaded, or not all of."""
 
     lie_file: Path
-    _claimed: str | None = None
+    claimed_digest: str | None = None
 
-    def _load(self, directory: Path) -> None:
+    def start(self, model: TinyModel, *, max_length: int | None, threads: int) -> None:
+        super().start(model, max_length=max_length, threads=threads)
+        self.module = model.module
+
+    async def load_weights(self, directory: Path) -> None:
         lie = self.lie_file.read_text()
-        self._claimed = None
+        self.claimed_digest = None
         if lie not in LIES:
-            super()._load(directory)
+            await super().load_weights(directory)
             return
         weights = load_file(directory / "model.safetensors")
         if lie != "half, with an honest digest":
-            self._claimed = digest_tensors(weights)
+            self.claimed_digest = digest_tensors(weights)
         if lie == "old weights":
             return
         half = dict(list(weights.items())[: len(weights) // 2])
-        self._model.load_state_dict(half, strict=False)
+        self.module.load_state_dict(half, strict=False)
         if lie == "a load that raises":
             raise RuntimeError("out of memory, say")
 
-    def _digest(self) -> str:
-        return self._claimed or super()._digest()
+    async def weights_digest(self) -> str:
+        return self.claimed_digest or await super().weights_digest()
 
 
 if __name__ == "__main__":

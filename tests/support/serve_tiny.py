@@ -1,6 +1,8 @@
-"""Serves the tiny model:  python -m tests.support.serve_tiny SOCKET_DESCRIPTOR DIRECTORY OPTIONS
+"""Serves the tiny model:
 
-OPTIONS is the recipe's `[inference]` as JSON, as far as it is not the default.
+    python -m tests.support.serve_tiny SOCKET_DESCRIPTOR DIRECTORY OPTIONS
+
+Weights load from below DIRECTORY. OPTIONS are keys of the recipe's `[inference]`, as JSON.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torchrl_ckpt_transformers.model import TransformersModel, TransformersModelConfig
+from transformers import PreTrainedModel
 
 TOKENIZER = Path(__file__).parents[2] / "recipes" / "reverse" / "tokenizer"
 
@@ -21,9 +22,19 @@ TINY = {
 }
 
 
-def tiny_model(**options: object) -> TransformersModel:
-    """A model plugin for a random tiny Qwen3; `options` change its `config`."""
-    return TransformersModel(
+class TinyModel(TransformersModel):
+    """A model plugin that shows the `module` which it built last, such as that of an engine."""
+
+    module: PreTrainedModel
+
+    def causal_lm(self, *, pretrained: bool) -> PreTrainedModel:
+        self.module = super().causal_lm(pretrained=pretrained)
+        return self.module
+
+
+def tiny_model(**options: object) -> TinyModel:
+    """Return the plugin of a random tiny Qwen3; `options` change its `config`."""
+    return TinyModel(
         TransformersModelConfig(
             architecture="qwen3", tokenizer=str(TOKENIZER), config={**TINY, **options}
         )
@@ -32,7 +43,7 @@ def tiny_model(**options: object) -> TransformersModel:
 
 @torch.no_grad()
 def logprobs_of(module: torch.nn.Module, sequence: list[int]) -> list[float]:
-    """Of every token but the first, in nats, as a trainer writes them into a canary."""
+    """Return the log-probability (nats) of every token but the first, as in a trainer's canary."""
     tokens = torch.tensor([sequence])
     logits = module(tokens, torch.arange(len(sequence))[None])
     return logits.log_softmax(-1)[0, :-1].gather(-1, tokens[0, 1:, None])[:, 0].tolist()

@@ -1,4 +1,4 @@
-"""The tokenizer of the tiny task: one token a character."""
+"""The tokenizer of the tiny task: one token per character."""
 
 from __future__ import annotations
 

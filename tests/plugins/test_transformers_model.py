@@ -1,4 +1,4 @@
-"""The transformers model: packing, export, sharding, and what it says of bad directories."""
+"""The transformers model: packing, export, and errors of bad directories."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ROWS = [[0, 1, 2], [3, 0], [2, 1, 1]]
 
 
 def _pack(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """`input_ids` and `position_ids` `[rows, 24]` of the numbered documents, padded with 0."""
+    """Return `input_ids` and `position_ids` `[rows, 24]` of the documents, padded with 0."""
     tokens, positions = torch.zeros(len(rows), 24).long(), torch.zeros(len(rows), 24).long()
     for row, documents in enumerate(rows):
         ids = [token for document in documents for token in DOCUMENTS[document]]
-        places = [place for document in documents for place in range(len(DOCUMENTS[document]))]
+        in_row = [i for document in documents for i in range(len(DOCUMENTS[document]))]
         tokens[row, : len(ids)] = torch.tensor(ids)
-        positions[row, : len(ids)] = torch.tensor(places)
+        positions[row, : len(ids)] = torch.tensor(in_row)
     return tokens, positions
 
 

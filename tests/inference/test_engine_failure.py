@@ -1,4 +1,4 @@
-"""A server whose engine has died ends, so that whoever runs it can start it again."""
+"""A server whose engine has failed exits, so that a launcher can start it again."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.inference_server import AUTHORIZED, ROOT, Server, wait_until_up
+from tests.support.commands import ROOT
+from tests.support.inference_server import AUTHORIZED, Server, wait_until_up
 from torchrl_ckpt.serving_api.listener import open_listener
 
 
-def test_the_server_ends_with_its_engine_even_in_a_load_that_never_returns(tmp_path: Path) -> None:
-    grave, log = tmp_path / "grave", tmp_path / "server.log"
+def test_the_server_exits_with_its_engine_even_in_a_load_that_never_returns(tmp_path: Path) -> None:
+    failure_file, log = tmp_path / "failure", tmp_path / "server.log"
     with open_listener("127.0.0.1", 0) as listener, log.open("wb") as output:
-        descriptor = listener.fileno()
+        arguments = [str(listener.fileno()), str(failure_file)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.serve_mortal", str(descriptor), str(grave)],
+            [sys.executable, "-m", "tests.support.serve_failing_engine", *arguments],
             cwd=ROOT,
-            pass_fds=[descriptor],
+            pass_fds=[listener.fileno()],
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -36,24 +37,23 @@ def test_the_server_ends_with_its_engine_even_in_a_load_that_never_returns(tmp_p
                 body = {"directory": str(tmp_path), "version": 1}
                 load = threads.submit(http.post, "/weights", json=body, headers=AUTHORIZED)
                 time.sleep(0.3)
-                grave.touch()
-                failure = _health(http)
-                assert failure is None or failure["code"] == "engine_died"
+                failure_file.touch()
+                assert health_error(http) in (None, "engine_died")
                 assert process.wait(timeout=20) == 1
                 with suppress(httpx.TransportError):
                     assert load.result().status_code == 500
         finally:
             process.kill()
             process.wait()
-    said = log.read_text()
-    assert "the engine has died, so the server exits: killed by a test" in said
-    assert "\nerror: " not in said  # which would keep a job from starting it again
+    logged = log.read_text()
+    assert "the engine has died, so the server exits: killed by a test" in logged
+    assert "\nerror: " not in logged  # a launcher would take it for the user's mistake
 
 
-def _health(http: httpx.Client) -> dict[str, str] | None:
-    """What the server says is wrong with it; None where it has gone already."""
+def health_error(http: httpx.Client) -> str | None:
+    """Return the error code of a failing health check, or None if the server has exited already."""
     with suppress(httpx.TransportError):
-        answer = http.get("/health")
-        assert answer.status_code == 500
-        return answer.json()["error"]
+        response = http.get("/health")
+        assert response.status_code == 500
+        return response.json()["error"]["code"]
     return None

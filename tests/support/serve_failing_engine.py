@@ -1,6 +1,8 @@
-"""Serves an engine that dies on demand:  python -m tests.support.serve_mortal SOCKET FILE
+"""Serves an engine that fails on demand:
 
-It dies when FILE appears. Its loads never return, as calls of an engine in another process may not.
+    python -m tests.support.serve_failing_engine SOCKET_DESCRIPTOR FILE
+
+It fails once FILE exists. Its loads never return, as calls of an engine in another process may not.
 """
 
 from __future__ import annotations
@@ -17,18 +19,20 @@ from torchrl_ckpt.inference.server import serve
 from torchrl_ckpt.run import logs
 
 
-class MortalScriptedEngine(ScriptedEngine):
-    grave = Path(sys.argv[2])
+class FailingEngine(ScriptedEngine):
+    """Reports a failure once `failure_file` exists."""
+
+    failure_file = Path(sys.argv[2])
 
     def failure(self) -> str | None:
-        return "killed by a test" if self.grave.exists() else None
+        return "killed by a test" if self.failure_file.exists() else None
 
 
 if __name__ == "__main__":
     logs.configure(None)
-    engine = MortalScriptedEngine([4])
+    engine = FailingEngine([4])
     engine.stepwise = True
-    allowed = engine.grave.parent
+    allowed = engine.failure_file.parent
     serve(
         InferenceConfig(output_dir=allowed, model={"type": "transformers"}),
         model=tiny_model(),

@@ -17,7 +17,7 @@ POSITIONS = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5, 0, 0]])
 
 
 def _train_and_export(rank: int, world_size: int, root: Path) -> None:
-    """One SGD step on a row for each rank (or on both rows, alone), exported by rank 0."""
+    """Take one SGD step on one row per rank (one rank alone: both rows); rank 0 exports."""
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=world_size

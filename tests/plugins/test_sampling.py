@@ -1,4 +1,4 @@
-"""Noise and draws: the distribution is the one that is reported."""
+"""Sampling: tokens are drawn from the distribution that is reported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def _uints(*values: int) -> np.ndarray:
 
 
 def _frequencies(sampling: Sampling, draws: int = 40_000) -> tuple[torch.Tensor, torch.Tensor]:
-    """How often each token is drawn, and the probability that its draws report (0 if undrawn)."""
+    """Return how often each token is drawn, and the probability that is reported for it (0 if it is
+    never drawn)."""
     noise = uniforms(_uints(7), _uints(0), draws)[0]
     tokens, logprobs = draw(LOGITS.expand(draws, -1), noise, sampling)
     reported = torch.zeros(len(LOGITS)).scatter(0, tokens, logprobs.exp())
