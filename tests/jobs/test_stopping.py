@@ -29,7 +29,7 @@ def test_fine_tuning_resumes_where_it_stopped(
     assert process.returncode == 130, out + err
     (step,) = Layout(run / "checkpoints").steps()
     assert 3 <= step < STEPS
-    assert f"stopped after step {step} of {STEPS}, as asked" in err
+    assert f"stopped after step {step} of {STEPS}, as requested" in err
     assert f"--ckpt.resume-step {step}" in err
 
     succeed(*SFT, "--max-steps", STEPS, "--ckpt.resume-step", "latest", cwd=tmp_path)

@@ -1,7 +1,8 @@
 """The entry of a job's processes: `python -m torchrl_ckpt.cli.component NAME RESOLVED [SOCKET]`.
 
-It is for the runner to call. A mistake of the user's ends up in the log as `error: ...`, from where
-the runner shows it.
+The launcher starts them. NAME is the component, RESOLVED the file `resolved.json`, and SOCKET the
+file descriptor that the inference server listens on. A mistake of the user's is written to the log
+as `error: ...`, and the launcher shows it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torchrl_ckpt.run.resolved import read_attempt, read_run_metadata, read_sect
 
 
 def main(argv: list[str]) -> None:
+    """Run the component until it ends. Raises a `UserError` for a mistake of the user's."""
     die_with_parent()
     component, resolved = argv[0], Path(argv[1])
     rank = os.environ.get("RANK")

@@ -1,4 +1,4 @@
-"""The one place where an error becomes a message and an exit code."""
+"""Turns an error into a message and an exit code, for all commands and components."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from torchrl_ckpt.plugin_api.errors import UserError
 
 
 def exit_code_of(action: Callable[[], int | None]) -> int:
-    """Run `action`: 0 or what it returns, or the code of the `UserError` that it raises.
+    """Call `action` and return its exit code (None: 0), or that of the `UserError` it raises.
 
-    Everything else is a bug and keeps its traceback.
+    The error's message is printed to standard error. Any other exception is a bug and is raised
+    further, with its traceback.
     """
     try:
         return action() or 0
     except UserError as error:
-        # Indented, so that whoever reads it from a log knows where the message ends.
+        # Later lines are indented: the supervisor, which reads the log, finds the message's end.
         print(textwrap.indent(f"error: {error}", "  ")[2:], file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Nobody reads any more, as behind `| head`; what is still buffered must not complain too.
+        # The reader has gone, as with `| head`. Flushing the buffer at exit must not fail as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

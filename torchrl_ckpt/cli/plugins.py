@@ -47,7 +47,7 @@ def add_parser(commands: Any) -> None:
         "and malformed metadata. Imports no plugin.",
     )
     listing.add_argument("--kind", choices=KINDS, help="only plugins of this kind")
-    listing.add_argument("--json", action="store_true", help="print JSON")
+    listing.add_argument("--json", action="store_true", help="print the result as JSON")
     listing.set_defaults(execute=_list)
 
     show = plugin_commands.add_parser(

@@ -1,4 +1,4 @@
-"""From a command line to a validated recipe, with the plugins that it names checked."""
+"""Loads the recipe of a command line, validates it, and checks the plugins that it names."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from torchrl_ckpt.recipe.validate import validate
 from torchrl_ckpt.registry.loading import config_class, load_plugin
 from torchrl_ckpt.run.resolved import SCHEMAS
 
-_AGREED = ("max_steps", "output_dir", "ckpt", "attempt")
+_SHARED_OPTIONS = ("max_steps", "output_dir", "ckpt", "attempt")
 
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """A recipe, and each of its values with where it came from."""
+    """A recipe, and a line for each of its values that says where it came from."""
 
     recipe: Section
     origins: list[str]
 
 
 def load_recipe(command: str, argv: Sequence[str], *, files: Sequence[Path] = ()) -> LoadedRecipe:
-    """Resolve and validate the recipe of `command`, and load the plugins that it names.
+    """Load and validate the recipe of `command`, and load the plugins that it names.
 
-    Raises `RecipeError`, or what is wrong with a plugin, before anything else has happened.
+    Raises `RecipeError`, or the error of a plugin, before anything else has happened.
     """
     schema = SCHEMAS[command]
-    # A run is called after its recipe; one that is put together on the command line, after that.
-    named_after = [*files, *root_files(argv, schema), Path(command)]
-    defaults = default_values(named_after[0].stem)
+    # A run is named after its recipe file, or after the command if there is none.
+    name_sources = [*files, *root_files(argv, schema), Path(command)]
+    defaults = default_values(name_sources[0].stem)
     composition = compose(argv, schema, files=files, defaults=defaults)
     recipe = validate(composition, schema, config_class)
     for kind, plugin in named_plugins(recipe):
@@ -46,12 +46,15 @@ def load_recipe(command: str, argv: Sequence[str], *, files: Sequence[Path] = ()
 
 
 def default_values(name: str) -> dict[str, str]:
-    """What the schema leaves to the command: where the run called `name` has its directory."""
+    """Return the defaults that depend on the run's `name`: its directory."""
     return {"output_dir": f"outputs/{name}"}
 
 
 def detect_command(files: Sequence[Path]) -> str:
-    """`rl` or `sft`, by the sections that the recipe has."""
+    """Return `rl` or `sft`, whichever the recipe's sections belong to.
+
+    Raises `RecipeError` if they belong to neither.
+    """
     tree = compose([], RlRecipe, files=files).tree
     given = {name for name, node in tree.entries.items() if node.origin.is_given}
     if given & {"trainer", "orchestrator"}:
@@ -66,10 +69,10 @@ def detect_command(files: Sequence[Path]) -> str:
 
 
 def _check_agreement(recipe: RlRecipe) -> None:
-    for name in _AGREED:
-        one, other = getattr(recipe.trainer, name), getattr(recipe.orchestrator, name)
-        if one != other:
+    for name in _SHARED_OPTIONS:
+        trainer, orchestrator = getattr(recipe.trainer, name), getattr(recipe.orchestrator, name)
+        if trainer != orchestrator:
             raise RecipeError(
-                f"trainer.{name} is {one!r}, but orchestrator.{name} is {other!r}; they must be "
-                f"the same. Give `{name}` once, at the root (`--{name.replace('_', '-')}`)"
+                f"trainer.{name} is {trainer!r}, but orchestrator.{name} is {orchestrator!r}; they "
+                f"must be equal. Give `{name}` once, at the root (`--{name.replace('_', '-')}`)"
             )

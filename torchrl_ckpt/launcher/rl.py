@@ -28,9 +28,9 @@ from torchrl_ckpt.serving_api.listener import open_listener
 
 
 def run_rl(recipe: RlRecipe) -> None:
-    """Train to the end. Raises `RunInterrupted` where it was asked to stop before."""
+    """Train to the last step. Raises `RunInterrupted` if the user stops the run before."""
     python = None if recipe.inference is None else server_python(recipe.inference)
-    # The port first: whether it is free shows before anything is written.
+    # The port comes first: if it is in use, nothing has been written yet.
     with (
         _listening(recipe.inference) as listener,
         begin_attempt("rl", recipe) as start,
@@ -60,6 +60,7 @@ def run_rl(recipe: RlRecipe) -> None:
 
 @contextmanager
 def _listening(config: InferenceConfig | None) -> Iterator[socket.socket | None]:
+    """Listen on the address of the job's own server, if it has one."""
     if config is None:
         yield None
         return
@@ -68,7 +69,7 @@ def _listening(config: InferenceConfig | None) -> Iterator[socket.socket | None]
 
 
 def _with_own_server(recipe: RlRecipe, listener: socket.socket) -> RlRecipe:
-    """The recipe with the address of the job's own server for the orchestrator."""
+    """Return `recipe` with the address of the job's own server for the orchestrator."""
     orchestrator = recipe.orchestrator
     address = {"base_url": _url(listener), "base_urls": []}
     client = orchestrator.client.model_copy(update=address)

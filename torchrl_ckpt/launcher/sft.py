@@ -15,7 +15,7 @@ from torchrl_ckpt.run.resolved import write_resolved
 
 
 def run_sft(recipe: SftRecipe) -> None:
-    """Train to the end. Raises `RunInterrupted` where it was asked to stop before."""
+    """Train to the last step. Raises `RunInterrupted` if the user stops the run before."""
     with begin_attempt("sft", recipe) as start:
         attempt, run = start.attempt, start.attempt.run
         write_resolved(run.resolved, "sft", recipe, attempt)

@@ -17,10 +17,13 @@ from torchrl_ckpt.serving_api.listener import open_listener
 
 
 def run_inference(config: InferenceConfig) -> None:
-    """Serve in this very process until SIGTERM or Ctrl-C, in the engine's environment."""
+    """Serve in this process until SIGTERM or Ctrl-C.
+
+    The command is restarted first if the engine needs another Python environment.
+    """
     restart_with(server_python(config))
     with open_listener(config.host, config.port) as listener:
-        # Imported here, since it brings torch and FastAPI, which a launcher does without.
+        # Imported here: it imports torch and FastAPI, which no other launcher needs.
         from torchrl_ckpt.inference.main import serve_recipe
 
         logs.configure()

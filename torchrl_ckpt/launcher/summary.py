@@ -11,12 +11,12 @@ from torchrl_ckpt.run.attempt import Attempt
 
 
 def last_row(rows: Sequence[dict[str, Any]], component: str) -> dict[str, Any]:
-    """The newest of a component's rows; there is one."""
+    """Return the newest row of `component`, which must have one."""
     return next(row for row in reversed(rows) if row["component"] == component)
 
 
 def checkpoint_lines(attempt: Attempt) -> list[str]:
-    """Which checkpoints there are now, if checkpointing is on."""
+    """List the run's checkpoints, if checkpointing is on."""
     if attempt.ckpt is None:
         return []
     layout = Layout.of_run(attempt.output_dir, attempt.ckpt)
@@ -29,13 +29,13 @@ def checkpoint_lines(attempt: Attempt) -> list[str]:
 
 
 def stopped_early(attempt: Attempt) -> str | None:
-    """How to go on where the trainer has stopped before its last step, as asked; else None."""
+    """Say how to resume, if the trainer stopped before its last step on request; else None."""
     run = attempt.run
     steps = [row["step"] for row in metrics.read(run.metrics) if row["component"] == "trainer"]
     step = max(steps, default=0)
     if not run.stop.exists() or step >= attempt.max_steps:
         return None
-    text = f"stopped after step {step} of {attempt.max_steps}, as asked"
+    text = f"stopped after step {step} of {attempt.max_steps}, as requested"
     if attempt.ckpt is None:
         return f"{text}; nothing was saved, since checkpointing is off (`--ckpt`)"
     saved = Layout.of_run(attempt.output_dir, attempt.ckpt).steps()

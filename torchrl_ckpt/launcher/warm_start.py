@@ -1,4 +1,4 @@
-"""Provides the weights that a job starts from: trains them first where they are missing."""
+"""Provides the weights that a job starts from, and trains them first if they are missing."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torchrl_ckpt.run.attempt import Attempt
 
 
 def warm_started(config: RlTrainerConfig, attempt: Attempt) -> RlTrainerConfig:
-    """`config` with the final weights of its `warm_start` recipe as its model.
+    """Return `config` with the final weights of its `warm_start` recipe as its model.
 
     A resumed attempt takes its weights from the checkpoint, so nothing is trained for it.
     """
     if config.warm_start is None or attempt.resume_step is not None:
         return config
     weights = final_weights(config.warm_start)
-    # The directory brings the architecture along; the recipe's would contradict it.
+    # The directory defines the architecture, so the recipe's is left out.
     model = PluginTable.model_validate({"type": config.model.type, "name": str(weights)})
     return config.model_copy(update={"model": model})
 
 
 def final_weights(recipe_file: Path) -> Path:
-    """The directory of a fine-tuning recipe's final model; trained now if it is missing."""
+    """Return the directory of a fine-tuning recipe's final model; train it if it is missing."""
     recipe = load_recipe("sft", [], files=[recipe_file]).recipe
     assert isinstance(recipe, SftRecipe)
     weights = recipe.output_dir / "weights" / f"step_{recipe.max_steps}"
