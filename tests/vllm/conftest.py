@@ -1,31 +1,27 @@
-"""vLLM's environment as a user gets it, servers that run in it, and policies for them."""
+"""vLLM's environment as a user gets it, and a server that runs in it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from tests.support.commands import RECIPES, free_port, running
-from tests.support.inference_server import API_KEY, KEY
-from tests.support.tiny_model import logprobs_of, tiny_model
+from tests.support.vllm_server import (
+    RandomPolicies,
+    VllmServer,
+    export_random_policies,
+    vllm_server,
+)
 from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.launcher.engine_env.engine_venv import server_python
 from torchrl_ckpt.plugin_api.errors import EngineEnvironmentFailed
-from torchrl_ckpt.run.weight_store import Canary, Policy
-from torchrl_ckpt.serving_api.client import InferenceClient
-
-CANARY = [[5, 6, 7, 3, 7, 6, 5, 1], list(range(2, 28)), [9, 3]]
 
 
-@pytest.fixture(scope="session")
-def vllm_python() -> Path:
-    """The interpreter of vLLM's environment, which is made now if this is the first use."""
+@pytest.fixture(scope="session", name="vllm_python")
+def find_vllm_python() -> Path:
+    """The interpreter of vLLM's environment, which the first use makes."""
     recipe: dict[str, Any] = {"model": {"type": "transformers"}, "engine": {"type": "vllm"}}
     try:
         return server_python(InferenceConfig.model_validate({**recipe, "output_dir": "unused"}))
@@ -33,69 +29,18 @@ def vllm_python() -> Path:
         pytest.skip(f"vLLM cannot be installed here: {error}")
 
 
-@dataclass(frozen=True)
-class Published:
-    """Policies of random weights, and the modules that they are of, by version."""
-
-    root: Path
-    modules: Mapping[int, torch.nn.Module]
-
-    def directory(self, version: int) -> Path:
-        return self.root / f"step_{version}"
-
-    def policy(self, version: int) -> Policy:
-        """As a trainer would publish it."""
-        expected = [self.logprobs(version, sequence) for sequence in CANARY]
-        return Policy(version, 1, False, Canary(CANARY, expected, "float32"), None)
-
-    def logprobs(self, version: int, sequence: list[int]) -> list[float]:
-        return logprobs_of(self.modules[version], sequence)
+@pytest.fixture(scope="session", name="tied")
+def export_tied_policies(tmp_path_factory: pytest.TempPathFactory) -> RandomPolicies:
+    """Policies of a model whose output layer is tied to its embedding."""
+    return export_random_policies(tmp_path_factory.mktemp("tied"), tied=True)
 
 
-def publish(root: Path, *, tied: bool) -> Published:
-    model, modules = tiny_model(tie_word_embeddings=tied), {}
-    for version in (0, 1):
-        torch.manual_seed(version)
-        modules[version] = model.build(pretrained=False)
-        model.export(modules[version].state_dict(), root / f"step_{version}")
-    return Published(root, modules)
-
-
-@pytest.fixture(scope="session")
-def tied(tmp_path_factory: pytest.TempPathFactory) -> Published:
-    """Policies of a model whose output layer is its embedding."""
-    return publish(tmp_path_factory.mktemp("tied"), tied=True)
-
-
-@dataclass(frozen=True)
-class VllmServer:
-    base_url: str
-    process: Any
-    log: Path
-
-    def client(self) -> InferenceClient:
-        return InferenceClient(self.base_url, key=KEY, timeout=300)
-
-
-@contextmanager
-def vllm_server(
-    cwd: Path, *options: object, env: Mapping[str, str] | None = None
+@pytest.fixture(scope="session", name="server")
+def start_shared_server(
+    vllm_python: Path, tied: RandomPolicies, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[VllmServer]:
-    """`inference @ recipes/reverse/infer.toml --engine.type vllm`, started by hand."""
-    port = free_port()
-    command = ("inference", "@", RECIPES / "reverse/infer.toml", "--engine.type", "vllm")
-    with running(
-        *(*command, "--port", port, *options), cwd=cwd, env={API_KEY: KEY, **(env or {})}
-    ) as process:
-        yield VllmServer(f"http://127.0.0.1:{port}", process, cwd / "server.log")
-
-
-@pytest.fixture(scope="session")
-def server(
-    vllm_python: Path, tied: Published, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[VllmServer]:
-    """One server for all tests that share it. It may change its weights in the middle of a request,
-    and its model's embeddings are tied: what is harder than the defaults."""
+    """The server that all tests share. It updates weights in flight, and its model's embeddings are
+    tied: both are harder than the defaults."""
     with vllm_server(
         tmp_path_factory.mktemp("vllm"),
         *("--model.config.tie-word-embeddings", "true", "--weight-update", "keep"),

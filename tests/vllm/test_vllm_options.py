@@ -1,4 +1,4 @@
-"""vLLM's options in a recipe are checked as early as they can be, mostly without vLLM."""
+"""vLLM's options in a recipe are checked as early as possible, mostly without vLLM."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torchrl_ckpt.plugin_api.errors import RecipeError
 KNOWN = {*VllmEngineConfig.model_fields, "max_num_batched_tokens", "max_model_len"}
 
 
-def test_the_recipe_is_checked_where_there_is_no_vllm(tmp_path: Path) -> None:
+def test_a_recipe_is_checked_without_vllm(tmp_path: Path) -> None:
     shown = succeed("rl", "@", RECIPES / "rl_reverse_vllm.toml", "--dry-run", cwd=tmp_path)
     assert "the recipe is valid" in shown.out
 
@@ -34,7 +34,7 @@ def test_an_option_that_is_decided_elsewhere_is_refused_with_the_reason(tmp_path
 
 
 def set_by_start() -> list[str]:
-    """The options that the engine gives vLLM by itself."""
+    """Return the options that the engine sets itself."""
     [call] = [
         node
         for node in ast.walk(ast.parse(inspect.getsource(torchrl_ckpt_vllm.engine)))
@@ -44,17 +44,17 @@ def set_by_start() -> list[str]:
 
 
 @pytest.mark.parametrize("name", set_by_start())
-def test_what_the_engine_sets_itself_is_refused_in_a_recipe(name: str) -> None:
+def test_an_option_that_the_engine_sets_is_refused_in_a_recipe(name: str) -> None:
     with pytest.raises(ValidationError, match=f"`{name}` cannot be given here: "):
         VllmEngineConfig(**{name: 1})
 
 
-def test_replicas_that_the_canary_does_not_reach_are_refused() -> None:
+def test_replicas_that_the_canary_cannot_reach_are_refused() -> None:
     with pytest.raises(ValidationError, match=r"canary.*base_urls"):
         VllmEngineConfig(data_parallel_size=2)
 
 
-def test_chunked_prefill_is_refused_on_cpu_and_not_overruled() -> None:
+def test_chunked_prefill_is_refused_on_cpu() -> None:
     config = VllmEngineConfig(enable_chunked_prefill=True)
     known = {*KNOWN, "enable_chunked_prefill"}
     with pytest.raises(RecipeError, match="on CPU a seeded prompt"):

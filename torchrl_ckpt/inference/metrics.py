@@ -15,7 +15,7 @@ from torchrl_ckpt.inference.served_policy import ServedPolicy
 from torchrl_ckpt.plugin_api.errors import ModelError
 from torchrl_ckpt.serving_api.protocol import Usage
 
-_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
+_BUCKETS_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
 
 
 class ServerMetrics:
@@ -28,7 +28,7 @@ class ServerMetrics:
             "torchrl_ckpt_request_seconds",
             "Time from a request's arrival to the end of its response.",
             ["route"],
-            buckets=_SECONDS,
+            buckets=_BUCKETS_SECONDS,
             registry=self.registry,
         )
         self._loads = self._counter("weight_loads", "Loads of weights.", "outcome")

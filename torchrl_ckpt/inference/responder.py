@@ -53,9 +53,9 @@ class Responder(ABC, Generic[Request]):
         }
 
     async def respond(self, receive: Receive) -> BaseModel | EventStream:
-        """Return the response that the request wants; `receive` is where its body was read from.
+        """Return the response, streamed if the request has `stream`.
 
-        Raises `ClientDisconnected`, and as `CompletionService.complete` does.
+        The request's body must have been read from `receive`. Raises `ClientDisconnected`, and as `CompletionService.complete` does.
         """
         if self.request.stream:
             return EventStream(self._stream)
@@ -70,7 +70,7 @@ class Responder(ABC, Generic[Request]):
         """Return what `chunk` adds to a choice."""
 
     def opening(self) -> Sequence[BaseModel]:
-        """Return what a stream says of the choices before the first chunk."""
+        """Return the chunks that a stream sends before the first tokens."""
         return ()
 
     def shared_fields(

@@ -53,7 +53,7 @@ class CompletionResponder(Responder[CompletionRequest]):
             for prompt in request.prompts
         ]
         super().__init__(service, request, prompts, request.prompt_seeds)
-        # By choice: where its next token's text begins. A choice is here from its first chunk on.
+        # Where the text of each choice's next token begins; empty for choices without tokens so far.
         self._offsets: defaultdict[int, int] = defaultdict(int)
 
     def choice(self, index: int, sample: Sample, text: str, policy: list[PolicySpan]) -> Choice:
@@ -63,7 +63,9 @@ class CompletionResponder(Responder[CompletionRequest]):
         return ChoiceChunk(text=chunk.text, **self._fields(chunk.index, chunk, chunk.policy))
 
     async def complete(self) -> BaseModel:
-        return await (self._echo() if self.request.echo else super().complete())
+        if self.request.echo:
+            return await self._echo()
+        return await super().complete()
 
     async def _echo(self) -> BaseModel:
         logprobs, weights, usage = await self.service.score(self.prompts)
