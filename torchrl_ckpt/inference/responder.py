@@ -55,7 +55,8 @@ class Responder(ABC, Generic[Request]):
     async def respond(self, receive: Receive) -> BaseModel | EventStream:
         """Return the response, streamed if the request has `stream`.
 
-        The request's body must have been read from `receive`. Raises `ClientDisconnected`, and as `CompletionService.complete` does.
+        The request's body must have been read from `receive`. Raises `ClientDisconnected`, and as
+        `CompletionService.complete` does.
         """
         if self.request.stream:
             return EventStream(self._stream)

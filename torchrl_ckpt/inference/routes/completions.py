@@ -53,7 +53,7 @@ class CompletionResponder(Responder[CompletionRequest]):
             for prompt in request.prompts
         ]
         super().__init__(service, request, prompts, request.prompt_seeds)
-        # Where the text of each choice's next token begins; empty for choices without tokens so far.
+        # Where the text of each choice's next token begins, for the choices that have begun.
         self._offsets: defaultdict[int, int] = defaultdict(int)
 
     def choice(self, index: int, sample: Sample, text: str, policy: list[PolicySpan]) -> Choice:
