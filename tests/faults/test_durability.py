@@ -6,14 +6,12 @@ A kill does not show what a power failure could take away; the order of the syst
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import pytest
 
-from tests.support.faults.invariants import Invariants
-from tests.support.faults.saver import Saver
 from tests.support.faults.scenario import save_scenarios
-from tests.support.faults.scenario_trials import ScenarioTrials
+from tests.support.faults.scenario_trials import TrialsOf
 from tests.support.faults.strace import (
     MAKES,
     OPENS,
@@ -24,8 +22,6 @@ from tests.support.faults.strace import (
     WRITES,
     FaultPoint,
 )
-
-pytestmark = pytest.mark.usefixtures("needs_strace")
 
 
 def not_durable(calls: Iterable[FaultPoint]) -> set[str]:
@@ -48,10 +44,9 @@ def not_durable(calls: Iterable[FaultPoint]) -> set[str]:
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("backend", ["dcp", "async_dcp"])
 def test_everything_is_synced_before_the_commit_and_the_commit_before_any_removal(
-    backend: str, threads: int, saver: Saver, invariants: Invariants, tmp_path: Path
+    backend: str, threads: int, trials_of: TrialsOf
 ) -> None:
-    scenario = save_scenarios(backend, {"threads": threads})[1]
-    trials = ScenarioTrials(scenario, saver, invariants, tmp_path)
+    trials = trials_of(save_scenarios(backend, {"threads": threads})[1])
     calls = trials.fault_points
     commit = next(index for index, call in enumerate(calls) if trials.is_commit(call))
     removal = next(index for index, call in enumerate(calls) if call.name in REMOVES)

@@ -34,8 +34,7 @@ def mount_small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("save_async", [False, True])
-@pytest.mark.parametrize("on_failure", ["continue", "stop"])
+@pytest.mark.parametrize(("on_failure", "save_async"), [("continue", True), ("stop", False)])
 def test_a_run_that_fills_its_disk_keeps_its_checkpoints(
     on_failure: Literal["continue", "stop"], save_async: bool, small_disk: Path, tmp_path: Path
 ) -> None:

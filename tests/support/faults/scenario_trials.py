@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -171,3 +171,6 @@ class ScenarioTrials:
         """Return the warnings in the trainer's log."""
         lines = RunDirectory(self._run, attempt=1).log("trainer").read_text().splitlines()
         return [line for line in lines if " WARNING " in line]
+
+
+TrialsOf = Callable[[Scenario], ScenarioTrials]
