@@ -10,7 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
-from torchrl_ckpt_transformers.engine import TransformersEngine, TransformersEngineConfig
+from torchrl_ckpt_transformers.transformers_engine import (
+    TransformersEngine,
+    TransformersEngineConfig,
+)
 
 from tests.support.inference_server import (
     API_KEY,

@@ -14,7 +14,10 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 from torchrl_ckpt_transformers.digest import digest_tensors
-from torchrl_ckpt_transformers.engine import TransformersEngine, TransformersEngineConfig
+from torchrl_ckpt_transformers.transformers_engine import (
+    TransformersEngine,
+    TransformersEngineConfig,
+)
 
 from tests.support.inference_server import API_KEY
 from tests.support.tiny_model import TinyModel, tiny_model

@@ -13,7 +13,10 @@ import socket
 import sys
 from pathlib import Path
 
-from torchrl_ckpt_transformers.engine import TransformersEngine, TransformersEngineConfig
+from torchrl_ckpt_transformers.transformers_engine import (
+    TransformersEngine,
+    TransformersEngineConfig,
+)
 
 from tests.support.inference_server import API_KEY
 from tests.support.tiny_model import tiny_model

@@ -7,7 +7,7 @@ import inspect
 from pathlib import Path
 
 import pytest
-import torchrl_ckpt_vllm.engine
+import torchrl_ckpt_vllm.vllm_engine
 from pydantic import ValidationError
 from torchrl_ckpt_vllm.options import VllmEngineConfig, engine_arguments
 from torchrl_ckpt_vllm.sampling_params import sample_seed, sampling_params
@@ -37,7 +37,7 @@ def set_by_start() -> list[str]:
     """Return the options that the engine sets itself."""
     [call] = [
         node
-        for node in ast.walk(ast.parse(inspect.getsource(torchrl_ckpt_vllm.engine)))
+        for node in ast.walk(ast.parse(inspect.getsource(torchrl_ckpt_vllm.vllm_engine)))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "AsyncEngineArgs"
     ]
     return [keyword.arg for keyword in call.keywords if keyword.arg is not None]
