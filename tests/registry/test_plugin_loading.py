@@ -16,8 +16,8 @@ ACME = "[torchrl_ckpt.losses]\nacme = acme_losses:GoodLoss\n"
 
 
 def why_broken(site: SitePackages, source: str, kind: str = "losses") -> str:
-    entry_points = f"[torchrl_ckpt.{kind}]\nacme = acme_plugins:Acme\n"
-    site.install("acme_plugins", entry_points, modules={"acme_plugins": source}, version="2.3")
+    entry_points = f"[torchrl_ckpt.{kind}]\nacme = acme_toys:Acme\n"
+    site.install("acme_toys", entry_points, modules={"acme_toys": source}, version="2.3")
     with pytest.raises(PluginBroken) as raised:
         load_plugin(cast(Kind, kind), "acme")
     return str(raised.value)
@@ -37,8 +37,8 @@ def test_a_good_plugin_is_loaded_with_where_it_came_from(site: SitePackages) -> 
 def test_a_broken_plugin_is_named_with_its_distribution_and_entry_point(site: SitePackages) -> None:
     assert why_broken(site, "raise ValueError('no luck')").startswith(
         "The losses plugin `acme` cannot be used: ValueError: no luck.\n"
-        "  distribution: acme-plugins 2.3\n"
-        "  entry point:  acme_plugins:Acme\n"
+        "  distribution: acme-toys 2.3\n"
+        "  entry point:  acme_toys:Acme\n"
     )
 
 
