@@ -13,7 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torchrl_ckpt_transformers.digest import digest_tensors
-from torchrl_ckpt_transformers.engine import TransformersEngine, TransformersEngineConfig
+from torchrl_ckpt_transformers.transformers_engine import (
+    TransformersEngine,
+    TransformersEngineConfig,
+)
 
 from tests.support.tiny_model import TinyModel, logprobs_of, tiny_model
 from torchrl_ckpt.plugin_api.engines import DrawnTokens, GenerationRequest, Sample, Sampling
