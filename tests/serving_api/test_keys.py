@@ -1,4 +1,4 @@
-"""Key files: for this user alone, and gone with their server."""
+"""Key files: readable only by this user, and removed with their server."""
 
 from __future__ import annotations
 
