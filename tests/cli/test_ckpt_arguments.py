@@ -144,6 +144,15 @@ def test_a_step_of_one_checkpoint_is_refused(
     assert not (tmp_path / "target").exists()
 
 
+@pytest.mark.parametrize("command", sorted(set(NAMES) - set(WITH_STEP)))
+def test_one_checkpoint_is_refused_by_a_command_that_looks_at_all(
+    ckpt: CkptCommand, run: Path, tmp_path: Path, command: str
+) -> None:
+    done = ckpt(*_arguments(command, run / "checkpoints/step_4", tmp_path))
+    assert done.exit_code == 2
+    assert "step_4 is one checkpoint: give the run's directory" in done.err
+
+
 @pytest.mark.parametrize("step", ["0", "-1", "newest"])
 def test_a_step_that_is_no_number_from_1_is_refused(
     ckpt: CkptCommand, run: Path, step: str

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torchrl_ckpt.checkpoint.locate import find_one, is_checkpoint
+from torchrl_ckpt.checkpoint.locate import CheckpointLocation, find, find_one, is_checkpoint
 from torchrl_ckpt.plugin_api.errors import RecipeError
 
 Execute = Callable[[argparse.Namespace], int]
@@ -58,6 +58,16 @@ def add_step(parser: argparse.ArgumentParser, default: str = "the newest") -> No
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def whole_run(run: Path) -> CheckpointLocation:
+    """Return where the checkpoints of `RUN` are, for a command that looks at all of them.
+
+    Raises `RecipeError` if `run` is one checkpoint, and `CheckpointNotFound`.
+    """
+    if is_checkpoint(run):
+        raise RecipeError(f"{run} is one checkpoint: give the run's directory")
+    return find(run)
 
 
 def selected_checkpoint(run: Path, step: int | None) -> Path:

@@ -10,8 +10,7 @@ from typing import Any
 from rich.filesize import decimal
 
 from torchrl_ckpt.checkpoint.inventory import list_entries
-from torchrl_ckpt.checkpoint.locate import find
-from torchrl_ckpt.cli.ckpt.arguments import add_command, add_json, add_run
+from torchrl_ckpt.cli.ckpt.arguments import add_command, add_json, add_run, whole_run
 from torchrl_ckpt.cli.ckpt.printing import age, console, print_json, table
 from torchrl_ckpt.plugin_api.errors import CheckpointNotFound
 
@@ -44,7 +43,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _ls(args: argparse.Namespace) -> int:
-    layout = find(args.run).layout
+    layout = whole_run(args.run).layout
     last = None if args.all or args.json else _MAX_ROWS
     entries = list_entries(layout, last=last)
     if args.json:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from torchrl_ckpt.checkpoint.locate import CheckpointLocation, find, latest_attempt
+from torchrl_ckpt.checkpoint.locate import CheckpointLocation, latest_attempt
 from torchrl_ckpt.checkpoint.retention import Retention, Verdict, judge, remove, retention_rules
-from torchrl_ckpt.cli.ckpt.arguments import add_command, add_json, add_run, positive
+from torchrl_ckpt.cli.ckpt.arguments import add_command, add_json, add_run, positive, whole_run
 from torchrl_ckpt.cli.ckpt.printing import console, print_json, table
 from torchrl_ckpt.config.ckpt import CheckpointConfig, KeepBestConfig
 from torchrl_ckpt.plugin_api.errors import CheckpointFailed, CheckpointNotFound, RecipeError
@@ -52,7 +52,9 @@ def add_parser(commands: Any) -> None:
         "--direction",
     )
     rules.add_argument(
-        "--component", metavar="C", help="the component that wrote METRIC, such as `evaluation`"
+        "--component",
+        metavar="COMPONENT",
+        help="the component that wrote METRIC, such as `evaluation`",
     )
     rules.add_argument("--direction", choices=("min", "max"), help="which value is the best")
     rules.add_argument(
@@ -66,7 +68,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _prune(args: argparse.Namespace) -> int:
-    location = find(args.run)
+    location = whole_run(args.run)
     run = _run(location)
     if args.dry_run:
         _show(args, judge(location.layout.steps(), _rules(args, run)))

@@ -10,26 +10,23 @@ from torchrl_ckpt.run.progress import ProgressMessage
 
 COMPONENT_WIDTH = 14
 
-_SHOWN_METRICS = (
-    ("loss", "loss", ".4f"),
-    ("reward/mean", "reward", ".4f"),
-    ("lr", "lr", ".1e"),
-    ("tokens_per_second", "tokens/s", ".0f"),
-    ("policy_version", "policy", ".0f"),
-    ("checkpoint/stall_seconds", "seconds of stall", ".2f"),
-    ("checkpoint/write_seconds", "to write", ".2f"),
-    ("checkpoint/commit_seconds", "to commit", ".2f"),
-)
-"""Metric, label and format."""
+_SHOWN_METRICS = {
+    "loss": "loss {:.4f}",
+    "reward/mean": "reward {:.4f}",
+    "lr": "lr {:.1e}",
+    "tokens_per_second": "tokens/s {:.0f}",
+    "policy_version": "policy {:.0f}",
+    "checkpoint/stall_seconds": "stall {:.2f} s",
+    "checkpoint/write_seconds": "write {:.2f} s",
+    "checkpoint/commit_seconds": "commit {:.2f} s",
+}
 
 
 def metrics_text(row: Mapping[str, Any]) -> str:
     """Format the main values of a metrics row, such as `loss 0.6123  lr 5.0e-04`."""
-    shown = [(label, row[name], form) for name, label, form in _SHOWN_METRICS if name in row]
-    return "  ".join(
-        f"{label} {value if isinstance(value, str) else format(value, form)}"
-        for label, value, form in shown
-    )
+    # NaN and infinities are strings in a row.
+    shown = [text.format(float(row[name])) for name, text in _SHOWN_METRICS.items() if name in row]
+    return "  ".join(shown)
 
 
 def message_text(message: ProgressMessage) -> str:
