@@ -141,7 +141,7 @@ class JobAttempt:
         if process.pid == self._launcher.pid:
             return "launcher"
         words = process.cmdline()
-        if "torch.distributed.run" in words:
+        if "torchrl_ckpt.launcher.torchrun" in words:
             return "torchrun"
         roles: tuple[Victim, ...] = ("trainer", "orchestrator", "inference")
         return next((role for role in roles if role in words), None)
