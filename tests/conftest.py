@@ -11,6 +11,7 @@ TESTS = Path(__file__).parent
 pytest_plugins = ["tests.support.component_processes", "tests.support.inference_server"]
 
 
+@pytest.hookimpl(tryfirst=True)  # Before pytest-xdist reads the groups.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a folder on one worker of pytest-xdist: they share expensive runs."""
     for item in items:
