@@ -11,9 +11,9 @@ TESTS = Path(__file__).parent
 pytest_plugins = ["tests.support.component_processes", "tests.support.inference_server"]
 
 
-@pytest.hookimpl(tryfirst=True)  # Before pytest-xdist reads the groups.
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a folder on one worker of pytest-xdist: they share expensive runs."""
-    for item in items:
-        folder = item.path.relative_to(TESTS).parts[0]
-        item.add_marker(pytest.mark.xdist_group(folder))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Keep the tests of a folder on one worker of pytest-xdist: they share expensive runs.
+
+    Not in `pytest_collection_modifyitems`, where pytest-xdist has read the groups already.
+    """
+    item.add_marker(pytest.mark.xdist_group(item.path.relative_to(TESTS).parts[0]))
