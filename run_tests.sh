@@ -23,5 +23,5 @@ if [ $# -eq 0 ]; then
 fi
 echo "== pytest" >&2
 # Two workers, since much of the time is spent waiting for processes to start. A folder's tests stay
-# on one worker (tests/conftest.py), because they share expensive runs.
-exec "$bin/python" -m pytest "${select[@]}" --numprocesses 2 --dist loadgroup "$@"
+# on one worker, in the order of collection (tests/conftest.py): they share expensive runs.
+exec "$bin/python" -m pytest "${select[@]}" --numprocesses 2 --dist loadscope --no-loadscope-reorder "$@"

@@ -1,19 +1,34 @@
-"""Fixtures that several test folders share live in tests/support."""
+"""Fixtures that several folders share, and the order of the tests on two workers."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-
-TESTS = Path(__file__).parent
+from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = ["tests.support.component_processes", "tests.support.inference_server"]
 
+TESTS = Path(__file__).parent
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep the tests of a folder on one worker of pytest-xdist: they share expensive runs.
+# They take the longest, so they begin first: no worker is to be left alone with one of them.
+LONG_FOLDERS = ("jobs", "faults", "vllm")
 
-    Not in `pytest_collection_modifyitems`, where pytest-xdist has read the groups already.
-    """
-    item.add_marker(pytest.mark.xdist_group(item.path.relative_to(TESTS).parts[0]))
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: _folder(item) not in LONG_FOLDERS)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    return FolderScheduling(config, log)  # type: ignore[arg-type]
+
+
+class FolderScheduling(LoadScopeScheduling):
+    """Keeps the tests of a folder on one worker: they share expensive runs."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid.removeprefix("tests/").partition("/")[0]
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(TESTS).parts[0]
