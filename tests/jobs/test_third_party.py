@@ -11,7 +11,7 @@ import pytest
 from tests.support.commands import RECIPES, ROOT, digests, run, succeed
 
 PROJECT = ROOT / "tests/third_party/acme_plugins"
-FLAGS = ("--loss", "acme_z_loss", "--ckpt.backend", "acme_torch_save")
+FLAGS = ("--loss", "acme_z_loss", "--ckpt.backend", "acme_whole_file")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_they_are_listed_train_save_and_resume(installed: dict[str, str], tmp_path: Path) -> None:
     listed = succeed("torchrl-ckpt", "plugins", "list", cwd=tmp_path, env=installed).out
     assert "acme_z_loss" in listed
-    assert "acme_torch_save" in listed
+    assert "acme_whole_file" in listed
 
     sft = ("sft", "@", RECIPES / "sft_reverse.toml", *FLAGS)
     for directory, *steps in (("whole", 4), ("split", 2, 4)):

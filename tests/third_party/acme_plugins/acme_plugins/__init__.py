@@ -1,1 +1,1 @@
-"""What a third party adds to torchrl-ckpt: a loss and a checkpoint backend."""
+"""Plugins of a third party for torchrl-ckpt: a loss and a checkpoint backend."""

@@ -1,6 +1,6 @@
-"""The checkpoint backend `acme_torch_save`: everything whole in one safetensors file.
+"""The checkpoint backend `acme_whole_file`: all tensors, unsharded, in one safetensors file.
 
-It gathers every tensor on every rank, so it is for models that fit into one rank's memory twice.
+It gathers every tensor on every rank, so the model must fit twice into the memory of one rank.
 """
 
 from __future__ import annotations
@@ -22,26 +22,8 @@ from torchrl_ckpt.plugin_api.errors import CheckpointMismatch
 FILE = "acme.safetensors"
 
 
-class WholeFileSave:
-    """Everything has been copied; `wait_written` writes it, on the one rank that got it."""
-
-    def __init__(self, copies: Mapping[str, torch.Tensor], directory: Path) -> None:
-        self._copies = copies
-        self._directory = directory
-
-    def wait_staged(self) -> None:
-        pass
-
-    def wait_written(self, advance: Advance = lambda _: None) -> Written:
-        if not self._copies:
-            return Written([])
-        with recorded_file(self._directory, FILE) as (stream, records):
-            advance(stream.write(save(dict(self._copies))))
-        return Written(records)
-
-
 class WholeFileBackend:
-    """Writes one file with whole tensors, from rank 0. Any number of ranks can load it."""
+    """Writes one file with unsharded tensors, on rank 0. Any number of ranks can load it."""
 
     plugin_api = 1
     file_format = "acme_safetensors"
@@ -53,11 +35,11 @@ class WholeFileBackend:
     def save(
         self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup
     ) -> WholeFileSave:
-        writes = dist.get_rank(group) == 0
+        is_writer = dist.get_rank(group) == 0
         copies = {}
         for name, tensor in state.items():
-            whole = _whole(tensor)  # collective: on every rank, in the same order
-            if writes:
+            whole = _unsharded(tensor)  # collective: on every rank, in the same order
+            if is_writer:
                 copies[name] = whole.cpu().clone(memory_format=torch.contiguous_format)
         return WholeFileSave(copies, directory)
 
@@ -68,7 +50,7 @@ class WholeFileBackend:
                 if stored.get(name) != list(tensor.shape):
                     raise CheckpointMismatch(
                         f"{directory / FILE}: {name} is {stored.get(name, 'missing')}, and "
-                        f"{list(tensor.shape)} was wanted. Resume with the same `model`."
+                        f"{list(tensor.shape)} is needed. Resume with the same `model`."
                     )
             for name, tensor in state.items():
                 _fill(tensor, file.get_tensor(name))
@@ -87,16 +69,34 @@ class WholeFileBackend:
         pass
 
 
-def _whole(tensor: torch.Tensor) -> torch.Tensor:
+class WholeFileSave:
+    """A save in progress: the tensors are copied, and `wait_written` writes them, on rank 0."""
+
+    def __init__(self, copies: Mapping[str, torch.Tensor], directory: Path) -> None:
+        self._copies = copies
+        self._directory = directory
+
+    def wait_staged(self) -> None:
+        pass
+
+    def wait_written(self, advance: Advance = lambda _: None) -> Written:
+        if not self._copies:
+            return Written([])
+        with recorded_file(self._directory, FILE) as (stream, records):
+            advance(stream.write(save(dict(self._copies))))
+        return Written(records)
+
+
+def _unsharded(tensor: torch.Tensor) -> torch.Tensor:
     detached = tensor.detach()
     return detached.full_tensor() if isinstance(detached, DTensor) else detached
 
 
 @torch.no_grad()
 def _fill(tensor: torch.Tensor, whole: torch.Tensor) -> None:
-    """Copy `whole`, or this rank's part of it, into `tensor`."""
+    """Copy `whole`, or this rank's shard of it, into `tensor`."""
     if isinstance(tensor, DTensor):
-        # Every rank has read the same file, so none has to send anything.
+        # Every rank has read the same file, so no rank has to send anything.
         whole = whole.to(tensor.device)
         whole = distribute_tensor(whole, tensor.device_mesh, tensor.placements, src_data_rank=None)
     tensor.copy_(whole)

@@ -1,4 +1,4 @@
-"""The loss `acme_z_loss`."""
+"""The loss `acme_z_loss`: cross-entropy with a penalty on the normaliser of the softmax."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ZLossConfig:
 
 
 class ZLoss:
-    """Cross-entropy that keeps the logits from drifting, in nats a token.
+    """Cross-entropy that keeps the logits from drifting, in nats per token.
 
     -mean(log p(target)) + coefficient * mean(log(Z)^2) with Z the sum of the exponentiated logits
     (PaLM, arXiv:2204.02311, section 5). Metrics: `cross_entropy` and `z_loss`, its two terms.
@@ -36,7 +36,7 @@ class ZLoss:
         self._coefficient = config.coefficient
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
-        logits = inputs.logits[inputs.mask].float()  # [targets that count, vocabulary]
+        logits = inputs.logits[inputs.mask].float()  # [counted targets, vocabulary]
         nll = cross_entropy(logits, inputs.targets[inputs.mask], reduction="sum")
         log_z = torch.logsumexp(logits, dim=-1)
         nll = nll / inputs.num_tokens
