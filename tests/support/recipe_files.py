@@ -32,8 +32,8 @@ class Recipes:
     def compose(
         self, schema: type[Section], argv: str | Sequence[str] = "", **defaults: Any
     ) -> Composition:
-        words = argv.split() if isinstance(argv, str) else argv
-        return compose(words, schema, defaults=defaults)
+        arguments = argv.split() if isinstance(argv, str) else argv
+        return compose(arguments, schema, defaults=defaults)
 
     def resolve(self, schema: type[Any], argv: str | Sequence[str] = "", **defaults: Any) -> Any:
         return validate(self.compose(schema, argv, **defaults), schema, plugin_config)

@@ -40,38 +40,38 @@ def add_parser(commands: Any) -> None:
         dest="plugins_command", required=True, metavar="COMMAND"
     )
 
-    listing = plugin_commands.add_parser(
+    list_command = plugin_commands.add_parser(
         "list",
         help="list the installed plugins; imports none",
         description="List every plugin that a recipe can name, and report conflicts, stale copies "
         "and malformed metadata. Imports no plugin.",
     )
-    listing.add_argument("--kind", choices=KINDS, help="only plugins of this kind")
-    listing.add_argument("--json", action="store_true", help="print the result as JSON")
-    listing.set_defaults(execute=_list)
+    list_command.add_argument("--kind", choices=KINDS, help="only plugins of this kind")
+    list_command.add_argument("--json", action="store_true", help="print the result as JSON")
+    list_command.set_defaults(execute=_list)
 
-    show = plugin_commands.add_parser(
+    show_command = plugin_commands.add_parser(
         "show",
         help="describe a plugin and its options",
         description="Import a plugin, and show its description and its options with their types, "
         "defaults and meaning. Exits with 2 if the plugin cannot be used.",
     )
-    show.add_argument(
+    show_command.add_argument(
         "kind", nargs="?", choices=KINDS, metavar="KIND", help=f"one of {', '.join(KINDS)}"
     )
-    show.add_argument("name", metavar="NAME", help="`name` or `distribution:name`")
-    show.set_defaults(execute=_show)
+    show_command.add_argument("name", metavar="NAME", help="`name` or `distribution:name`")
+    show_command.set_defaults(execute=_show)
 
-    check = plugin_commands.add_parser(
+    check_command = plugin_commands.add_parser(
         "check",
         help="import plugins and compare them with their contracts",
         description="Import all plugins, or those called NAME, and say which of them keep their "
         "contracts. Exits with 1 if any does not.",
     )
-    check.add_argument(
+    check_command.add_argument(
         "name", nargs="?", metavar="NAME", help="`name` or `distribution:name`; default: all"
     )
-    check.set_defaults(execute=_check)
+    check_command.set_defaults(execute=_check)
 
 
 def _list(args: argparse.Namespace) -> int:

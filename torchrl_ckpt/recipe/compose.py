@@ -93,7 +93,7 @@ def _schema_defaults(section: type, given: BaseModel | None = None) -> Table:
 
 
 def _command_defaults(defaults: Mapping[str, Any], root: OptionSpec) -> Table:
-    origin = Origin(DEFAULT.place, Path.cwd())
+    origin = Origin(DEFAULT.location, Path.cwd())
     entries = {name: node_of(value, root.child(name), origin) for name, value in defaults.items()}
     return Table(entries, origin)
 

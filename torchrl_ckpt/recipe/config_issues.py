@@ -36,8 +36,8 @@ def recipe_error(issues: Iterable[ConfigIssue]) -> RecipeError:
     """
     distinct: dict[object, ConfigIssue] = {}
     for issue in issues:
-        place = issue.key if issue.origin is None else (id(issue.origin), issue.key[-1:])
-        distinct.setdefault(place, issue)
+        identity = issue.key if issue.origin is None else (id(issue.origin), issue.key[-1:])
+        distinct.setdefault(identity, issue)
     texts = [str(issue) for issue in distinct.values()]
     if len(texts) == 1:
         return RecipeError(texts[0])
@@ -99,9 +99,9 @@ def _missing(key: Key, spec: OptionSpec, root: OptionSpec | None) -> str:
 
 def _spelled_as_at(origin: Origin, key: Key) -> str:
     """The key as it would be written at `origin`: as a flag, a `--no-` flag or in TOML."""
-    if origin.place.startswith("--no-"):
+    if origin.location.startswith("--no-"):
         return flag(key).replace("--", "--no-", 1)
-    return flag(key) if origin.place.startswith("--") else dotted(key)
+    return flag(key) if origin.location.startswith("--") else dotted(key)
 
 
 def _closest(key: Key, name: str, valid: Collection[Key]) -> Key:

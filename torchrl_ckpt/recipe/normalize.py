@@ -9,7 +9,7 @@ from torchrl_ckpt.recipe.tree import Leaf, Node, Origin, Table
 
 
 def node_of(value: Any, spec: OptionSpec | None, origin: Origin) -> Node:
-    """Return the node for `value` at an option with `spec`; None for a key that nobody knows.
+    """Return the node for `value` of an option with `spec`, which is None for an unknown key.
 
     `ckpt = true` and `ckpt = false` switch a section on and off; `loss = "grpo"` is short for
     `loss = {type = "grpo"}`.

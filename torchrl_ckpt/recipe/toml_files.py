@@ -97,15 +97,15 @@ class _Reader:
     def _includes(self, value: Any, at: Key, written_at: Key) -> list[Include]:
         """The includes that `value`, written at the key `written_at`, requests for the key `at`."""
         names = value if isinstance(value, list) else [value]
-        place = self._origin(written_at).place
+        location = self._origin(written_at).location
         if not all(isinstance(name, str) and name for name in names):
-            raise RecipeError(f'{place}: "@" takes the name of a file or a list of names')
+            raise RecipeError(f'{location}: "@" takes the name of a file or a list of names')
         directory = self._include.path.parent
         return [
             Include(
                 path=Path(os.path.abspath(directory / name)),
                 at=self._include.at + at,
-                requested_by=f"{place} includes `{name}`",
+                requested_by=f"{location} includes `{name}`",
                 parent=self._include,
             )
             for name in names
@@ -124,8 +124,8 @@ class _Reader:
 
     def _origin(self, key: Key) -> Origin:
         line = self._lines.get(key)
-        place = self._name if line is None else f"{self._name}:{line}"
-        return Origin(place, self._include.path.parent, self._via)
+        location = self._name if line is None else f"{self._name}:{line}"
+        return Origin(location, self._include.path.parent, self._via)
 
 
 def _read(include: Include) -> tuple[str, dict[str, Any]]:
@@ -135,8 +135,8 @@ def _read(include: Include) -> tuple[str, dict[str, Any]]:
         text = path.read_bytes().decode()
         return text, tomli.loads(text)
     except tomli.TOMLDecodeError as error:
-        place = f"{display(path)}:{error.lineno}"
-        raise RecipeError(f"{place}: not valid TOML: {error.msg}") from None
+        location = f"{display(path)}:{error.lineno}"
+        raise RecipeError(f"{location}: not valid TOML: {error.msg}") from None
     except FileNotFoundError:
         reason = f"there is no file `{display(path)}`"
     except IsADirectoryError:

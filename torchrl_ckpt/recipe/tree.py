@@ -74,22 +74,22 @@ def _is_other_type(under: Table, over: Table) -> bool:
 class Origin:
     """Where a value was written, for messages, and what a relative path in it is relative to.
 
-    `place` is `recipes/reverse/train.toml:7`, a flag as it was typed, or `default`; `via` are the
-    files that included that file, the nearest first. `base` is None where a relative path stays as
-    it is.
+    `location` is `recipes/reverse/train.toml:7`, a flag as it was typed, or `default`; `via` are
+    the files that included that file, the nearest first. `base` is None where a relative path stays
+    as it is.
     """
 
-    place: str
+    location: str
     base: Path | None = None
     via: tuple[str, ...] = ()
 
     @property
     def is_given(self) -> bool:
         """Whether a user wrote it, in a file or on the command line."""
-        return self.place != DEFAULT.place
+        return self.location != DEFAULT.location
 
     def __str__(self) -> str:
-        return ", via ".join((self.place, *self.via))
+        return ", via ".join((self.location, *self.via))
 
 
 DEFAULT = Origin("default")
