@@ -16,6 +16,7 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torchrl_ckpt_dcp.async_dcp_backend import AsyncDcpBackend, AsyncDcpConfig
 from torchrl_ckpt_dcp.dcp_backend import DcpBackend, DcpConfig
 
+from tests.support.ranks import run_ranks
 from torchrl_ckpt.plugin_api.durable_files import digest_file
 from torchrl_ckpt.plugin_api.errors import CheckpointFailed, UserError, WorkerProcessDied
 
@@ -171,12 +172,10 @@ def test_later_saves_allocate_no_more_memory(
 
 
 def test_every_rank_writes_its_shards_and_learns_of_the_failure_of_another(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_save_shards, args=(tmp_path,), nprocs=2)
+    run_ranks(2, _save_shards, tmp_path)
 
 
 def _save_shards(rank: int, directory: Path) -> None:
-    rendezvous = f"file://{directory}/rendezvous"
-    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
     mesh = init_device_mesh("cpu", (2,))
     whole = torch.arange(15.0).view(5, 3)  # five rows do not divide among two ranks
     backend = AsyncDcpBackend(AsyncDcpConfig())
@@ -209,4 +208,3 @@ def _save_shards(rank: int, directory: Path) -> None:
         # The writer had finished before it was killed, so the files are good.
         assert (directory / "bad").is_dir()
     backend.close()
-    dist.destroy_process_group()

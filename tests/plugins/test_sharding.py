@@ -7,21 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
+from tests.support.ranks import run_ranks
 from tests.support.tiny_model import tiny_model
 
 TOKENS = torch.tensor([[5, 6, 7, 3, 7, 6, 5, 1], [8, 9, 3, 9, 8, 1, 0, 0]])
 POSITIONS = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5, 0, 0]])
 
 
-def _train_and_export(rank: int, world_size: int, root: Path) -> None:
+def _train_and_export(rank: int, root: Path, world_size: int) -> None:
     """Take one SGD step on one row per rank (one rank alone: both rows); rank 0 exports."""
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{root}/rendezvous", rank=rank, world_size=world_size
-    )
     torch.manual_seed(0)
     model = tiny_model()
     module = model.build(pretrained=False)
@@ -34,14 +31,13 @@ def _train_and_export(rank: int, world_size: int, root: Path) -> None:
     state = {name: tensor.full_tensor() for name, tensor in module.state_dict().items()}
     if rank == 0:
         model.export(state, root / "model")
-    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_a_sharded_step_exports_what_an_unsharded_one_computes(
     world_size: int, tmp_path: Path
 ) -> None:
-    mp.spawn(_train_and_export, (world_size, tmp_path), nprocs=world_size)
+    run_ranks(world_size, _train_and_export, tmp_path, world_size)
 
     torch.manual_seed(0)
     module = tiny_model().build(pretrained=False)

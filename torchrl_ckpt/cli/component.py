@@ -7,6 +7,8 @@ as `error: ...`, and the launcher shows it.
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
 import os
 import socket
 import sys
@@ -52,5 +54,22 @@ def _attempt(resolved: Path) -> Attempt:
     return attempt
 
 
+def _exit(code: int) -> None:
+    """End the process; a rank of the trainer without C++ destructors.
+
+    Once a process has made a DTensor, torch 2.13 keeps gloo's threads running even after
+    `destroy_process_group`. Destructors race with them, and may abort a rank that has done all its
+    work ("terminate called without an active exception"): the job would count as failed.
+    """
+    if "RANK" in os.environ:
+        for child in multiprocessing.active_children():  # data workers
+            child.terminate()
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(exit_code_of(lambda: main(sys.argv[1:])))
+    _exit(exit_code_of(lambda: main(sys.argv[1:])))
