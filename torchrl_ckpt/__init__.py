@@ -1,4 +1,4 @@
-"""torchrl-ckpt: reinforcement learning of language models whose checkpoints can be trusted.
+"""torchrl-ckpt: reinforcement learning and fine-tuning of language models in plain PyTorch.
 
-The core looks plugins up by name and never imports one; see docs/architecture.md for the house.
+The core looks plugins up by name and never imports one; see docs/architecture.md.
 """

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.ckpt_command import CkptCommand
+from torchrl_ckpt.checkpoint import manifest
+from torchrl_ckpt.plugin_api.durable_files import read_json
 
 
 def test_good_checkpoints_are_listed_and_the_exit_code_is_0(ckpt: CkptCommand, run: Path) -> None:
@@ -41,6 +43,22 @@ def test_a_step_without_a_manifest_is_damaged(ckpt: CkptCommand, run: Path) -> N
     assert done.exit_code == 4
     states = {Path(r["path"]).name: r["state"] for r in json.loads(done.out)}
     assert states == {"step_2": "good", "step_4": "damaged", "step_6": "good"}
+
+
+def test_a_checkpoint_of_another_format_is_named_and_the_others_are_verified(
+    ckpt: CkptCommand, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = run / "checkpoints/step_4"
+    content = read_json(other / "manifest.json")
+    del content["seal"]
+    (other / "manifest.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "FORMAT", 1)
+        manifest.write_manifest(other, content)
+    done = ckpt("verify", run)
+    assert done.exit_code == 3
+    assert [" ".join(line.split()[1:3]) for line in done.out.splitlines()][1] == "other format"
+    assert done.out.count("good") == 2
 
 
 def test_without_a_checkpoint_the_exit_code_is_3(ckpt: CkptCommand, run: Path) -> None:

@@ -53,9 +53,9 @@ def test_a_new_learning_rate_is_noted() -> None:
 def test_other_data_and_another_world_size_are_noted_with_their_consequence() -> None:
     (data,) = notes(data__files=["b.jsonl"])
     assert "`data.files` was ['a.jsonl'] and is ['b.jsonl'] now" in data
-    assert "other data" in data
+    assert "the data from here on differ" in data
     (ranks,) = notes(ranks=2)
-    assert "the same to the bit, but sums are done in another order" in ranks
+    assert "the same to the bit, but sums are computed in another order" in ranks
 
 
 def test_a_schedule_that_depends_on_max_steps_is_explained() -> None:

@@ -51,10 +51,10 @@ def test_the_distribution_resolves_a_conflict_however_it_is_spelled(
     assert find_plugin("losses", f"{spelling}:acme").distribution == "other-losses"
 
 
-def test_a_distribution_that_names_a_plugin_twice_has_to_be_mended(site: SitePackages) -> None:
+def test_a_distribution_that_names_a_plugin_twice_has_to_drop_one(site: SitePackages) -> None:
     site.install("acme_losses", ACME + "acme = acme_losses:Other\n")
 
-    with pytest.raises(PluginConflict, match="One distribution names it twice: mend it"):
+    with pytest.raises(PluginConflict, match="One distribution names it twice: remove"):
         find_plugin("losses", "acme")
 
 

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from torchrl_ckpt.config.describe import describe, dotted
 from torchrl_ckpt.config.option_spec import Key, OptionSpec
 
-_TOLD_BY_DESCRIPTION = (
+_COVERED_BY_DESCRIPTION = (
     *("greater_than", "greater_than_equal", "less_than", "less_than_equal"),
     *("literal_error", "int_from_float"),
 )
-_TOLD_BY_DESCRIPTION_ENDS = ("_type", "_parsing")
+_COVERED_BY_DESCRIPTION_ENDS = ("_type", "_parsing")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _mismatch(detail: Any, key: Key, table: OptionSpec) -> Mismatch:
     assert spec is not None
     inside = ".".join(map(str, detail["loc"][len(key) :]))
     reason = str(detail["ctx"]["error"]) if kind in ("value_error", "assertion_error") else None
-    if kind in _TOLD_BY_DESCRIPTION or kind.endswith(_TOLD_BY_DESCRIPTION_ENDS):
+    if kind in _COVERED_BY_DESCRIPTION or kind.endswith(_COVERED_BY_DESCRIPTION_ENDS):
         more = ""
     else:
         more = f" (at {inside}: {detail['msg']})" if inside else f" ({detail['msg']})"

@@ -57,11 +57,13 @@ _NOT_NOTED = (
 )
 
 _CONSEQUENCES = {
-    "data": "what comes next is other data than the uninterrupted run would have seen",
+    "data": "the data from here on differ from what the uninterrupted run would have seen",
     "model": "the tensors must fit, and what is computed with them may differ",
-    "orchestrator.environment": "what comes next are other problems",
-    "ranks": "the state is the same to the bit, but sums are done in another order from here on",
-    "threads": "sums may be done in another order from here on",
+    "orchestrator.environment": "the problems from here on differ",
+    "ranks": (
+        "the state is the same to the bit, but sums are computed in another order from here on"
+    ),
+    "threads": "sums may be computed in another order from here on",
 }
 
 
@@ -86,7 +88,10 @@ def notes_on_resume(manifest: Manifest, command: str, recipe: Json) -> list[str]
     saved_by = manifest.metadata["command"]
     if (saved_by == "sft") != (command == "sft"):
         kind = "supervised fine-tuning" if saved_by == "sft" else "reinforcement learning"
-        raise CheckpointMismatch(f"the checkpoint of step {manifest.step} is one of {kind}")
+        raise CheckpointMismatch(
+            f"the checkpoint of step {manifest.step} is one of {kind}, so `{command}` cannot "
+            "resume from it"
+        )
     before, now = manifest.recipe_sections, recipe_sections(command, recipe)
     if "trainer" in now:
         _check_backend(manifest.step, before["trainer"], now["trainer"])

@@ -1,8 +1,8 @@
 """The start of a run, settled: its directory, what it resumes from, and the recipe to run.
 
 `rl` and `sft` own their run's directory: they lock it and clear away what an interrupted start
-left. A component that is started by hand joins an attempt instead and changes nothing. Both settle
-it in the same way (`_settle`).
+left. A component that is started by hand joins an attempt instead: it locks nothing and removes
+no checkpoint. Both settle the attempt in the same way (`_settle`).
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""All that a plugin may import: a file for each kind of plugin, and what plugins share."""
+"""All of the core that a plugin may import: a file for each kind, and what plugins share."""

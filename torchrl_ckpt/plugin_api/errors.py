@@ -96,7 +96,7 @@ class ServerUnreachable(UserError):
 
 
 class WrongPolicy(UserError):
-    """The inference server does not serve the weights that it was told to load."""
+    """The inference server does not serve the weights that it was asked to load."""
 
     exit_code = 5
 

@@ -26,7 +26,7 @@ A recipe is a TOML file. Each of its keys is also a flag, and flags beat files.
   --KEY VALUE        set a key; `-` and `_` in its name are equal; lists: `[1, 2]` or `1 2`
   --KEY=VALUE        the same, also for a value that begins with `--` or `@`
   --SECTION          switch on a section that is off by default
-  --no-KEY           switch off a section, a value that can be off, or a true-or-false
+  --no-KEY           switch off a section, a boolean, or a value that can be off
   --show-config      print every value and where it comes from, and exit
   --dry-run          check the recipe and its plugins, write resolved.json, and exit
   --help             print this help, and exit

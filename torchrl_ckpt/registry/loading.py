@@ -190,8 +190,8 @@ def _import_remedy(found: FoundPlugin, error: BaseException) -> str:
 
 def _update(found: FoundPlugin) -> str:
     return (
-        f"Try pip install --upgrade {found.distribution}; if that does not help, tell its author, "
-        "and name another plugin meanwhile."
+        f"Try pip install --upgrade {found.distribution}; if that does not help, report it to "
+        "its author and use another plugin."
     )
 
 

@@ -44,7 +44,9 @@ def _conflict(kind: Kind, name: str, candidates: list[FoundPlugin]) -> str:
     if len(choices) > 1:
         lines.append(f"Say which one: {' or '.join(choices)}; or uninstall the other.")
     else:
-        lines.append("One distribution names it twice: mend it, or ask its author to.")
+        lines.append(
+            "One distribution names it twice: remove one of its entry points, or tell its author."
+        )
     return "\n".join(lines)
 
 

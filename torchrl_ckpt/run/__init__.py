@@ -1,1 +1,1 @@
-"""Metrics, logs, and what a person sees of a run."""
+"""A run's files but for checkpoints: attempt, `resolved.json`, metrics, logs, rollouts, weights."""

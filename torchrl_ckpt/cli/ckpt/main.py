@@ -19,8 +19,8 @@ _EXIT_CODES = """\
 exit codes:
   0    success; `verify` found no damage, `diff` no difference
   1    `diff`: the two checkpoints differ
-  2    a wrong argument, or something would have to be guessed or overwritten
-  3    there is no such checkpoint
+  2    a wrong argument, an unusable plugin, an active run, or an overwrite
+  3    there is no such checkpoint, or it has the format of another version
   4    a checkpoint is damaged, or cannot be read, written or removed
   130  interrupted
 """

@@ -20,8 +20,8 @@ from torchrl_ckpt.run.directory import RunDirectory, locked_run
 _DESCRIPTION = """\
 Show which checkpoints of a run are kept, by which rule, and remove the others. The rules are those
 of the options, or, if none is given, `keep`, `keep_every` and `keep_best` in [ckpt] of the run's
-recipe. The newest checkpoint, and the one that the run was resumed from, are always kept. Refused
-while the run is active: it prunes by itself.
+recipe. The newest checkpoint, and the one that the run was resumed from, are always kept.
+Removing is refused while the run is active, since it prunes by itself; `--dry-run` always works.
 """
 
 _EXAMPLES = """\
@@ -78,8 +78,9 @@ def _prune(args: argparse.Namespace) -> int:
         condemned = [verdict.step for verdict in verdicts if not verdict.kept]
         if args.yes or not condemned:
             _show(args, verdicts)
-        else:
-            _confirm(args, verdicts, len(condemned))
+        elif not _confirm(args, verdicts, len(condemned)):
+            print("nothing was removed")
+            return 0
         removed = remove(location.layout, condemned)
     if failed := sorted(set(condemned) - set(removed)):
         raise CheckpointFailed(
@@ -135,19 +136,15 @@ def _from_options(args: argparse.Namespace) -> CheckpointConfig | None:
     return CheckpointConfig(keep=args.keep, keep_every=args.keep_every, keep_best=best)
 
 
-def _confirm(args: argparse.Namespace, verdicts: Sequence[Verdict], count: int) -> None:
-    """Ask the user, and raise `KeyboardInterrupt` unless the answer is yes.
-
-    Raises `RecipeError` if nobody can be asked.
-    """
+def _confirm(args: argparse.Namespace, verdicts: Sequence[Verdict], count: int) -> bool:
+    """Ask the user whether to remove. Raises `RecipeError` if there is no terminal to ask on."""
     if args.json or not sys.stdin.isatty():
         raise RecipeError(
             f"{count} checkpoints would be removed: confirm with `--yes`, or look first with "
             "`--dry-run`"
         )
     _show(args, verdicts)
-    if input(f"remove {count} checkpoints? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise KeyboardInterrupt
+    return input(f"remove {count} checkpoints? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def _show(args: argparse.Namespace, verdicts: Sequence[Verdict]) -> None:

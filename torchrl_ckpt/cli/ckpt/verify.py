@@ -19,12 +19,13 @@ from torchrl_ckpt.cli.ckpt.arguments import (
     selected_checkpoint,
 )
 from torchrl_ckpt.cli.ckpt.printing import byte_progress, print_json
-from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointNotFound
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointMismatch, CheckpointNotFound
 
 _DESCRIPTION = """\
 Compare every file of a checkpoint with the size and the xxh3-128 digest that were recorded while it
 was written. Name each file that is missing, has changed, or is not in the manifest. Exits with 0 if
-all checkpoints are good, 4 if one is damaged, and 3 if there is none.
+all checkpoints are good, 4 if one is damaged, and else 3 if there is none or one has the format of
+another version of torchrl-ckpt.
 """
 
 _EXAMPLES = """\
@@ -32,6 +33,12 @@ _EXAMPLES = """\
   torchrl-ckpt ckpt verify outputs/rl_reverse --step 20
   torchrl-ckpt ckpt verify outputs/rl_reverse/checkpoints/step_20
 """
+
+_EXIT_CODES = {
+    "good": 0,
+    "other format": CheckpointMismatch.exit_code,
+    "damaged": CheckpointDamaged.exit_code,
+}
 
 
 def add_parser(commands: Any) -> None:
@@ -57,8 +64,7 @@ def _verify(args: argparse.Namespace) -> int:
             print(f"{directory.name}  {result['state']}  {result['explanation']}", flush=True)
     if args.json:
         print_json(results)
-    all_good = all(result["state"] == "good" for result in results)
-    return 0 if all_good else CheckpointDamaged.exit_code
+    return max(_EXIT_CODES[result["state"]] for result in results)
 
 
 def _directories(run: Path, step: int | None) -> list[Path]:
@@ -77,6 +83,8 @@ def _result(directory: Path) -> dict[str, str]:
             manifest = verify(directory, advance=advance)
     except CheckpointDamaged as error:
         state, explanation = "damaged", str(error)
+    except CheckpointMismatch as error:
+        state, explanation = "other format", str(error)
     else:
         state, explanation = "good", f"{len(manifest.files)} files, {decimal(manifest.size)}"
     return {"path": str(directory), "state": state, "explanation": explanation}
