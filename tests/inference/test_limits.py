@@ -6,6 +6,7 @@ import json
 import re
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,22 @@ def metric(http: httpx.Client, name: str) -> float:
 
 def wait_for(http: httpx.Client, name: str, value: float) -> None:
     wait_until(lambda: metric(http, name) == value, seconds=30)
+
+
+def test_a_server_that_is_stopped_answers_the_running_request(published: Path) -> None:
+    with (
+        running_server(published, options=OPTIONS) as server,
+        httpx.Client(base_url=server.base_url, timeout=120, trust_env=False) as http,
+        ThreadPoolExecutor() as thread,
+    ):
+        wait_until_up(server)
+        answer = thread.submit(
+            httpx.post, f"{server.base_url}/v1/completions", json=LONG, timeout=120
+        )
+        wait_for(http, "requests_in_flight", 1)
+        server.process.terminate()
+        assert answer.result().status_code == 200
+        assert server.process.wait(timeout=30) == 0
 
 
 def test_a_body_beyond_the_limit_is_refused(http: httpx.Client) -> None:

@@ -54,14 +54,14 @@ def _attempt(resolved: Path) -> Attempt:
     return attempt
 
 
-def _exit(code: int) -> None:
+def _exit(component: str, code: int) -> None:
     """End the process; a rank of the trainer without C++ destructors.
 
     Once a process has made a DTensor, torch 2.13 keeps gloo's threads running even after
     `destroy_process_group`. Destructors race with them, and may abort a rank that has done all its
     work ("terminate called without an active exception"): the job would count as failed.
     """
-    if "RANK" in os.environ:
+    if component == "trainer":
         for child in multiprocessing.active_children():  # data workers
             child.terminate()
         logging.shutdown()
@@ -72,4 +72,4 @@ def _exit(code: int) -> None:
 
 
 if __name__ == "__main__":
-    _exit(exit_code_of(lambda: main(sys.argv[1:])))
+    _exit(sys.argv[1], exit_code_of(lambda: main(sys.argv[1:])))

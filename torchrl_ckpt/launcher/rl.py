@@ -13,11 +13,10 @@ from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.config.rl_recipe import RlRecipe
 from torchrl_ckpt.launcher import components
 from torchrl_ckpt.launcher.components import Component
-from torchrl_ckpt.launcher.display.display import Display
 from torchrl_ckpt.launcher.engine_env.engine_venv import server_python
+from torchrl_ckpt.launcher.job import finished_job
 from torchrl_ckpt.launcher.start import begin_attempt
 from torchrl_ckpt.launcher.summary import checkpoint_lines, last_row, stopped_early
-from torchrl_ckpt.launcher.supervisor import supervise
 from torchrl_ckpt.launcher.warm_start import warm_started
 from torchrl_ckpt.plugin_api.errors import RunInterrupted
 from torchrl_ckpt.run import metrics
@@ -40,19 +39,8 @@ def run_rl(recipe: RlRecipe) -> None:
         if listener is not None:
             recipe = _with_own_server(recipe, listener)
         write_resolved(run.resolved, "rl", recipe, attempt)
-        with Display(
-            f"Reinforcement learning in {run.root}",
-            run,
-            last_steps={"trainer": attempt.max_steps, "orchestrator": attempt.max_steps},
-            start_step=attempt.resume_step or 0,
-        ) as display:
-            for note in start.notes:
-                display.message(note, "warning")
-            supervise(
-                _components(recipe, run, listener, python),
-                display=display,
-                on_stop_requested=run.stop.touch,
-            )
+        job = _components(recipe, run, listener, python)
+        with finished_job(start, job, title=f"Reinforcement learning in {run.root}") as display:
             if message := stopped_early(attempt):
                 raise RunInterrupted(message)
             display.finish(_summary(attempt))

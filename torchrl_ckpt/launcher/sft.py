@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from torchrl_ckpt.config.sft_recipe import SftRecipe
 from torchrl_ckpt.launcher import components
-from torchrl_ckpt.launcher.display.display import Display
+from torchrl_ckpt.launcher.job import finished_job
 from torchrl_ckpt.launcher.start import begin_attempt
 from torchrl_ckpt.launcher.summary import checkpoint_lines, last_row, stopped_early
-from torchrl_ckpt.launcher.supervisor import supervise
 from torchrl_ckpt.plugin_api.errors import RunInterrupted
 from torchrl_ckpt.run import metrics
 from torchrl_ckpt.run.attempt import Attempt
@@ -19,19 +18,8 @@ def run_sft(recipe: SftRecipe) -> None:
     with begin_attempt("sft", recipe) as start:
         attempt, run = start.attempt, start.attempt.run
         write_resolved(run.resolved, "sft", recipe, attempt)
-        with Display(
-            f"Supervised fine-tuning in {run.root}",
-            run,
-            last_steps={"trainer": attempt.max_steps},
-            start_step=attempt.resume_step or 0,
-        ) as display:
-            for note in start.notes:
-                display.message(note, "warning")
-            supervise(
-                [components.trainer(run, recipe)],
-                display=display,
-                on_stop_requested=run.stop.touch,
-            )
+        job = [components.trainer(run, recipe)]
+        with finished_job(start, job, title=f"Supervised fine-tuning in {run.root}") as display:
             if message := stopped_early(attempt):
                 raise RunInterrupted(message)
             display.finish(_summary(recipe, attempt))

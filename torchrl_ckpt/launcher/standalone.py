@@ -6,10 +6,9 @@ from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.config.orchestrator import OrchestratorConfig
 from torchrl_ckpt.config.trainer import RlTrainerConfig
 from torchrl_ckpt.launcher import components
-from torchrl_ckpt.launcher.display.display import Display
 from torchrl_ckpt.launcher.engine_env.engine_venv import restart_with, server_python
+from torchrl_ckpt.launcher.job import finished_job
 from torchrl_ckpt.launcher.start import join_attempt
-from torchrl_ckpt.launcher.supervisor import supervise
 from torchrl_ckpt.launcher.warm_start import warm_started
 from torchrl_ckpt.run import logs
 from torchrl_ckpt.run.resolved import write_resolved
@@ -47,12 +46,5 @@ def run_component(config: RlTrainerConfig | OrchestratorConfig) -> None:
     else:
         component = components.orchestrator(run, {}, resolved)
     write_resolved(resolved, name, config, attempt)
-    with Display(
-        f"{name.capitalize()} of {run.root}",
-        run,
-        last_steps={name: attempt.max_steps},
-        start_step=attempt.resume_step or 0,
-    ) as display:
-        for note in start.notes:
-            display.message(note, "warning")
-        supervise([component], display=display, on_stop_requested=run.stop.touch)
+    with finished_job(start, [component], title=f"{name.capitalize()} of {run.root}"):
+        pass
