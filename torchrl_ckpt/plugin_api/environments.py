@@ -25,7 +25,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Score:
-    """The score of a completion: training maximises `reward`; `metrics` are only logged."""
+    """The score of a completion: training maximises `reward`; `metrics` are only logged.
+
+    All are finite numbers: an error in scoring must be raised, not scored. Every score has the same
+    metrics, called neither `reward` nor `completion_tokens` nor `truncated`.
+    """
 
     reward: float
     metrics: Mapping[str, float] = field(default_factory=dict)

@@ -29,6 +29,10 @@ class PluginConflict(UserError):
     """Two distributions offer the plugin name that a recipe uses."""
 
 
+class EnvironmentFailed(UserError):
+    """An environment raised an error, or returned what its contract does not allow."""
+
+
 class EngineEnvironmentFailed(UserError):
     """The Python environment that an engine needs for itself cannot be created."""
 

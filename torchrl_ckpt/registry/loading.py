@@ -15,6 +15,7 @@ from torchrl_ckpt.config.describe import describe, dotted, listed, toml
 from torchrl_ckpt.config.mismatch import Mismatch, mismatches
 from torchrl_ckpt.config.option_spec import OptionSpec, fields, is_open
 from torchrl_ckpt.config.section import PluginTable
+from torchrl_ckpt.plugin_api.checked_environment import CheckedEnvironment
 from torchrl_ckpt.plugin_api.checkpoint_backends import CheckpointBackend
 from torchrl_ckpt.plugin_api.engines import Engine
 from torchrl_ckpt.plugin_api.environments import Environment
@@ -85,11 +86,13 @@ def create(kind: Literal["losses"], table: PluginTable) -> Loss: ...
 @overload
 def create(kind: Literal["checkpoint_backends"], table: PluginTable) -> CheckpointBackend: ...
 @overload
-def create(kind: Literal["environments"], table: PluginTable) -> Environment: ...
+def create(kind: Literal["environments"], table: PluginTable) -> CheckedEnvironment: ...
 @overload
 def create(kind: Literal["engines"], table: PluginTable) -> Engine: ...
 def create(kind: Kind, table: PluginTable) -> Any:
     """Make an instance of the plugin that `table` names, with the table's options.
+
+    An environment becomes a `CheckedEnvironment`, so that no unchecked answer of it gets in.
 
     Raises as `load_plugin` does, `RecipeError` for options that do not fit its `Config`, any
     `UserError` that its constructor raises, and `PluginBroken` for every other error of it.
@@ -97,11 +100,12 @@ def create(kind: Kind, table: PluginTable) -> Any:
     plugin = load_plugin(kind, table.type)
     arguments = _constructor_arguments(plugin, table.options)
     try:
-        return plugin.cls(*arguments)
+        instance = plugin.cls(*arguments)
     except UserError:
         raise
     except Exception as error:
         raise _broken(plugin.found, error, _update(plugin.found)) from error
+    return CheckedEnvironment(table.type, instance) if kind == "environments" else instance
 
 
 def _is_config(candidate: Any) -> bool:
