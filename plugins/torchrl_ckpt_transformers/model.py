@@ -18,12 +18,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from torchrl_ckpt.plugin_api.errors import ModelError
 from torchrl_ckpt.plugin_api.plugin import PathOrName
 from torchrl_ckpt.plugin_api.similar_names import did_you_mean, similar_name
-from torchrl_ckpt_transformers.pretrained import explained, load_causal_lm, unusable
+from torchrl_ckpt_transformers.pretrained import (
+    NO_CODE,
+    explained,
+    load_causal_lm,
+    load_hyper_parameters,
+    unusable,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +58,13 @@ class TransformersModelConfig(BaseModel):
 
     attention: str = "sdpa"
     """The attention implementation, by the library's name: `sdpa`, `eager`, `flash_attention_2`."""
+
+    @field_validator("attention")
+    @classmethod
+    def _no_code_of_the_hub(cls, name: str) -> str:
+        if "/" in name:
+            raise ValueError(f"`{name}` is a kernel on the hub, and {NO_CODE}")
+        return name
 
     @model_validator(mode="after")
     def _one_source(self) -> TransformersModelConfig:
@@ -154,12 +167,13 @@ class TransformersModel:
 
         source = self.config.tokenizer or self.config.name or ""
         with explained(unusable(source, "tokenizer")):
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             if len(tokenizer) <= len(tokenizer.all_special_ids):
                 # The library's result for a model directory without a tokenizer.
                 raise ValueError("its vocabulary is empty")
             if tokenizer.eos_token_id is None:
                 raise ValueError("it has no end token (`eos_token`)")
+        tokenizer.init_kwargs.pop("auto_map", None)  # as in `load_hyper_parameters`
         return tokenizer
 
     @cached_property
@@ -175,8 +189,7 @@ class TransformersModel:
         from transformers import AutoConfig
 
         if self.config.name is not None:
-            with explained(unusable(self.config.name, "configuration")):
-                return AutoConfig.from_pretrained(self.config.name)
+            return load_hyper_parameters(self.config.name)
         architecture, tokenizer = self.config.architecture or "", self.tokenizer()
         options = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
         _check_architecture(architecture)
@@ -191,7 +204,10 @@ class TransformersModel:
         hyper_parameters = self.hyper_parameters()
         with explained(f"cannot build the model {self.config.architecture or self.config.name}"):
             return AutoModelForCausalLM.from_config(
-                hyper_parameters, dtype=torch.float32, attn_implementation=self.config.attention
+                hyper_parameters,
+                dtype=torch.float32,
+                attn_implementation=self.config.attention,
+                trust_remote_code=False,
             )
 
 

@@ -21,6 +21,7 @@ _DECIDED_ELSEWHERE = {
     "worker_extension_cls": "the plugin loads new weights with it",
     "load_format": "weights are read from safetensors only",
     "trust_remote_code": "no code of a model directory is run",
+    "hf_token": "the hub's key is read from the environment variable HF_TOKEN",
     "disable_log_stats": "the server keeps its own statistics (`/metrics`)",
     "use_tqdm_on_load": "the server writes no progress bars into its log",
     "data_parallel_size": "the canary that checks new weights would reach one replica only; start "

@@ -108,6 +108,7 @@ class VllmEngine:
                         logprobs_mode="processed_logprobs",
                         worker_extension_cls=_WORKER_EXTENSION,
                         load_format="safetensors",
+                        trust_remote_code=False,
                         disable_log_stats=True,
                         use_tqdm_on_load=False,
                         **arguments,
