@@ -94,6 +94,11 @@ class TransformersModel:
         """Return a new configuration object of the library. Raises `ModelError`."""
         return copy.deepcopy(self._hyper_parameters)
 
+    def max_length(self) -> int | None:
+        """Return the positions that the model was made for. Raises `ModelError`."""
+        text_config = self._hyper_parameters.get_text_config()
+        return getattr(text_config, "max_position_embeddings", None)
+
     def causal_lm(self, *, pretrained: bool) -> PreTrainedModel:
         """Build the library's own module on CPU in float32, which can also `generate`."""
         if not pretrained or self.config.name is None:

@@ -16,11 +16,11 @@ from tests.support.scripted_server import (
     scripted_server,
 )
 from tests.support.tiny_model import tiny_model
-from tests.support.toy_environment import ToyEnvironment
+from tests.support.toy_environment import ToyEnvironment, toy_generator
 from torchrl_ckpt.config.orchestrator import ClientConfig, EvaluationConfig, SamplingConfig
 from torchrl_ckpt.orchestrator.evaluation import Evaluator
-from torchrl_ckpt.orchestrator.rollout_generator import RolloutGenerator
 from torchrl_ckpt.orchestrator.server_pool import ServerPool
+from torchrl_ckpt.plugin_api.checked_environment import CheckedEnvironment
 from torchrl_ckpt.plugin_api.errors import RecipeError
 from torchrl_ckpt.run.progress import ProgressLog, ProgressTail, TaskUpdate
 
@@ -53,10 +53,8 @@ async def make_evaluator(
             await pool.serve(*publish_scripted_policy(tmp_path, 0))
 
             def make(*, num_eval: int | None = 5, seed: int = 1, **options: Any) -> Evaluator:
-                environment = ToyEnvironment(num_eval=num_eval)
-                generator = RolloutGenerator(
-                    pool, environment, TOKENIZER, prompts_per_request=128, advantage="centred"
-                )
+                environment = CheckedEnvironment("toy", ToyEnvironment(num_eval=num_eval))
+                generator = toy_generator(pool, environment, TOKENIZER)
                 config = EvaluationConfig(samples_per_problem=2, **options)
                 return Evaluator(config, environment, generator, TRAINING_SAMPLING, log, seed=seed)
 

@@ -18,7 +18,7 @@ from tests.support.scripted_server import (
     scripted_server,
 )
 from tests.support.tiny_model import tiny_model
-from tests.support.toy_environment import ToyEnvironment
+from tests.support.toy_environment import ToyEnvironment, toy_generator
 from torchrl_ckpt.checkpoint.commit import commit, request, wait_for_parts
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.config.ckpt import CheckpointConfig
@@ -30,13 +30,13 @@ from torchrl_ckpt.config.orchestrator import (
 )
 from torchrl_ckpt.orchestrator.evaluation import Evaluator
 from torchrl_ckpt.orchestrator.loop import Loop
-from torchrl_ckpt.orchestrator.rollout_generator import RolloutGenerator
 from torchrl_ckpt.orchestrator.server_pool import ServerPool
 from torchrl_ckpt.orchestrator.state import OrchestratorState
+from torchrl_ckpt.plugin_api.checked_environment import CheckedEnvironment
 from torchrl_ckpt.plugin_api.errors import CheckpointMismatch, WaitTimeout
 from torchrl_ckpt.run import metrics
 from torchrl_ckpt.run.attempt import Attempt
-from torchrl_ckpt.run.progress import ProgressLog
+from torchrl_ckpt.run.progress import ProgressLog, ProgressMessage, ProgressTail
 from torchrl_ckpt.run.rollout_store import TENSORS, RolloutStore
 from torchrl_ckpt.run.weight_store import WeightStore
 from torchrl_ckpt.shuffled_stream import ShuffledStream
@@ -88,6 +88,10 @@ class Jobs:
         self._engine = engine
         self._number = 0
 
+    def draw(self, samples: Sequence[Sequence[int]]) -> None:
+        """Have the engine draw `samples` for every problem from now on."""
+        self._engine.samples = samples
+
     def take_seeds(self) -> list[list[int]]:
         """Return the seeds of every request since the last call; they depend on its problems."""
         seeds = [list(request.seeds) for request in self._engine.requests]
@@ -123,11 +127,9 @@ class Jobs:
             sampling=SamplingConfig(max_tokens=2),
             policy_timeout=policy_timeout,
         )
-        environment = ToyEnvironment()
+        environment = CheckedEnvironment("toy", ToyEnvironment())
         progress = ProgressLog(attempt.run.progress, "orchestrator")
-        generator = RolloutGenerator(
-            self._pool, environment, TOKENIZER, prompts_per_request=128, advantage="centred"
-        )
+        generator = toy_generator(self._pool, environment, TOKENIZER)
         evaluator = None
         if evaluation is not None:
             evaluator = Evaluator(
@@ -300,3 +302,27 @@ async def test_a_resume_with_another_async_level_is_refused(jobs: Jobs) -> None:
     resumed = jobs.start(max_steps=4, ckpt=CheckpointConfig(), resume_step=1, async_level=2)
     with pytest.raises(CheckpointMismatch, match=r"async_level = 1, but the recipe sets 2"):
         resumed.state.restore(resumed.layout, 1)
+
+
+async def test_steps_whose_rewards_are_all_equal_are_counted_and_warned_of(jobs: Jobs) -> None:
+    jobs.draw([[A, A], [A, A]])
+    job = jobs.start(max_steps=5)
+    await run_to_the_end(job)
+    assert [row["reward/no_signal"] for row in job.rows("orchestrator")] == [1.0] * 5
+    events = ProgressTail(job.attempt.run.progress).read()
+    warnings = [event.message for event in events if isinstance(event, ProgressMessage)]
+    # Not of every such step: of the first, the second, the fourth, the eighth ...
+    assert [warning.partition(" teaches nothing")[0] for warning in warnings] == [
+        "step 1",
+        "step 2",
+        "step 4",
+    ]
+    assert "(all 0). Steps of this kind so far: 4" in warnings[-1]
+
+
+async def test_steps_that_teach_something_are_not_warned_of(jobs: Jobs) -> None:
+    job = jobs.start(max_steps=2)
+    await run_to_the_end(job)
+    assert [row["reward/no_signal"] for row in job.rows("orchestrator")] == [0.0, 0.0]
+    events = ProgressTail(job.attempt.run.progress).read()
+    assert not [event for event in events if isinstance(event, ProgressMessage)]

@@ -16,10 +16,11 @@ from tests.support.scripted_server import (
     scripted_server,
 )
 from tests.support.tiny_model import tiny_model
-from tests.support.toy_environment import ToyEnvironment
+from tests.support.toy_environment import ToyEnvironment, toy_generator
 from torchrl_ckpt.config.orchestrator import ClientConfig, SamplingConfig
-from torchrl_ckpt.orchestrator.rollout_generator import RolloutGenerator, rollout_metrics
+from torchrl_ckpt.orchestrator.rollout_generator import rollout_metrics
 from torchrl_ckpt.orchestrator.server_pool import ServerPool
+from torchrl_ckpt.plugin_api.checked_environment import CheckedEnvironment
 from torchrl_ckpt.run.progress import ProgressLog
 from torchrl_ckpt.run.rollout_store import Rollout
 
@@ -47,9 +48,9 @@ class Generation:
         prompts_per_request: int = 128,
         advantage: Literal["centred", "normalised"] = "centred",
     ) -> list[Rollout]:
-        generator = RolloutGenerator(
+        generator = toy_generator(
             self._pool,
-            self.environment,
+            CheckedEnvironment("toy", self.environment),
             TOKENIZER,
             prompts_per_request=prompts_per_request,
             advantage=advantage,

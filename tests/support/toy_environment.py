@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from torchrl_ckpt.orchestrator.prompts import Prompts
+from torchrl_ckpt.orchestrator.rollout_generator import RolloutGenerator
+from torchrl_ckpt.orchestrator.server_pool import ServerPool
+from torchrl_ckpt.plugin_api.checked_environment import CheckedEnvironment
 from torchrl_ckpt.plugin_api.environments import Problem, Score, Split
+from torchrl_ckpt.plugin_api.models import Tokenizer
 
 
 class ToyEnvironment:
@@ -27,3 +34,23 @@ class ToyEnvironment:
         self.completions.append(completion)
         reward = completion.count("b") / len(completion) if completion else 0.0
         return Score(reward, {"exact": float(completion == problem.answer)})
+
+
+def toy_generator(
+    pool: ServerPool,
+    environment: CheckedEnvironment,
+    tokenizer: Tokenizer,
+    *,
+    prompts_per_request: int = 128,
+    advantage: Literal["centred", "normalised"] = "centred",
+) -> RolloutGenerator:
+    """A generator for `environment` without limits of length."""
+    prompts = Prompts(environment, tokenizer, {"train": None, "eval": None})
+    return RolloutGenerator(
+        pool,
+        environment,
+        tokenizer,
+        prompts,
+        prompts_per_request=prompts_per_request,
+        advantage=advantage,
+    )

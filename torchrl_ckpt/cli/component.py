@@ -17,12 +17,22 @@ from pathlib import Path
 from torchrl_ckpt.cli.exit import exit_code_of
 from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.config.orchestrator import OrchestratorConfig
+from torchrl_ckpt.config.rl_recipe import RlRecipe
+from torchrl_ckpt.config.section import Section
 from torchrl_ckpt.config.sft_recipe import SftRecipe
 from torchrl_ckpt.config.trainer import RlTrainerConfig
+from torchrl_ckpt.plugin_api.errors import UserError
 from torchrl_ckpt.plugin_api.parent_death import die_with_parent
 from torchrl_ckpt.run import logs
 from torchrl_ckpt.run.attempt import Attempt
-from torchrl_ckpt.run.resolved import read_attempt, read_run_metadata, read_section
+from torchrl_ckpt.run.resolved import (
+    read_attempt,
+    read_recipe,
+    read_run_metadata,
+    section_of,
+)
+
+_log = logging.getLogger(__name__)
 
 
 def main(argv: list[str]) -> None:
@@ -31,7 +41,16 @@ def main(argv: list[str]) -> None:
     component, resolved = argv[0], Path(argv[1])
     rank = os.environ.get("RANK")
     logs.configure(int(rank) if rank is not None else None)
-    config = read_section(resolved, component)
+    recipe = read_recipe(resolved)
+    try:
+        _run(section_of(recipe, component), recipe, resolved, argv[2:])
+    except UserError as error:
+        if error.__cause__ is not None:  # The message says what a plugin raised, not where.
+            _log.error("the cause of the error below", exc_info=error.__cause__)
+        raise
+
+
+def _run(config: Section, recipe: Section, resolved: Path, more: list[str]) -> None:
     match config:
         case RlTrainerConfig() | SftRecipe():
             from torchrl_ckpt.trainer.main import train
@@ -40,11 +59,12 @@ def main(argv: list[str]) -> None:
         case OrchestratorConfig():
             from torchrl_ckpt.orchestrator.main import orchestrate
 
-            orchestrate(config, _attempt(resolved))
+            job = recipe if isinstance(recipe, RlRecipe) else None
+            orchestrate(config, _attempt(resolved), job)
         case InferenceConfig():
             from torchrl_ckpt.inference.main import serve_recipe
 
-            with socket.socket(fileno=int(argv[2])) as listener:
+            with socket.socket(fileno=int(more[0])) as listener:
                 serve_recipe(config, listener, in_job=True)
 
 

@@ -23,3 +23,12 @@ def group_advantages(
         return centred
     deviation = statistics.pstdev(rewards)
     return [value / (deviation + _EPSILON) for value in centred]
+
+
+def share_without_signal(rewards: Sequence[float], group_size: int) -> float:
+    """Return the share of groups whose rewards are all equal: nothing is learned from them.
+
+    `rewards` has those of one group after another.
+    """
+    groups = [rewards[i : i + group_size] for i in range(0, len(rewards), group_size)]
+    return statistics.fmean(min(group) == max(group) for group in groups)

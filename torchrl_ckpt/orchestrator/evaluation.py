@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torchrl_ckpt.config.orchestrator import EvaluationConfig, SamplingConfig
 from torchrl_ckpt.orchestrator.rollout_generator import RolloutGenerator, rollout_metrics
-from torchrl_ckpt.plugin_api.environments import Environment
+from torchrl_ckpt.plugin_api.checked_environment import CheckedEnvironment
 from torchrl_ckpt.plugin_api.errors import RecipeError
 from torchrl_ckpt.run.progress import ProgressLog
 
@@ -12,28 +12,20 @@ from torchrl_ckpt.run.progress import ProgressLog
 class Evaluator:
     """Uses the same problems and the same noise every time, so that only the policy differs.
 
-    `sampling` is used unless `config` has its own. Raises `RecipeError` where the environment has
-    no limit of problems and `config` does not set one.
+    `sampling` is used unless `config` has its own. Raises as `num_evaluated` does.
     """
 
     def __init__(
         self,
         config: EvaluationConfig,
-        environment: Environment,
+        environment: CheckedEnvironment,
         generator: RolloutGenerator,
         sampling: SamplingConfig,
         progress: ProgressLog,
         *,
         seed: int,
     ) -> None:
-        size = environment.size("eval")
-        count = config.num_problems or size
-        if count is None:
-            raise RecipeError(
-                "this environment generates any number of problems: set how many to evaluate on "
-                "with `orchestrator.evaluation.num_problems`"
-            )
-        self._num_problems = count if size is None else min(count, size)
+        self._num_problems = num_evaluated(config, environment)
         self._config = config
         self._generator = generator
         self._sampling = config.sampling or sampling
@@ -59,3 +51,23 @@ class Evaluator:
                 on_progress=task.update,
             )
         return {**rollout_metrics(rollouts), "problems": self._num_problems}
+
+
+def num_evaluated(config: EvaluationConfig, environment: CheckedEnvironment) -> int:
+    """Return the number of problems to evaluate on.
+
+    Raises `RecipeError` where the environment has none, or has no limit and `config` sets none.
+    """
+    size = environment.size("eval")
+    if size == 0:
+        raise RecipeError(
+            f"environment `{environment.name}` has no problems to evaluate on: switch evaluation "
+            "off (`--no-orchestrator.evaluation`)"
+        )
+    count = config.num_problems or size
+    if count is None:
+        raise RecipeError(
+            "this environment generates any number of problems: set how many to evaluate on "
+            "with `orchestrator.evaluation.num_problems`"
+        )
+    return count if size is None else min(count, size)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.config.orchestrator import OrchestratorConfig
+from torchrl_ckpt.orchestrator.advantages import share_without_signal
 from torchrl_ckpt.orchestrator.attestation import Attestation
 from torchrl_ckpt.orchestrator.evaluation import Evaluator
 from torchrl_ckpt.orchestrator.rollout_generator import RolloutGenerator, rollout_metrics
@@ -45,6 +46,7 @@ class Loop:
         self._generator = generator
         self._evaluator = evaluator
         self._progress = progress
+        self._num_without_signal = 0
         self._served: tuple[int, Attestation] | None = None
         self._run = run = attempt.run
         self._weights = WeightStore(run.weights)
@@ -125,6 +127,10 @@ class Loop:
         seconds = time.perf_counter() - started
         num_tokens = sum(len(rollout.completion) for rollout in rollouts)
         self._state.count(step, len(indices), len(rollouts), num_tokens)
+        rewards = [rollout.reward for rollout in rollouts]
+        without_signal = share_without_signal(rewards, config.samples_per_prompt)
+        if without_signal == 1:
+            self._warn_without_signal(step, rewards)
         metadata = BatchMetadata(
             step=step,
             attempt=self._attempt.number,
@@ -132,6 +138,7 @@ class Loop:
             temperature=config.sampling.temperature,
             metrics={
                 **rollout_metrics(rollouts),
+                "reward/no_signal": without_signal,
                 "policy_version": policy.version,
                 "canary/mean_difference": attestation.mean_difference,
                 "canary/max_difference": attestation.max_difference,
@@ -141,6 +148,28 @@ class Loop:
         )
         self._rollouts.write(metadata, rollouts)
         self._log_metrics(metadata)
+
+    def _warn_without_signal(self, step: int, rewards: Sequence[float]) -> None:
+        """Warn of the first, second, fourth, eighth ... step that teaches nothing."""
+        self._num_without_signal += 1
+        if self._num_without_signal.bit_count() > 1:
+            return
+        values = (
+            f"all {rewards[0]:g}"
+            if min(rewards) == max(rewards)
+            else "they differ between problems only"
+        )
+        cause = (
+            "at `sampling.temperature` = 0 the completions of a problem are all the same"
+            if self._config.sampling.temperature == 0
+            else "see whether the environment scores as intended, and its problems are neither too "
+            "hard nor too easy"
+        )
+        self._progress.message(
+            f"step {step} teaches nothing: the rewards of each problem's completions are equal "
+            f"({values}). Steps of this kind so far: {self._num_without_signal}; {cause}",
+            "warning",
+        )
 
     def _log_metrics(self, batch: BatchMetadata) -> None:
         # A batch that no step of this run trains on belongs to the checkpoint only.

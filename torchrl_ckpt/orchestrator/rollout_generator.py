@@ -10,9 +10,11 @@ import xxhash
 
 from torchrl_ckpt.config.orchestrator import SamplingConfig
 from torchrl_ckpt.orchestrator.advantages import group_advantages
+from torchrl_ckpt.orchestrator.prompts import Prompt, Prompts
 from torchrl_ckpt.orchestrator.server_pool import ServerPool
+from torchrl_ckpt.plugin_api.checked_environment import CheckedEnvironment
 from torchrl_ckpt.plugin_api.engines import GenerationRequest, Sampling
-from torchrl_ckpt.plugin_api.environments import Environment, Problem, Score, Split
+from torchrl_ckpt.plugin_api.environments import Problem, Score, Split
 from torchrl_ckpt.plugin_api.models import Tokenizer
 from torchrl_ckpt.run.rollout_store import Rollout
 from torchrl_ckpt.serving_api.protocol import Choice, Completion
@@ -24,8 +26,9 @@ class RolloutGenerator:
     def __init__(
         self,
         pool: ServerPool,
-        environment: Environment,
+        environment: CheckedEnvironment,
         tokenizer: Tokenizer,
+        prompts: Prompts,
         *,
         prompts_per_request: int,
         advantage: Literal["centred", "normalised"],
@@ -33,6 +36,7 @@ class RolloutGenerator:
         self._pool = pool
         self._environment = environment
         self._tokenizer = tokenizer
+        self._prompts = prompts
         self._prompts_per_request = prompts_per_request
         self._advantage = advantage
 
@@ -49,13 +53,14 @@ class RolloutGenerator:
         """Return `num_samples` rollouts of each problem in `indices`: by problem, then by sample.
 
         The noise of a rollout is keyed by `seed`, its problem and its sample number.
-        `on_progress` is called with the number of rollouts generated so far.
+        `on_progress` is called with the number of rollouts generated so far. Raises
+        `EnvironmentFailed`, and `DataError` for a prompt that leaves no room for a completion.
         """
-        problems = [self._environment.problem(split, index) for index in indices]
-        prompts = [self._prompt_ids(problem) for problem in problems]
+        prompts = self._prompts.take(split, indices, max_tokens=options.max_tokens)
+        token_ids = [prompt.token_ids for prompt in prompts]
         seeds = [
-            xxhash.xxh3_64_intdigest(f"{seed}/{position}/{problem.id}".encode()) >> 1
-            for position, problem in enumerate(problems)
+            xxhash.xxh3_64_intdigest(f"{seed}/{position}/{prompt.problem.id}".encode()) >> 1
+            for position, prompt in enumerate(prompts)
         ]
         sampling = Sampling(
             max_tokens=options.max_tokens,
@@ -66,8 +71,8 @@ class RolloutGenerator:
         )
         size = self._prompts_per_request
         requests = [
-            GenerationRequest(prompts[i : i + size], seeds[i : i + size], num_samples, sampling)
-            for i in range(0, len(prompts), size)
+            GenerationRequest(token_ids[i : i + size], seeds[i : i + size], num_samples, sampling)
+            for i in range(0, len(token_ids), size)
         ]
         num_generated = 0
 
@@ -84,26 +89,25 @@ class RolloutGenerator:
         ]
         return [
             rollout
-            for problem, prompt, (choices, weights) in zip(problems, prompts, groups, strict=True)
-            for rollout in self._group(problem, prompt, choices, *weights)
+            for prompt, (choices, weights) in zip(prompts, groups, strict=True)
+            for rollout in self._group(prompt, choices, *weights)
         ]
 
     def _group(
         self,
-        problem: Problem,
-        prompt: list[int],
+        prompt: Prompt,
         choices: Sequence[Choice],
         policy_version: int,
         weights_id: str,
     ) -> list[Rollout]:
         """Return the rollouts of one problem, whose rewards are compared with each other."""
         tokens = [choice.token_ids or [] for choice in choices]
-        scores = [self._score(problem, completion) for completion in tokens]
+        scores = [self._score(prompt.problem, completion) for completion in tokens]
         advantages = group_advantages([score.reward for score in scores], self._advantage)
         return [
             Rollout(
-                problem=problem.id,
-                prompt=prompt,
+                problem=prompt.problem.id,
+                prompt=prompt.token_ids,
                 completion=completion,
                 logprobs=choice.token_logprobs,
                 is_truncated=choice.finish_reason == "length",
@@ -126,19 +130,12 @@ class RolloutGenerator:
         text = self._tokenizer.decode(tokens, skip_special_tokens=False)
         return self._environment.score(problem, text)
 
-    def _prompt_ids(self, problem: Problem) -> list[int]:
-        """Return the prompt's tokens, up to where the completion starts."""
-        if isinstance(problem.prompt, str):
-            return self._tokenizer.encode(problem.prompt, add_special_tokens=False)
-        return list(
-            self._tokenizer.apply_chat_template(
-                problem.prompt, tokenize=True, add_generation_prompt=True, return_dict=False
-            )
-        )
-
 
 def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Return the means over `rollouts` of the reward, the length and the environment's metrics."""
+    """Return the means over `rollouts` of the reward, the length and the environment's metrics.
+
+    A metric that not every score has is averaged over those that have it.
+    """
     rewards = [rollout.reward for rollout in rollouts]
     row = {
         "reward/mean": statistics.fmean(rewards),
@@ -146,8 +143,9 @@ def rollout_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         "completion_tokens/mean": statistics.fmean(len(rollout.completion) for rollout in rollouts),
         "truncated/mean": statistics.fmean(rollout.is_truncated for rollout in rollouts),
     }
-    for name in sorted(rollouts[0].metrics):
-        row[f"{name}/mean"] = statistics.fmean(rollout.metrics[name] for rollout in rollouts)
+    for name in sorted({name for rollout in rollouts for name in rollout.metrics}):
+        values = [rollout.metrics[name] for rollout in rollouts if name in rollout.metrics]
+        row[f"{name}/mean"] = statistics.fmean(values)
     return row
 
 

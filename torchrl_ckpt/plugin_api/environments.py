@@ -27,8 +27,9 @@ class Problem:
 class Score:
     """The score of a completion: training maximises `reward`; `metrics` are only logged.
 
-    All are finite numbers: an error in scoring must be raised, not scored. Every score has the same
-    metrics, called neither `reward` nor `completion_tokens` nor `truncated`.
+    All are finite numbers: an error in scoring must be raised, not scored. A metric is called
+    neither `reward` nor `completion_tokens` nor `truncated`, and averaged over the scores that have
+    it.
     """
 
     reward: float

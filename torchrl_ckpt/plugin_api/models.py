@@ -63,3 +63,12 @@ class DigestingModel(Protocol):
     def digest(self, state: Mapping[str, torch.Tensor]) -> str:
         """Return what `Engine.weights_digest` returns after the export of `state` was loaded."""
         ...
+
+
+@runtime_checkable
+class BoundedModel(Protocol):
+    """Optional part of a model plugin: knows how long a sequence the model can take."""
+
+    def max_length(self) -> int | None:
+        """Return the largest number of tokens; None if there is no limit. Loads no weights."""
+        ...

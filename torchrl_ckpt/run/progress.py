@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,14 @@ class ProgressMessage:
     level: Level
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What a check before the first step has found, as a sentence for the user."""
+
+    text: str
+    level: Level = "info"
+
+
 class ProgressLog:
     """Write one component's progress events. `component` is its name in the metrics as well."""
 
@@ -63,6 +72,14 @@ class ProgressLog:
         """Show `text` to the user, and write it to the component's log."""
         _log.log(logging.WARNING if level == "warning" else logging.INFO, "%s", text)
         self._append(message=text, level=level)
+
+    def report(self, findings: Iterable[Finding]) -> None:
+        """Show the warnings among `findings` to the user; the log has all of them."""
+        for finding in findings:
+            if finding.level == "warning":
+                self.message(finding.text, "warning")
+            else:
+                _log.info("%s", finding.text)
 
     def _append(self, **event: Any) -> None:
         head = {"time": round(time.time(), 3), "component": self._component}

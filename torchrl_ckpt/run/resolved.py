@@ -43,10 +43,14 @@ def write_resolved(path: Path, command: str, recipe: Section, attempt: Attempt |
     )
 
 
-def read_section(path: Path, component: str) -> Section:
-    """The part of the recipe that is for `component`."""
+def read_recipe(path: Path) -> Section:
+    """The whole recipe of the command."""
     content = read_json(path)
-    recipe = from_json(SCHEMAS[content["command"]], content["recipe"])
+    return from_json(SCHEMAS[content["command"]], content["recipe"])
+
+
+def section_of(recipe: Section, component: str) -> Section:
+    """The part of the recipe that is for `component`."""
     return getattr(recipe, component) if isinstance(recipe, RlRecipe) else recipe
 
 
