@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,8 @@ from torchrl_ckpt.plugin_api.checkpoint_backends import Advance, Save, TensorDes
 from torchrl_ckpt.plugin_api.errors import CheckpointFailed, CheckpointMismatch, UserError
 from torchrl_ckpt_dcp.planned_save import flat_planner
 from torchrl_ckpt_dcp.recording_writer import RecordingWriter
-from torchrl_ckpt_dcp.tensor_reader import TensorReader, read_metadata
+from torchrl_ckpt_dcp.stored_metadata import read_metadata
+from torchrl_ckpt_dcp.tensor_reader import TensorReader, read_tensors
 
 
 class DcpConfig(BaseModel):
@@ -89,15 +89,7 @@ class DcpBackend:
         ]
 
     def read(self, directory: Path, names: Collection[str]) -> dict[str, torch.Tensor]:
-        stored = _stored_tensors(directory)
-        tensors = {
-            name: torch.empty(stored[name].size, dtype=stored[name].properties.dtype)
-            for name in names
-        }
-        with _unwrapped_errors(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # On purpose.
-            dcp.load(dict(tensors), storage_reader=TensorReader(directory), no_dist=True)
-        return tensors
+        return read_tensors(directory, names)
 
     def close(self) -> None:
         pass

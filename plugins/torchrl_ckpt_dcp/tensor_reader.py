@@ -1,76 +1,50 @@
-"""DCP's file reader, restricted so that it executes nothing that it reads."""
+"""Reads the tensors that DCP has written, in one process or over ranks, and executes nothing."""
 
 from __future__ import annotations
 
-import pickle
-from dataclasses import replace
+from collections.abc import Collection
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
-from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner
 from torch.futures import Future
 
 from torchrl_ckpt.plugin_api.errors import CheckpointDamaged
-
-_METADATA_CLASSES = {
-    "torch.distributed.checkpoint.metadata": {
-        "_MEM_FORMAT_ENCODING",
-        "BytesStorageMetadata",
-        "ChunkStorageMetadata",
-        "Metadata",
-        "MetadataIndex",
-        "StorageMeta",
-        "TensorProperties",
-        "TensorStorageMetadata",
-    },
-    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
-    "torch.serialization": {"_get_layout"},
-    "torch": {"Size"},
-    "collections": {"OrderedDict"},
-}
-
-
-class MetadataUnpickler(pickle.Unpickler):
-    """Allows the classes that DCP's metadata consists of and torch's dtypes, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if name in _METADATA_CLASSES.get(module, ()):
-            return super().find_class(module, name)
-        if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
-            return found
-        raise CheckpointDamaged(
-            f"the checkpoint's .metadata asks for {module}.{name}, which is not part of DCP's "
-            "metadata: this program did not write it. None of it was executed"
-        )
-
-
-def read_metadata(directory: Path) -> Metadata:
-    """Read `.metadata`. Raises `CheckpointDamaged` for anything but DCP's own metadata."""
-    path = directory / ".metadata"
-    try:
-        with open(path, "rb") as file:
-            metadata = MetadataUnpickler(file).load()
-    except (OSError, EOFError, pickle.UnpicklingError, AttributeError, ValueError) as error:
-        raise CheckpointDamaged(f"{path} cannot be read: {error}") from None
-    if not isinstance(metadata, Metadata):
-        raise CheckpointDamaged(f"{path} is not DCP's metadata")
-    for stored in (metadata.storage_data or {}).values():
-        if Path(stored.relative_path).name != stored.relative_path:
-            raise CheckpointDamaged(f"{path} points outside its directory: {stored.relative_path}")
-    return metadata
+from torchrl_ckpt.plugin_api.untrusted_files import open_regular
+from torchrl_ckpt_dcp.inert_pickle import PickleRefused
+from torchrl_ckpt_dcp.stored_metadata import read_metadata
+from torchrl_ckpt_dcp.tensor_archive import ArchivedTensor, find_tensor
 
 
 class TensorReader(FileSystemReader):
-    """Reads tensors, and refuses byte entries, which DCP would unpickle."""
+    """DCP's reader with its own way to read metadata and tensors. It refuses byte entries, which
+    DCP would unpickle."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         metadata = read_metadata(Path(self.path))
         metadata.storage_meta = StorageMeta(load_id=self.load_id)
         return metadata
+
+    def set_up_storage_reader(
+        self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any
+    ) -> None:
+        super().set_up_storage_reader(metadata, is_coordinator, *args, **kwargs)
+        self._shapes = {
+            MetadataIndex(name, chunk.offsets): chunk.sizes
+            for name, stored in metadata.state_dict_metadata.items()
+            if isinstance(stored, TensorStorageMetadata)
+            for chunk in stored.chunks
+        }
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
         for item in plan.items:
@@ -81,37 +55,87 @@ class TensorReader(FileSystemReader):
         return plan
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """Read tensors directly into their targets where possible, and leave the rest to DCP.
-
-        DCP reads each tensor into new memory first, and the kernel takes longer to allocate that
-        than to read the file.
-        """
-        remaining = [item for item in plan.items if not self._read_in_place(item, planner)]
-        return super().read_data(replace(plan, items=remaining), planner)
-
-    def _read_in_place(self, item: ReadItem, planner: LoadPlanner) -> bool:
-        """Read `item` if it is a whole stored tensor and its target contiguous on CPU; return
-        whether it was."""
-        info = self.storage_data[item.storage_index]
-        target = planner.resolve_tensor(item).detach()
-        if target.numel() == 0 or not (target.is_cpu and target.is_contiguous()):
-            return False
-        with open(Path(self.path) / info.relative_path, "rb", buffering=0) as file:
-            archive = self._slice_file(file, info)
-            # On "meta" no data is read, only shape, dtype and the offset in the file.
-            stored = torch.load(archive, map_location="meta", weights_only=True)
-            fits = stored.is_contiguous() and stored.dtype == target.dtype
-            if not (fits and stored.shape == target.shape == item.lengths):
-                return False
-            file.seek(info.offset + stored.untyped_storage()._checkpoint_offset)
-            _fill(memoryview(target.reshape(-1).view(torch.uint8).numpy()), file)
-        planner.commit_tensor(item, target)
-        return True
+        for item in plan.items:
+            place, shape = self.storage_data[item.storage_index], self._shapes[item.storage_index]
+            target = planner.resolve_tensor(item).detach()
+            _read_chunk(Path(self.path), place, shape, target, item.storage_offsets, item.lengths)
+            planner.commit_tensor(item, target)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
 
 
-def _fill(memory: memoryview, file: FileIO) -> None:
+def read_tensors(directory: Path, names: Collection[str]) -> dict[str, torch.Tensor]:
+    """Read the tensors `names` whole, in this process. Raises `CheckpointDamaged`, and `KeyError`
+    for a name that there is not."""
+    metadata = read_metadata(directory)
+    tensors: dict[str, torch.Tensor] = {}
+    for name in names:
+        stored = metadata.state_dict_metadata[name]
+        if not isinstance(stored, TensorStorageMetadata):
+            raise CheckpointDamaged(f"{directory} holds {name} as pickled bytes, not as a tensor")
+        tensors[name] = torch.empty(stored.size, dtype=stored.properties.dtype)
+        for chunk in stored.chunks:
+            place = metadata.storage_data[MetadataIndex(name, chunk.offsets)]
+            target = tensors[name]
+            for dimension, (begin, size) in enumerate(zip(chunk.offsets, chunk.sizes, strict=True)):
+                target = target.narrow(dimension, begin, size)
+            begin_of_chunk = torch.Size([0] * len(chunk.sizes))
+            _read_chunk(directory, place, chunk.sizes, target, begin_of_chunk, chunk.sizes)
+    return tensors
+
+
+def _read_chunk(
+    directory: Path,
+    place: _StorageInfo,
+    shape: torch.Size,
+    target: torch.Tensor,
+    offsets: torch.Size,
+    lengths: torch.Size,
+) -> None:
+    """Fill `target`, of shape `lengths`, with what begins at `offsets` of the chunk at `place`.
+
+    Straight from the file where possible: the kernel takes longer to allocate new memory than to
+    read the file. Raises `CheckpointDamaged`.
+    """
+    if target.numel() == 0:
+        return
+    path = directory / place.relative_path
+    try:
+        with open_regular(path) as file:
+            found = find_tensor(file, place.offset, place.length, target.itemsize)
+            if found.shape != tuple(shape):
+                raise PickleRefused(f"a tensor is {list(found.shape)} and not {list(shape)}")
+            if lengths == shape and found.is_contiguous and _is_plain(target):
+                _fill(target, file, found.offset)
+                return
+            chunk = _read_archived(file, found, target.dtype)
+    except PickleRefused as error:
+        raise CheckpointDamaged(f"{path} is damaged: {error}") from None
+    except OSError as error:
+        raise CheckpointDamaged(f"{path} cannot be read: {error.strerror}") from None
+    for dimension, (begin, size) in enumerate(zip(offsets, lengths, strict=True)):
+        chunk = chunk.narrow(dimension, begin, size)
+    target.copy_(chunk)
+
+
+def _is_plain(target: torch.Tensor) -> bool:
+    return target.is_cpu and target.is_contiguous()
+
+
+def _read_archived(file: FileIO, found: ArchivedTensor, dtype: torch.dtype) -> torch.Tensor:
+    """Read a whole chunk into new memory."""
+    elements = torch.empty(found.num_bytes // dtype.itemsize, dtype=dtype)
+    _fill(elements, file, found.offset)
+    return elements.as_strided(found.shape, found.stride, found.first)
+
+
+def _fill(target: torch.Tensor, file: FileIO, offset: int) -> None:
+    """Read the elements of `target`, which is contiguous and on CPU, from `offset` of the file."""
+    memory = memoryview(target.reshape(-1).view(torch.uint8).numpy())
+    file.seek(offset)
     while memory:
         count = file.readinto(memory)
         if not count:
-            raise CheckpointDamaged(f"{file.name} is truncated")
+            raise PickleRefused("it is truncated")
         memory = memory[count:]

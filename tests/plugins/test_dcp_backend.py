@@ -93,7 +93,7 @@ def test_metadata_that_would_run_code_is_refused(tmp_path: Path, group: dist.Pro
     backend.save(toy_state(), tmp_path / "t", group).wait_written()
     mark = tmp_path / "executed"
     (tmp_path / "t/.metadata").write_bytes(pickle.dumps(Exploit(mark)))
-    with pytest.raises(CheckpointDamaged, match=r"asks for posix\.mkdir"):
+    with pytest.raises(CheckpointDamaged, match=r"asks for .posix\.mkdir"):
         backend.load(toy_state(), tmp_path / "t", group)
     assert not mark.exists()
 

@@ -1,0 +1,50 @@
+"""Opens files that somebody else may have made, such as those of a copied checkpoint.
+
+A link, a FIFO or a device in place of a file is refused before it is read: a FIFO would block for
+ever, and a link leads elsewhere. No more is read than was promised.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[FileIO]:
+    """Open the regular file at `path` for reading, unbuffered.
+
+    Raises `OSError` for anything else, links among them. Nothing is waited for.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # A link; a socket.
+            raise _not_a_file(path) from None
+        raise
+    with FileIO(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _not_a_file(path)
+        yield file
+
+
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """Read the regular file at `path`. Raises `OSError`, also for more than `max_bytes`."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise OSError(errno.EFBIG, f"it has {size} bytes, more than {max_bytes}", str(path))
+        # A file that grows meanwhile is cut off: what then is missing is found by whoever parses.
+        content = bytearray()
+        while len(content) < size and (chunk := file.read(size - len(content))):
+            content += chunk
+    return bytes(content)
+
+
+def _not_a_file(path: Path) -> OSError:
+    return OSError(errno.EINVAL, "it is a link, a FIFO or a device, not a file", str(path))
