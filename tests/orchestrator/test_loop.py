@@ -66,12 +66,12 @@ class Job:
 
     def publish(self, version: int, *, last: bool = False) -> None:
         publish_scripted_policy(
-            self.attempt.output_dir, version, attempt=self.attempt.number, last=last
+            self.attempt.output_dir, version, attempt_id=self.attempt.id, last=last
         )
 
     async def batch(self, step: int) -> None:
         """Return once the batch of `step` exists."""
-        while self.rollouts.read(step, self.attempt.number) is None:
+        while self.rollouts.read(step, self.attempt.id) is None:
             await asyncio.sleep(0.01)
 
     def rows(self, component: str) -> list[dict[str, Any]]:
@@ -107,8 +107,9 @@ class Jobs:
         evaluation: EvaluationConfig | None = None,
         async_level: int = ASYNC_LEVEL,
         policy_timeout: float = 60,
+        number: int | None = None,
     ) -> Job:
-        self._number += 1
+        self._number = number or self._number + 1
         attempt = Attempt(
             output_dir=self._output_dir,
             number=self._number,
@@ -116,7 +117,7 @@ class Jobs:
             resume_step=resume_step,
             ckpt=ckpt,
         )
-        attempt.run.logs.mkdir(parents=True)
+        attempt.run.logs.mkdir(parents=True, exist_ok=True)
         config = OrchestratorConfig(
             output_dir=self._output_dir,
             model={"type": "transformers"},
@@ -187,10 +188,10 @@ async def test_a_step_waits_for_its_policy_and_used_files_are_deleted(jobs: Jobs
     job.publish(0)
     await job.batch(2)
     await asyncio.sleep(0.1)
-    assert job.rollouts.read(3, 1) is None
+    assert job.rollouts.read(3, job.attempt.id) is None
     job.publish(1)
     await job.batch(3)
-    assert job.rollouts.read(1, 1) is None
+    assert job.rollouts.read(1, job.attempt.id) is None
     weights = WeightStore(job.attempt.run.weights)
     assert [weights.path(version).exists() for version in (0, 1)] == [False, True]
     job.publish(3, last=True)
@@ -202,7 +203,7 @@ async def test_a_batch_has_every_sample_of_every_problem_and_its_row(jobs: Jobs)
     running = asyncio.create_task(job.loop.run([]))
     job.publish(0)
     await job.batch(1)
-    batch = job.rollouts.read(1, attempt=1)
+    batch = job.rollouts.read(1, job.attempt.id)
     assert batch is not None
     assert [tokens.tolist() for tokens in batch.completions] == [[B, A], [A, A]] * 2
     assert batch.advantages.tolist() == [0.25, -0.25] * 2
@@ -236,6 +237,12 @@ async def test_a_policy_of_an_earlier_attempt_is_not_served(jobs: Jobs) -> None:
     jobs.start().publish(0)
     with pytest.raises(WaitTimeout):
         await jobs.start(policy_timeout=0.05).loop.run([])
+
+
+async def test_a_policy_of_an_earlier_attempt_of_the_same_number_is_not_served(jobs: Jobs) -> None:
+    jobs.start(number=1).publish(3, last=True)
+    with pytest.raises(WaitTimeout):
+        await jobs.start(number=1, policy_timeout=0.05).loop.run([])
 
 
 async def test_a_policy_is_evaluated_at_the_start_and_the_end_and_only_once(jobs: Jobs) -> None:

@@ -12,6 +12,7 @@ import pytest
 from tests.support.faulty_proxy import FaultyProxy, is_generation
 from tests.support.inference_server import AUTHORIZED
 from tests.support.restartable_server import RestartableServer
+from tests.support.rollouts import ATTEMPT_ID
 from tests.support.tiny_model import TOKENIZER, tiny_model
 from torchrl_ckpt.config.orchestrator import OrchestratorConfig
 from torchrl_ckpt.orchestrator.main import orchestrate
@@ -45,7 +46,12 @@ def error_of_orchestrator(run: Path, base_url: str) -> UserError:
         policy_timeout=0.1,
     )
     attempt = Attempt(
-        output_dir=run, number=1, max_steps=config.max_steps, resume_step=None, ckpt=None
+        output_dir=run,
+        id=ATTEMPT_ID,
+        number=1,
+        max_steps=config.max_steps,
+        resume_step=None,
+        ckpt=None,
     )
     with pytest.raises(UserError) as caught:
         orchestrate(config, attempt)

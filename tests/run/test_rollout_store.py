@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
+from tests.support.rollouts import ATTEMPT_ID as FIRST
 from tests.support.rollouts import metadata, rollout
 from torchrl_ckpt.plugin_api.errors import DataError
 from torchrl_ckpt.run.rollout_store import METADATA, TENSORS, Rollout, RolloutBatch, RolloutStore
 
+SECOND = "c3" * 16
 ROLLOUTS = [
     rollout("cat", [1, 2], [3, 4, 5], [-0.5, -1.0, -0.25], reward=0.5, advantage=0.125),
     rollout("at", [6], [7], [-2.0], reward=1.0, advantage=-1 / 3),
@@ -51,7 +53,7 @@ def change_metadata(store: RolloutStore, step: int, **values: Any) -> None:
 
 def test_a_batch_is_read_as_it_was_written(store: RolloutStore) -> None:
     store.write(metadata(4, policy_version=3), ROLLOUTS)
-    batch = store.read(4, attempt=1)
+    batch = store.read(4, attempt_id=FIRST)
     assert batch is not None
     assert batch.metadata == metadata(4, policy_version=3)
     assert as_lists(batch) == columns_of(ROLLOUTS)
@@ -59,9 +61,9 @@ def test_a_batch_is_read_as_it_was_written(store: RolloutStore) -> None:
 
 
 def test_a_batch_of_another_attempt_is_not_read(store: RolloutStore) -> None:
-    store.write(metadata(4, attempt=1), ROLLOUTS)
-    assert store.read(4, attempt=2) is None
-    assert store.read(5, attempt=1) is None
+    store.write(metadata(4, attempt_id=FIRST), ROLLOUTS)
+    assert store.read(4, attempt_id=SECOND) is None
+    assert store.read(5, attempt_id=FIRST) is None
 
 
 @pytest.mark.parametrize("change", [{"policy_version": 2}, {"weights_id": ""}])
@@ -70,13 +72,13 @@ def test_a_rollout_of_unverified_weights_is_not_trained_on(
 ) -> None:
     store.write(metadata(4), [ROLLOUTS[0], replace(ROLLOUTS[1], **change)])
     with pytest.raises(DataError, match="not every rollout of step 4 names the verified weights"):
-        store.read(4, attempt=1)
+        store.read(4, attempt_id=FIRST)
 
 
 def test_a_batch_of_a_policy_that_it_trains_is_not_trained_on(store: RolloutStore) -> None:
     store.write(metadata(3, policy_version=3), ROLLOUTS)
     with pytest.raises(DataError, match="weights of policy 3"):
-        store.read(3, attempt=1)
+        store.read(3, attempt_id=FIRST)
 
 
 def test_a_batch_of_another_format_is_refused_by_both_readers(
@@ -86,9 +88,9 @@ def test_a_batch_of_another_format_is_refused_by_both_readers(
     change_metadata(store, 4, format=1)
     message = r"batch\.json has format 1, and this version of torchrl-ckpt reads format 2"
     with pytest.raises(DataError, match=message):
-        store.read(4, attempt=1)
+        store.read(4, attempt_id=FIRST)
     with pytest.raises(DataError, match=message):
-        RolloutStore(tmp_path / "resumed").restore(store.path(4), attempt=2)
+        RolloutStore(tmp_path / "resumed").restore(store.path(4), attempt_id=SECOND)
 
 
 def test_a_restored_batch_is_the_same_to_the_bit_and_of_the_new_attempt(
@@ -96,17 +98,17 @@ def test_a_restored_batch_is_the_same_to_the_bit_and_of_the_new_attempt(
 ) -> None:
     store.write(metadata(4), ROLLOUTS)
     resumed = RolloutStore(tmp_path / "resumed")
-    assert resumed.restore(store.path(4), attempt=2) == metadata(4, attempt=2)
+    assert resumed.restore(store.path(4), attempt_id=SECOND) == metadata(4, attempt_id=SECOND)
     assert (resumed.path(4) / TENSORS).read_bytes() == (store.path(4) / TENSORS).read_bytes()
-    assert resumed.read(4, attempt=1) is None
-    assert as_lists(resumed.read(4, attempt=2)) == columns_of(ROLLOUTS)
+    assert resumed.read(4, attempt_id=FIRST) is None
+    assert as_lists(resumed.read(4, attempt_id=SECOND)) == columns_of(ROLLOUTS)
 
 
 def test_used_batches_are_deleted(store: RolloutStore) -> None:
     for step in (4, 5, 6):
         store.write(metadata(step), ROLLOUTS)
     store.delete_through(5)
-    assert [store.read(step, 1) is not None for step in (4, 5, 6)] == [False, False, True]
+    assert [store.read(step, FIRST) is not None for step in (4, 5, 6)] == [False, False, True]
 
 
 def test_a_new_attempt_deletes_the_batches_of_the_one_before(store: RolloutStore) -> None:

@@ -9,9 +9,11 @@ import pytest
 
 from torchrl_ckpt.run.weight_store import Canary, Policy, WeightStore
 
+FIRST, SECOND = "5a" * 16, "c3" * 16
 
-def policy(version: int, attempt: int = 1, *, last: bool = False) -> Policy:
-    return Policy(version, attempt, last, Canary([[1, 2]], [[-0.5]], "float32"), "kind:abc")
+
+def policy(version: int, attempt_id: str = FIRST, *, last: bool = False) -> Policy:
+    return Policy(version, attempt_id, last, Canary([[1, 2]], [[-0.5]], "float32"), "kind:abc")
 
 
 def export(directory: Path) -> None:
@@ -42,31 +44,31 @@ def make_store(tmp_path: Path) -> WeightStore:
 
 def test_a_published_policy_is_read_by_version_and_attempt(weights: WeightStore) -> None:
     publish(weights, policy(3))
-    assert weights.read(3, attempt=1) == policy(3)
-    assert weights.read(3, attempt=2) is None
-    assert weights.read(4, attempt=1) is None
+    assert weights.read(3, attempt_id=FIRST) == policy(3)
+    assert weights.read(3, attempt_id=SECOND) is None
+    assert weights.read(4, attempt_id=FIRST) is None
 
 
 def test_a_failed_publication_leaves_no_policy(weights: WeightStore) -> None:
     with pytest.raises(OSError, match="disk full"):
         publish(weights, policy(3), fail)
-    assert weights.read(3, attempt=1) is None
+    assert weights.read(3, attempt_id=FIRST) is None
     publish(weights, policy(3))
-    assert weights.read(3, attempt=1) == policy(3)
+    assert weights.read(3, attempt_id=FIRST) == policy(3)
 
 
 def test_the_last_policy_of_an_attempt_says_that_training_has_ended(weights: WeightStore) -> None:
     publish(weights, policy(1))
-    assert weights.last(attempt=1) is None
+    assert weights.last(attempt_id=FIRST) is None
     publish(weights, policy(2, last=True))
-    assert weights.last(attempt=1) == policy(2, last=True)
-    assert weights.last(attempt=2) is None
+    assert weights.last(attempt_id=FIRST) == policy(2, last=True)
+    assert weights.last(attempt_id=SECOND) is None
 
 
 def test_a_final_model_without_a_policy_is_not_served(weights: WeightStore) -> None:
     weights.write(40, export)
     assert weights.path(40).is_dir()
-    assert weights.read(40, attempt=1) is None
+    assert weights.read(40, attempt_id=FIRST) is None
 
 
 def test_the_leftovers_of_a_killed_replacement_do_not_prevent_the_next_one(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from tests.support.rollouts import ATTEMPT_ID
 from tests.support.tiny_model import logprobs_of, tiny_model
 from torchrl_ckpt.config.orchestrator import ClientConfig
 from torchrl_ckpt.orchestrator.server_pool import ServerPool
@@ -20,14 +21,14 @@ _SEQUENCES = [[5, 6, 7, 3, 7, 6, 5, 1], [9, 3, 9, 1, 4, 4, 8, 2]]
 
 
 def publish_random_policy(run: Path, version: int) -> Policy:
-    """Publish random weights as policy `version` of attempt 1, as a trainer would."""
+    """Publish random weights as policy `version` of `ATTEMPT_ID`, as a trainer would."""
     plugin = tiny_model()
     torch.manual_seed(version + 100)
     module = plugin.build(pretrained=False).eval()
     state = module.state_dict()
     logprobs = [logprobs_of(module, sequence) for sequence in _SEQUENCES]
     canary = Canary(_SEQUENCES, logprobs, "float32")
-    policy = Policy(version, 1, False, canary, plugin.digest(state))
+    policy = Policy(version, ATTEMPT_ID, False, canary, plugin.digest(state))
     WeightStore(run / "weights").write(
         version, lambda directory: plugin.export(state, directory), policy
     )
@@ -35,7 +36,7 @@ def publish_random_policy(run: Path, version: int) -> Policy:
 
 
 class PolicyPool:
-    """A `ServerPool` for the policies that attempt 1 of `run` has published."""
+    """A `ServerPool` for the policies that `ATTEMPT_ID` has published in `run`."""
 
     def __init__(self, pool: ServerPool, run: Path, progress: Path) -> None:
         self.pool = pool
@@ -43,7 +44,7 @@ class PolicyPool:
         self._progress = progress
 
     async def serve(self, version: int = 0) -> None:
-        policy = self._weights.read(version, attempt=1)
+        policy = self._weights.read(version, attempt_id=ATTEMPT_ID)
         assert policy is not None
         await self.pool.serve(policy, self._weights.path(version))
 

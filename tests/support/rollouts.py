@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from torchrl_ckpt.run.rollout_store import BatchMetadata, Rollout
 
 POLICY_VERSION = 3
+ATTEMPT_ID = "5a" * 16
+"""The attempt that the policies and batches of tests belong to, unless they say otherwise."""
 
 
 def rollout(
@@ -34,6 +36,10 @@ def rollout(
 
 
 def metadata(
-    step: int, *, attempt: int = 1, policy_version: int = POLICY_VERSION, temperature: float = 0.7
+    step: int,
+    *,
+    attempt_id: str = ATTEMPT_ID,
+    policy_version: int = POLICY_VERSION,
+    temperature: float = 0.7,
 ) -> BatchMetadata:
-    return BatchMetadata(step, attempt, policy_version, temperature, {"reward/mean": 0.75})
+    return BatchMetadata(step, attempt_id, policy_version, temperature, {"reward/mean": 0.75})

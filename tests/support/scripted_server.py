@@ -10,6 +10,7 @@ from pathlib import Path
 import uvicorn
 
 from tests.support.inference_server import KEY
+from tests.support.rollouts import ATTEMPT_ID
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.tiny_model import tiny_model
 from torchrl_ckpt.config.inference import InferenceConfig
@@ -47,10 +48,10 @@ class PerSampleEngine(ScriptedEngine):
 
 
 def publish_scripted_policy(
-    run: Path, version: int, *, attempt: int = 1, last: bool = False
+    run: Path, version: int, *, attempt_id: str = ATTEMPT_ID, last: bool = False
 ) -> tuple[Policy, Path]:
     """Publish a policy that a scripted engine serves; return it and its directory."""
-    policy = Policy(version, attempt, last, CANARY, None)
+    policy = Policy(version, attempt_id, last, CANARY, None)
     store = WeightStore(run / "weights")
     store.write(version, lambda directory: None, policy)
     return policy, store.path(version)

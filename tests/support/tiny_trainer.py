@@ -150,7 +150,7 @@ def tiny_trainer(
             world,
         ),
         Publisher(
-            plugin, model, WeightStore(attempt.run.weights), attempt=attempt.number, world=world
+            plugin, model, WeightStore(attempt.run.weights), attempt_id=attempt.id, world=world
         ),
         checkpointer,
         Layout.of_run(output_dir, ckpt or CheckpointConfig()),

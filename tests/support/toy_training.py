@@ -17,6 +17,7 @@ import torch
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from tests.support.rollouts import ATTEMPT_ID
 from torchrl_ckpt.checkpoint.layout import TRAINER, Layout
 from torchrl_ckpt.config.ckpt import CheckpointConfig
 from torchrl_ckpt.config.orchestrator import OrchestratorConfig
@@ -136,6 +137,7 @@ class ToyTraining:
         config = options.config()
         attempt = Attempt(
             output_dir=self.run.root,
+            id=ATTEMPT_ID,
             number=self.run.attempt,
             max_steps=MAX_STEPS,
             resume_step=options.resume_step,
@@ -165,7 +167,7 @@ class ToyTraining:
         checkpointer.load(self.trainer)
         checkpointer.close()
         for directory in self.orchestrator.restore(self.layout, step):
-            self._rollouts.restore(directory, attempt=self.run.attempt)
+            self._rollouts.restore(directory, attempt_id=ATTEMPT_ID)
 
     def snapshot(self) -> Snapshot:
         """Copy everything that a checkpoint of the current step must hold."""
@@ -220,7 +222,7 @@ class ToyTraining:
             for index in self._problems.take(2)
         ]
         self.orchestrator.count(step, num_problems=2, num_samples=2, num_tokens=4)
-        metadata = BatchMetadata(step, self.run.attempt, policy_version, 1.0, {"reward": 0.5})
+        metadata = BatchMetadata(step, ATTEMPT_ID, policy_version, 1.0, {"reward": 0.5})
         self._rollouts.write(metadata, rollouts)
 
 

@@ -91,7 +91,9 @@ def test_every_policy_is_published_and_only_the_last_one_is_marked(
 ) -> None:
     trainer = tiny_trainer(tmp_path, world)
     trainer.run(publish_policies=True)
-    policies = [trainer.weights().read(step, attempt=1) for step in range(MAX_STEPS + 1)]
+    policies = [
+        trainer.weights().read(step, attempt_id=trainer.attempt.id) for step in range(MAX_STEPS + 1)
+    ]
     assert [policy is not None and policy.last for policy in policies] == [False] * 4 + [True]
 
 
@@ -130,7 +132,7 @@ def test_only_the_final_model_is_exported_and_only_if_wanted(
     trainer.run(export_weights=export_weights)
     exported = sorted(path.name for path in tmp_path.glob("weights/*"))
     assert exported == (["step_4"] if export_weights else [])
-    assert trainer.weights().read(MAX_STEPS, attempt=1) is None
+    assert trainer.weights().read(MAX_STEPS, attempt_id=trainer.attempt.id) is None
 
 
 def test_a_requested_stop_ends_training_with_a_checkpoint_and_a_last_policy(
@@ -141,7 +143,7 @@ def test_a_requested_stop_ends_training_with_a_checkpoint_and_a_last_policy(
         trainer.run(publish_policies=True, stop_requested=lambda: trainer.state.progress.step == 2)
     assert "stopped after step 2 of 4" in caplog.text
     assert trainer.layout.steps() == [2]
-    policy = trainer.weights().last(attempt=1)
+    policy = trainer.weights().last(attempt_id=trainer.attempt.id)
     assert policy is not None
     assert policy.version == 2
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torchrl_ckpt_transformers.digest import digest_tensors
 from transformers import AutoModelForCausalLM
 
+from tests.support.rollouts import ATTEMPT_ID
 from tests.support.tiny_model import logprobs_of, tiny_model
 from tests.support.tiny_trainer import SMALLEST, tiny_trainer
 from torchrl_ckpt.plugin_api.models import Model
@@ -39,11 +40,13 @@ def publisher(world: World, run: Path, plugin: Model | None = None) -> Publisher
     torch.manual_seed(0)
     model = plugin.build(pretrained=False).train()
     plugin.parallelize(model, world.mesh, param_dtype=torch.float32)
-    return Publisher(plugin, model, WeightStore(run / "weights"), attempt=3, world=world)
+    return Publisher(
+        plugin, model, WeightStore(run / "weights"), attempt_id=ATTEMPT_ID, world=world
+    )
 
 
 def published(run: Path, version: int) -> Policy:
-    policy = WeightStore(run / "weights").read(version, attempt=3)
+    policy = WeightStore(run / "weights").read(version, attempt_id=ATTEMPT_ID)
     assert policy is not None
     return policy
 
@@ -65,7 +68,7 @@ def test_the_canary_is_what_the_published_weights_compute(world: World, tmp_path
 def test_the_canary_of_other_weights_is_another_one(world: World, tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, world)
     trainer.run(publish_policies=True)
-    first, second = (trainer.weights().read(step, attempt=1) for step in (1, 2))
+    first, second = (trainer.weights().read(step, attempt_id=trainer.attempt.id) for step in (1, 2))
     assert first is not None
     assert second is not None
     assert first.canary.sequences == second.canary.sequences
@@ -89,7 +92,7 @@ def test_a_policy_says_its_version_its_attempt_and_whether_it_is_the_last(
 ) -> None:
     publisher(world, tmp_path).publish(5, last=last)
     policy = published(tmp_path, 5)
-    assert (policy.version, policy.attempt, policy.last) == (5, 3, last)
+    assert (policy.version, policy.attempt_id, policy.last) == (5, ATTEMPT_ID, last)
 
 
 def test_an_exported_final_model_replaces_a_policy_and_is_none_itself(
@@ -99,7 +102,7 @@ def test_an_exported_final_model_replaces_a_policy_and_is_none_itself(
     output.publish(5, last=True)
     before = (tmp_path / "weights/step_5/model.safetensors").read_bytes()
     output.export_final(5)
-    assert WeightStore(tmp_path / "weights").read(5, attempt=3) is None
+    assert WeightStore(tmp_path / "weights").read(5, attempt_id=ATTEMPT_ID) is None
     assert (tmp_path / "weights/step_5/model.safetensors").read_bytes() == before
     assert [path.name for path in (tmp_path / "weights").iterdir()] == ["step_5"]
 
@@ -110,9 +113,9 @@ def test_publishing_leaves_the_model_in_training_mode_and_without_gradients(
     plugin = tiny_model(**SMALLEST)
     model = plugin.build(pretrained=False).train()
     expected = logprobs_of(model, [3, 4, 5])
-    Publisher(plugin, model, WeightStore(tmp_path / "weights"), attempt=3, world=world).publish(
-        0, last=False
-    )
+    Publisher(
+        plugin, model, WeightStore(tmp_path / "weights"), attempt_id=ATTEMPT_ID, world=world
+    ).publish(0, last=False)
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
     assert logprobs_of(model, [3, 4, 5]) == expected

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.rollouts import metadata, rollout
+from tests.support.rollouts import ATTEMPT_ID, metadata, rollout
 from torchrl_ckpt.plugin_api.errors import WaitTimeout
 from torchrl_ckpt.run.rollout_store import RolloutStore
 from torchrl_ckpt.trainer.packing import TrainSample
@@ -32,7 +32,9 @@ def make_store(tmp_path: Path) -> RolloutStore:
 
 
 def source(store: RolloutStore, *, rank: int = 0, world_size: int = 1) -> RolloutSource:
-    return RolloutSource(store, attempt=1, timeout=0.01, rank=rank, world_size=world_size)
+    return RolloutSource(
+        store, attempt_id=ATTEMPT_ID, timeout=0.01, rank=rank, world_size=world_size
+    )
 
 
 def test_a_sample_learns_the_completion_and_has_its_advantage_and_logprobs(
@@ -65,7 +67,7 @@ def test_two_ranks_share_a_batch(store: RolloutStore) -> None:
 def test_a_batch_of_another_attempt_is_not_taken_and_the_wait_names_its_option(
     store: RolloutStore,
 ) -> None:
-    store.write(metadata(4, attempt=2), ROLLOUTS)
+    store.write(metadata(4, attempt_id="another"), ROLLOUTS)
     with pytest.raises(
         WaitTimeout, match=r"the rollouts of step 4 in .*rollouts.*`trainer\.rollout_timeout`"
     ):

@@ -30,7 +30,7 @@ from torchrl_ckpt.launcher.recipe_diff import notes_on_resume
 from torchrl_ckpt.plugin_api.errors import RecipeError
 from torchrl_ckpt.run import metrics
 from torchrl_ckpt.run.attempt import Attempt
-from torchrl_ckpt.run.directory import RunDirectory, locked_run, next_attempt
+from torchrl_ckpt.run.directory import RunDirectory, locked_run, next_attempt, settle_run_id
 from torchrl_ckpt.run.resolved import write_resolved
 
 Recipe = SftRecipe | RlRecipe | RlTrainerConfig | OrchestratorConfig
@@ -123,6 +123,7 @@ def _attempt(recipe: Recipe, number: int, resume_step: int | None) -> Attempt:
     shared = _shared_options(recipe)
     return Attempt(
         output_dir=shared.output_dir,
+        run_id=settle_run_id(shared.output_dir),
         number=number,
         max_steps=shared.max_steps,
         resume_step=resume_step,

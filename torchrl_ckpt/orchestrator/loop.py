@@ -61,7 +61,7 @@ class Loop:
         """
         self._rollouts.clear()
         for directory in carried:
-            self._log_metrics(self._rollouts.restore(directory, self._attempt.number))
+            self._log_metrics(self._rollouts.restore(directory, self._attempt.id))
         # A checkpoint of the last step carries what a longer run would train on next.
         ahead = self._config.async_level if self._attempt.ckpt is not None else 0
         for step in range(self._state.generated.step + 1, self._attempt.max_steps + ahead + 1):
@@ -96,8 +96,8 @@ class Loop:
 
     def _published(self, version: int) -> Policy | None:
         # Look for the last policy first: if it appears only after that, `version` exists by now.
-        last = self._weights.last(self._attempt.number)
-        return self._weights.read(version, self._attempt.number) or last
+        last = self._weights.last(self._attempt.id)
+        return self._weights.read(version, self._attempt.id) or last
 
     async def _evaluate(self, policy: Policy) -> None:
         evaluated = values_by_step(self._run.metrics, "evaluation", "reward/mean")
@@ -133,7 +133,7 @@ class Loop:
             self._warn_without_signal(step, rewards)
         metadata = BatchMetadata(
             step=step,
-            attempt=self._attempt.number,
+            attempt_id=self._attempt.id,
             policy_version=policy.version,
             temperature=config.sampling.temperature,
             metrics={

@@ -61,6 +61,10 @@ class RunDirectoryUnwritable(UserError):
     """A run's directory cannot be created or written to."""
 
 
+class RunDirectoryDamaged(UserError):
+    """A file of a run's directory does not hold what this program wrote."""
+
+
 class CheckpointNotFound(UserError):
     """A checkpoint does not exist."""
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from torchrl_ckpt.config.ckpt import CheckpointConfig
-from torchrl_ckpt.run.directory import RunDirectory
+from torchrl_ckpt.run.directory import RunDirectory, new_id
 
 
 class Attempt(BaseModel):
@@ -20,8 +20,17 @@ class Attempt(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     output_dir: Path
+    run_id: str = ""
+    """The run's identity, which stays the same from start to start (`run/directory.py`). Empty
+    where it is unknown."""
+
+    id: str = Field(default_factory=new_id)
+    """This start's identity. What trainer and orchestrator write for each other bears it, since a
+    number may repeat: in a run whose logs were removed, or between components started by hand."""
+
     number: int
-    """Counts the starts of a run from 1; 0 for components that are started by hand."""
+    """Counts the starts of a run from 1, and names its logs; 0 for components that are started by
+    hand."""
 
     max_steps: int
     """The last step."""

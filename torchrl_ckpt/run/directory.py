@@ -1,15 +1,29 @@
-"""Names below a run's directory, and the lock that keeps a second run out of it."""
+"""Names below a run's directory, its identity, and the lock that keeps a second run out of it."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchrl_ckpt.plugin_api.errors import RunDirectoryInUse, RunDirectoryUnwritable
+from torchrl_ckpt.plugin_api.durable_files import make_directory, read_json, write_json
+from torchrl_ckpt.plugin_api.errors import (
+    RunDirectoryDamaged,
+    RunDirectoryInUse,
+    RunDirectoryUnwritable,
+)
+
+_IDENTITY = "run.json"
+_ID_BYTES = 16
+
+
+def new_id() -> str:
+    """A random identity, in hexadecimal digits, that no other run or start has."""
+    return secrets.token_hex(_ID_BYTES)
 
 
 @dataclass(frozen=True)
@@ -51,6 +65,38 @@ class RunDirectory:
 
     def log(self, component: str) -> Path:
         return self.logs / f"{component}.log"
+
+
+def read_run_id(root: Path) -> str | None:
+    """The identity of the run in `root`; None if no start has given it one.
+
+    It is made once and survives resumes and a move of the directory. A copy has the same one.
+    Raises `RunDirectoryDamaged`.
+    """
+    path = root / _IDENTITY
+    try:
+        content = read_json(path)
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        content = None
+    run_id = content.get("run_id") if isinstance(content, dict) else None
+    if not isinstance(run_id, str) or not run_id:
+        raise RunDirectoryDamaged(
+            f"{path} holds no run's identity. Restore the file, or delete it: the next start then "
+            "makes a new identity"
+        )
+    return run_id
+
+
+def settle_run_id(root: Path) -> str:
+    """The identity of the run in `root`, made now if it has none. The caller holds a lock."""
+    run_id = read_run_id(root)
+    if run_id is None:
+        run_id = new_id()
+        make_directory(root)
+        write_json(root / _IDENTITY, {"run_id": run_id})
+    return run_id
 
 
 def next_attempt(root: Path) -> int:

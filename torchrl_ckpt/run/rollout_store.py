@@ -1,8 +1,8 @@
 """Batches of rollouts, from the orchestrator to the trainer: one directory per step.
 
 rollouts/step_7/batch.safetensors   tokens and numbers; those of all rollouts end to end
-rollouts/step_7/batch.json          step, attempt, policy and metrics; for each rollout its problem
-                                    and the weights that generated it
+rollouts/step_7/batch.json          step, attempt's id, policy, metrics; for each rollout its
+                                    problem and the weights that generated it
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class BatchMetadata:
     """How the batch of `step` was generated, and the row of metrics about it."""
 
     step: int
-    attempt: int
+    attempt_id: str
     policy_version: int
     temperature: float
     metrics: Mapping[str, float]
@@ -101,19 +101,19 @@ class RolloutStore:
         }
         self._show(temporary, content)
 
-    def restore(self, directory: Path, attempt: int) -> BatchMetadata:
-        """Copy the batch in `directory`, of an earlier attempt, as one of `attempt`.
+    def restore(self, directory: Path, attempt_id: str) -> BatchMetadata:
+        """Copy the batch in `directory`, of an earlier attempt, as one of `attempt_id`.
 
         Raises `DataError` as `read` does.
         """
-        content = _read_json(directory) | {"attempt": attempt}
+        content = _read_json(directory) | {"attempt_id": attempt_id}
         _check(content, directory)
         temporary = self._temporary(content["step"])
         shutil.copyfile(directory / TENSORS, temporary / TENSORS)
         self._show(temporary, content)
         return _metadata(content)
 
-    def read(self, step: int, attempt: int) -> RolloutBatch | None:
+    def read(self, step: int, attempt_id: str) -> RolloutBatch | None:
         """Return the batch of `step`, or None while it does not exist or is another attempt's.
 
         Raises `DataError` for a batch of another format, and unless every rollout is known to be
@@ -124,7 +124,7 @@ class RolloutStore:
             content = _read_json(directory)
         except FileNotFoundError:
             return None
-        if content["attempt"] != attempt:
+        if content.get("attempt_id") != attempt_id:
             return None
         _check(content, directory)
         columns = load_file(directory / TENSORS)

@@ -31,12 +31,14 @@ class Canary:
 class Policy:
     """The weights after step `version`. `last`: no later policy follows.
 
+    `attempt_id` is that of the start that published it.
+
     `digest` is what `Engine.weights_digest` returns for the same tensors; None if the model's
     plugin does not compute it (`DigestingModel`).
     """
 
     version: int
-    attempt: int
+    attempt_id: str
     last: bool
     canary: Canary
     digest: str | None
@@ -81,20 +83,20 @@ class WeightStore:
         os.rename(temporary, self.path(version))
         shutil.rmtree(replaced, ignore_errors=True)
 
-    def read(self, version: int, attempt: int) -> Policy | None:
+    def read(self, version: int, attempt_id: str) -> Policy | None:
         """Return the policy of `version`; None while it does not exist or is another attempt's."""
         try:
             metadata = json.loads((self.path(version) / _METADATA).read_text())
         except FileNotFoundError:
             return None
-        if metadata["attempt"] != attempt:
+        if metadata.get("attempt_id") != attempt_id:
             return None
         return Policy(**{**metadata, "canary": Canary(**metadata["canary"])})
 
-    def last(self, attempt: int) -> Policy | None:
+    def last(self, attempt_id: str) -> Policy | None:
         """Return the last policy of the training, or None while training has not ended."""
         for version in sorted(self._versions(), reverse=True):
-            policy = self.read(version, attempt)
+            policy = self.read(version, attempt_id)
             if policy is not None and policy.last:
                 return policy
         return None

@@ -71,7 +71,7 @@ def train(
             model, loss, optimizer, scheduler, config.packing, config.optim.max_norm, world
         )
         weights = WeightStore(attempt.run.weights)
-        publisher = Publisher(plugin, model, weights, attempt=attempt.number, world=world)
+        publisher = Publisher(plugin, model, weights, attempt_id=attempt.id, world=world)
         options = LoopOptions(
             max_steps=attempt.max_steps,
             publish_policies=is_rl,
@@ -110,7 +110,7 @@ def _source(
     if isinstance(config, RlTrainerConfig):
         return RolloutSource(
             RolloutStore(attempt.run.rollouts),
-            attempt=attempt.number,
+            attempt_id=attempt.id,
             timeout=config.rollout_timeout,
             rank=world.rank,
             world_size=world.size,

@@ -31,13 +31,13 @@ class Publisher:
         model: torch.nn.Module,
         store: WeightStore,
         *,
-        attempt: int,
+        attempt_id: str,
         world: World,
     ) -> None:
         self._plugin = plugin
         self._model = model
         self._store = store
-        self._attempt = attempt
+        self._attempt_id = attempt_id
         self._world = world
         self._vocabulary: int | None = None
 
@@ -47,7 +47,7 @@ class Publisher:
         if self._world.is_rank_zero:
             plugin = self._plugin
             digest = plugin.digest(state) if isinstance(plugin, DigestingModel) else None
-            self._write(version, state, Policy(version, self._attempt, last, canary, digest))
+            self._write(version, state, Policy(version, self._attempt_id, last, canary, digest))
         dist.barrier()
 
     def export_final(self, version: int) -> None:

@@ -21,13 +21,13 @@ class RolloutSource:
         self,
         rollouts: RolloutStore,
         *,
-        attempt: int,
+        attempt_id: str,
         timeout: float,
         rank: int,
         world_size: int,
     ) -> None:
         self._rollouts = rollouts
-        self._attempt = attempt
+        self._attempt_id = attempt_id
         self._timeout = timeout
         self._rank = rank
         self._world_size = world_size
@@ -38,7 +38,7 @@ class RolloutSource:
         Raises `WaitTimeout` after `timeout` seconds, `DataError` for a batch that must not be used.
         """
         batch = wait_for(
-            lambda: self._rollouts.read(step, self._attempt),
+            lambda: self._rollouts.read(step, self._attempt_id),
             f"the rollouts of step {step} in {self._rollouts.root}",
             Deadline(self._timeout, "trainer.rollout_timeout"),
         )
