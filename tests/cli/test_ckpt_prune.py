@@ -11,7 +11,7 @@ import pytest
 from tests.support.ckpt_command import CkptCommand
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.plugin_api.durable_files import read_json, write_json
-from torchrl_ckpt.run.directory import locked_run
+from torchrl_ckpt.run.run_lock import locked_run
 
 
 def steps(run: Path) -> list[int]:
@@ -91,10 +91,10 @@ def test_what_would_have_to_be_guessed_is_refused(
 
 
 def test_an_active_run_is_refused(ckpt: CkptCommand, run: Path) -> None:
-    with locked_run(run):
+    with locked_run(run, "rl"):
         done = ckpt("prune", run, "--keep", 1, "--yes")
     assert done.exit_code == 2
-    assert "in use by another run" in done.err
+    assert "in use by `rl` (process" in done.err
     assert steps(run) == [2, 4, 6]
 
 

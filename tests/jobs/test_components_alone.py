@@ -12,9 +12,9 @@ from torchrl_ckpt.plugin_api.durable_files import read_json
 STEPS = 4
 
 
-def together(workplace: Path, port: int, attempt: int, *more: object) -> None:
+def together(workplace: Path, port: int, *more: object) -> None:
     """Run trainer and orchestrator, each by its own command, to the end."""
-    shared = ("--output-dir", "outputs/alone", "--attempt", attempt, "--ckpt", *more)
+    shared = ("--output-dir", "outputs/alone", "--ckpt", *more)
     orchestrator = start(
         (
             *("orchestrator", "@", RECIPES / "reverse/orch.toml", *shared),
@@ -36,13 +36,13 @@ def test_a_resume_takes_the_weights_of_the_checkpoint_and_needs_no_warm_start(
 ) -> None:
     port = free_port()
     with running("inference", "@", RECIPES / "reverse/infer.toml", "--port", port, cwd=workplace):
-        together(workplace, port, 1, "--max-steps", STEPS // 2)
+        together(workplace, port, "--max-steps", STEPS // 2)
         # The warm start's model is gone: a resume that wanted it would train it again.
         weights = sft_run / "weights"
         weights.rename(sft_run / "weights_away")
         try:
             resume = ("--ckpt.resume-step", STEPS // 2)
-            together(workplace, port, 2, "--max-steps", STEPS, *resume)
+            together(workplace, port, "--max-steps", STEPS, *resume)
             assert not weights.exists()
         finally:
             (sft_run / "weights_away").rename(weights)

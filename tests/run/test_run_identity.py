@@ -28,5 +28,5 @@ def test_two_runs_have_different_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"run_id": 5}', '{"run_id": ""}', "\0\0"])
 def test_a_damaged_one_is_refused_with_what_to_do(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
-    with pytest.raises(RunDirectoryDamaged, match="run.json holds no run's identity.*delete it"):
+    with pytest.raises(RunDirectoryDamaged, match=r"run\.json holds no run's identity.*delete it"):
         settle_run_id(tmp_path)

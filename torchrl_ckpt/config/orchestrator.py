@@ -103,9 +103,6 @@ class OrchestratorConfig(Section):
     output_dir: Path
     """The run's directory, as the trainer's."""
 
-    attempt: Count = 0
-    """Which start of this run it is, as the trainer's."""
-
     model: ModelTable
     """The model whose tokenizer to use."""
 

@@ -78,11 +78,6 @@ class TrainerConfig(Section):
     output_dir: Path
     """The run's directory. Default: `outputs/` and the recipe's name, in the working directory."""
 
-    attempt: Count = 0
-    """Which start of this run it is. The launcher counts; when starting trainer and
-    orchestrator by hand, give both the same new number, so that neither reads files of an earlier
-    start."""
-
     model: ModelTable
     """The model to train."""
 

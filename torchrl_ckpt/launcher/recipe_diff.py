@@ -25,13 +25,11 @@ _REFUSED = {
 
 # Changes that need no note: options of this start alone, and what a run is resumed to change.
 _NOT_NOTED = (
-    "attempt",
     "ckpt",
     "collective_timeout",
     "data.num_workers",
     "export_weights",
     "max_steps",
-    "orchestrator.attempt",
     "orchestrator.ckpt",
     "orchestrator.client.api_key_env",
     "orchestrator.client.base_url",
@@ -44,7 +42,6 @@ _NOT_NOTED = (
     "orchestrator.output_dir",
     "orchestrator.policy_timeout",
     "output_dir",
-    "trainer.attempt",
     "trainer.ckpt",
     "trainer.collective_timeout",
     "trainer.export_weights",

@@ -16,7 +16,7 @@ from torchrl_ckpt.recipe.validate import validate
 from torchrl_ckpt.registry.loading import config_class, load_plugin
 from torchrl_ckpt.run.resolved import SCHEMAS
 
-_SHARED_OPTIONS = ("max_steps", "output_dir", "ckpt", "attempt")
+_SHARED_OPTIONS = ("max_steps", "output_dir", "ckpt")
 
 
 @dataclass(frozen=True)

@@ -32,19 +32,17 @@ def run_inference(config: InferenceConfig) -> None:
 def run_component(config: RlTrainerConfig | OrchestratorConfig) -> None:
     """Run the trainer or the orchestrator alone.
 
-    The user starts the other one with the same `output_dir` and `attempt`.
+    The user starts the other one with the same `output_dir`.
     """
     name = "trainer" if isinstance(config, RlTrainerConfig) else "orchestrator"
-    start = join_attempt(name, config)
-    attempt, run = start.attempt, start.attempt.run
-    run.logs.mkdir(parents=True, exist_ok=True)
-    run.stop.unlink(missing_ok=True)
-    resolved = run.logs / f"{name}.json"
-    if isinstance(config, RlTrainerConfig):
-        config = warm_started(config, attempt)
-        component = components.trainer(run, config, resolved)
-    else:
-        component = components.orchestrator(run, {}, resolved)
-    write_resolved(resolved, name, config, attempt)
-    with finished_job(start, [component], title=f"{name.capitalize()} of {run.root}"):
-        pass
+    with join_attempt(name, config) as start:
+        attempt, run = start.attempt, start.attempt.run
+        resolved = run.logs / f"{name}.json"
+        if isinstance(config, RlTrainerConfig):
+            config = warm_started(config, attempt)
+            component = components.trainer(run, config, resolved)
+        else:
+            component = components.orchestrator(run, {}, resolved)
+        write_resolved(resolved, name, config, attempt)
+        with finished_job(start, [component], title=f"{name.capitalize()} of {run.root}"):
+            pass

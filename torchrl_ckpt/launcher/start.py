@@ -1,15 +1,15 @@
 """The start of a run, settled: its directory, what it resumes from, and the recipe to run.
 
 `rl` and `sft` own their run's directory: they lock it and clear away what an interrupted start
-left. A component that is started by hand joins an attempt instead: it locks nothing and removes
-no checkpoint. Both settle the attempt in the same way (`_settle`).
+left. A component that is started by hand shares the directory with the other one, joins its attempt
+or begins one, and removes no checkpoint. Both settle the attempt in the same way (`_settle`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torchrl_ckpt.checkpoint.commit import recover
@@ -30,8 +30,9 @@ from torchrl_ckpt.launcher.recipe_diff import notes_on_resume
 from torchrl_ckpt.plugin_api.errors import RecipeError
 from torchrl_ckpt.run import metrics
 from torchrl_ckpt.run.attempt import Attempt
-from torchrl_ckpt.run.directory import RunDirectory, locked_run, next_attempt, settle_run_id
+from torchrl_ckpt.run.directory import RunDirectory, next_attempt, settle_run_id
 from torchrl_ckpt.run.resolved import write_resolved
+from torchrl_ckpt.run.run_lock import component_lock, join_pair, locked_run
 
 Recipe = SftRecipe | RlRecipe | RlTrainerConfig | OrchestratorConfig
 
@@ -53,7 +54,7 @@ def begin_attempt(command: str, recipe: SftRecipe | RlRecipe) -> Iterator[Start]
     `RecipeError`.
     """
     shared = _shared_options(recipe)
-    with locked_run(shared.output_dir):
+    with locked_run(shared.output_dir, command):
         layout = _layout(shared.output_dir, shared.ckpt)
         recover(layout)
         number = next_attempt(shared.output_dir)
@@ -69,18 +70,25 @@ def begin_attempt(command: str, recipe: SftRecipe | RlRecipe) -> Iterator[Start]
         yield start
 
 
-def join_attempt(command: str, config: RlTrainerConfig | OrchestratorConfig) -> Start:
-    """Settle the attempt of a component that is started by hand.
+@contextmanager
+def join_attempt(component: str, config: RlTrainerConfig | OrchestratorConfig) -> Iterator[Start]:
+    """Lock out a second `component`, and settle the attempt of this one, started by hand.
 
-    Trainer and orchestrator settle the same one where their options agree. Nothing is locked and
-    nothing is changed on disk, since the other one may be at work. Raises as `begin_attempt` does.
+    It is the attempt of the other component if that is at work, else the run's next one. No
+    checkpoint is changed, since the other one may be at work. Raises as `begin_attempt` does.
     """
     if config.ckpt is not None and config.ckpt.resume_from is not None:
         raise RecipeError(
             "`ckpt.resume_from` is for `sft` and `rl`; use `torchrl-ckpt ckpt fork` first, then "
             "`--ckpt.resume-step`"
         )
-    return _settle(command, config, config.attempt, quarantine=False)[0]
+    with component_lock(config.output_dir, component):
+        start, _ = _settle(component, config, 0, quarantine=False)
+        attempt = start.attempt
+        options = {"max_steps": attempt.max_steps, "ckpt.resume_step": attempt.resume_step}
+        pair = join_pair(config.output_dir, component, options)
+        attempt = attempt.model_copy(update={"id": pair.id, "number": pair.number})
+        yield replace(start, attempt=attempt)
 
 
 def record_recipe(command: str, recipe: Section) -> Path:
@@ -95,7 +103,7 @@ def record_recipe(command: str, recipe: Section) -> Path:
         assert isinstance(recipe, Recipe)
         output_dir = _shared_options(recipe).output_dir
     run = RunDirectory(output_dir, attempt=0)
-    with locked_run(output_dir):
+    with locked_run(output_dir, command):
         attempt = None
         if isinstance(recipe, Recipe):
             latest = latest_attempt(run)

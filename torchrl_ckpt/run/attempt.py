@@ -29,8 +29,7 @@ class Attempt(BaseModel):
     number may repeat: in a run whose logs were removed, or between components started by hand."""
 
     number: int
-    """Counts the starts of a run from 1, and names its logs; 0 for components that are started by
-    hand."""
+    """Counts the starts of a run from 1, and names its logs; 0 where none has begun."""
 
     max_steps: int
     """The last step."""

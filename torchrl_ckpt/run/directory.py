@@ -1,21 +1,13 @@
-"""Names below a run's directory, its identity, and the lock that keeps a second run out of it."""
+"""Names below a run's directory, and its identity."""
 
 from __future__ import annotations
 
-import fcntl
-import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from torchrl_ckpt.plugin_api.durable_files import make_directory, read_json, write_json
-from torchrl_ckpt.plugin_api.errors import (
-    RunDirectoryDamaged,
-    RunDirectoryInUse,
-    RunDirectoryUnwritable,
-)
+from torchrl_ckpt.plugin_api.errors import RunDirectoryDamaged
 
 _IDENTITY = "run.json"
 _ID_BYTES = 16
@@ -103,33 +95,3 @@ def next_attempt(root: Path) -> int:
     """The number of the next start of the run in `root`, from 1."""
     earlier = (root / "logs").glob("attempt_*")
     return 1 + max((int(path.name.removeprefix("attempt_")) for path in earlier), default=0)
-
-
-@contextmanager
-def locked_run(root: Path) -> Iterator[None]:
-    """Create the run's directory if need be and hold its lock.
-
-    The kernel releases the lock however this process ends. Raises `RunDirectoryUnwritable`, and
-    `RunDirectoryInUse` where another process holds the lock.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = open(root / ".lock", "a+")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise RunDirectoryUnwritable(
-            f"cannot write to the run's directory {root}: {error.strerror}. Choose another "
-            "`--output-dir`, or make this one writable"
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise RunDirectoryInUse(
-                f"{root} is in use by another run (process {lock.read().strip()}). Wait until it "
-                "has ended, or choose another `--output-dir`"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield

@@ -19,7 +19,7 @@ from torchrl_ckpt.cli.ckpt.arguments import (
     selected_checkpoint,
 )
 from torchrl_ckpt.cli.ckpt.printing import byte_progress, print_json
-from torchrl_ckpt.run.directory import locked_run
+from torchrl_ckpt.run.run_lock import locked_run
 
 _DESCRIPTION = """\
 Verify a checkpoint and copy it into the directory of a new run, which can resume from it. The copy
@@ -62,7 +62,7 @@ def _fork(args: argparse.Namespace) -> int:
     refuse_to_overwrite(layout)
     with byte_progress("verifying", manifest.size) as advance:
         verify(source, advance=advance)
-    with locked_run(args.target):
+    with locked_run(args.target, "ckpt fork"):
         copy = fork(source, layout, link=args.link)
     if args.json:
         result = {"path": source, "step": manifest.step, "target": args.target, "copy": copy}

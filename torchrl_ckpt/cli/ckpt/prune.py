@@ -15,7 +15,8 @@ from torchrl_ckpt.cli.ckpt.printing import console, print_json, table
 from torchrl_ckpt.config.ckpt import CheckpointConfig, KeepBestConfig
 from torchrl_ckpt.plugin_api.errors import CheckpointFailed, CheckpointNotFound, RecipeError
 from torchrl_ckpt.run.attempt import Attempt
-from torchrl_ckpt.run.directory import RunDirectory, locked_run
+from torchrl_ckpt.run.directory import RunDirectory
+from torchrl_ckpt.run.run_lock import locked_run
 
 _DESCRIPTION = """\
 Show which checkpoints of a run are kept, by which rule, and remove the others. The rules are those
@@ -73,7 +74,7 @@ def _prune(args: argparse.Namespace) -> int:
     if args.dry_run:
         _show(args, judge(location.layout.steps(), _rules(args, run)))
         return 0
-    with locked_run(run.root):
+    with locked_run(run.root, "ckpt prune"):
         verdicts = judge(location.layout.steps(), _rules(args, run))
         condemned = [verdict.step for verdict in verdicts if not verdict.kept]
         if args.yes or not condemned:
