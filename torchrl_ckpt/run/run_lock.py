@@ -71,7 +71,7 @@ def component_lock(root: Path, component: str) -> Iterator[None]:
         with _joining(root):  # Others look whether the lock is held by taking it for a moment.
             if not _lock(own, fcntl.LOCK_EX):
                 raise _in_use(root, _written(own, f"another {component}"))
-            _write_holder(own, f"a `{component}`")
+            _write_holder(own, f"the `{component}`")
         yield
 
 
@@ -180,7 +180,7 @@ def _held(root: Path, component: str) -> bool:
 
 def _holder(root: Path, component: str) -> str:
     with _opened(root, _name(component)) as lock:
-        return _written(lock, f"a `{component}`")
+        return _written(lock, f"the `{component}`")
 
 
 def _at_work(root: Path) -> str:
