@@ -9,10 +9,13 @@ import pytest
 from transformers import AutoTokenizer
 
 from tests.support.tiny_model import TOKENIZER
+from torchrl_ckpt.config.length_limit import LengthLimit
+from torchrl_ckpt.plugin_api.checked_environment import CheckedEnvironment
 from torchrl_ckpt.plugin_api.environments import Problem, Score, Split
 from torchrl_ckpt.plugin_api.errors import DataError
 from torchrl_ckpt.plugin_api.models import Tokenizer
 from torchrl_ckpt.trainer.packing import TrainSample
+from torchrl_ckpt.trainer.sample_check import SampleCheck
 from torchrl_ckpt.trainer.sft_samples import EnvironmentSamples, FileSamples
 
 
@@ -60,28 +63,58 @@ def test_only_the_assistants_turns_are_learned(tmp_path: Path, tokenizer: Tokeni
     assert stops == [True, True]
 
 
+def turns(*messages: tuple[object, object]) -> dict[str, object]:
+    return {"messages": [{"role": role, "content": content} for role, content in messages]}
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{not json", r"d\.jsonl:2: this line is not JSON"),
-        ({"prompt": "a"}, r"d\.jsonl:2: `completion` must be a string"),
+        ("{not json", r": this line is not JSON"),
+        ("[" * 100_000, r": this line is nested too deeply"),
+        ({"prompt": "a"}, r": `completion` is missing"),
+        ({"prompt": 3, "completion": "a"}, r": `prompt` must be text, and is 3"),
+        ([1], r": a sample must be a JSON object"),
+        (turns(("user", "a")), r": no message has the role `assistant`"),
         (
-            {"messages": [{"role": "user", "content": "a"}]},
-            r"d\.jsonl:2: no message has the role `assistant`",
+            turns(("user", "a"), ("asistant", "b")),
+            r": `messages\[1\]\.role` is \"asistant\"; allowed: system, developer, user",
         ),
-        ([1], r"d\.jsonl:2: a sample must be a JSON object"),
+        (
+            turns(("user", None), ("assistant", "b")),
+            r": `messages\[0\]\.content` must be text, and is null",
+        ),
+        ({"prompt": "\ud800", "completion": "a"}, r": `prompt` has half of a surrogate pair"),
+        ({"prompt": "", "completion": ""}, r": it has no token to learn"),
     ],
 )
 def test_a_bad_line_is_named(
     tmp_path: Path, tokenizer: Tokenizer, line: object, message: str
 ) -> None:
-    with pytest.raises(DataError, match=message):
-        load(tmp_path / "d.jsonl", tokenizer, {"prompt": "a>", "completion": "a"}, line)
+    good = {"prompt": "a>", "completion": "a"}
+    samples = load(tmp_path / "d.jsonl", tokenizer, good, "", good, line, good)
+    check = SampleCheck(samples, LengthLimit(100, "a test"), "error")
+    with pytest.raises(DataError, match=rf"d\.jsonl:4{message}"):
+        check.conclude([check.scan(range(len(samples)), lambda number: None)])
+
+
+def test_a_turn_that_calls_a_tool_needs_no_text(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
+    messages = [{"role": "user", "content": "a"}, call, {"role": "assistant", "content": "b"}]
+    with pytest.raises(DataError, match=r"d\.jsonl:1: it cannot be tokenized: TypeError"):
+        # Not refused for its form, but by this template, which has no tools.
+        load(tmp_path / "d.jsonl", tokenizer, {"messages": messages})[0]
 
 
 def test_a_missing_file_is_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
     with pytest.raises(DataError, match=r"nowhere\.jsonl"):
         FileSamples([tmp_path / "nowhere.jsonl"], tokenizer)
+
+
+def test_files_without_a_sample_are_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    (tmp_path / "d.jsonl").write_text("\n \n")
+    with pytest.raises(DataError, match=r"there is no sample in .*d\.jsonl"):
+        FileSamples([tmp_path / "d.jsonl"], tokenizer)
 
 
 class Reversals:
@@ -104,7 +137,7 @@ class Reversals:
 
 
 def test_an_environments_answers_are_learned(tokenizer: Tokenizer) -> None:
-    samples = EnvironmentSamples(Reversals(), tokenizer)
+    samples = EnvironmentSamples(CheckedEnvironment("acme", Reversals()), tokenizer)
     assert [learned_text(samples[index], tokenizer) for index in range(len(samples))] == ["ba"] * 2
     assert samples[0].learned == [False, False, False, True, True, True]
     assert samples[1].token_ids[-1] == tokenizer.eos_token_id
@@ -112,4 +145,4 @@ def test_an_environments_answers_are_learned(tokenizer: Tokenizer) -> None:
 
 def test_an_environment_without_a_number_of_problems_is_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(DataError, match=r"no fixed number of problems.*`data\.environment`"):
-        EnvironmentSamples(Reversals(size=None), tokenizer)
+        EnvironmentSamples(CheckedEnvironment("acme", Reversals(size=None)), tokenizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import model_validator
 
@@ -21,14 +22,19 @@ class SftDataConfig(Section):
     """The samples to learn: from JSON Lines files, or from the problems of an environment."""
 
     files: list[Path] = []
-    """JSON Lines files, one sample a line: `{"prompt": ..., "completion": ...}` or
-    `{"messages": [...]}`. The loss is on the completion, or on the assistant's turns."""
+    """JSON Lines files, plain or gzipped. One sample a line: `{"prompt": ..., "completion": ...}`
+    or `{"messages": [...]}`. The loss is on the completion, or on the assistant's turns."""
 
     environment: EnvironmentTable | None = None
     """Learn the answers to this environment's training problems instead of `files`."""
 
     batch_size: PositiveInt = 512
     """Samples per step, over all ranks."""
+
+    too_long: Literal["error", "drop", "truncate"] = "error"
+    """What becomes of samples with more tokens than `packing.length` or than the model can take:
+    `error` refuses the data set before the first step, `drop` leaves them out, `truncate` cuts
+    them off. How many there are is shown at the start."""
 
     num_workers: Count = 0
     """Worker processes of each rank that tokenize samples. 0: the trainer itself does."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from torchrl_ckpt.checkpoint.layout import TRAINER
-from torchrl_ckpt.config.sft_recipe import SftDataConfig, SftRecipe
+from torchrl_ckpt.config.sft_recipe import SftRecipe
 from torchrl_ckpt.config.trainer import RlTrainerConfig
 from torchrl_ckpt.plugin_api.errors import RecipeError
 from torchrl_ckpt.plugin_api.models import Model
@@ -32,7 +32,7 @@ from torchrl_ckpt.trainer.loop import Loop, LoopOptions
 from torchrl_ckpt.trainer.optimizer import build_optimizer, build_scheduler
 from torchrl_ckpt.trainer.publisher import Publisher
 from torchrl_ckpt.trainer.rollout_source import RolloutSource
-from torchrl_ckpt.trainer.sft_samples import EnvironmentSamples, FileSamples
+from torchrl_ckpt.trainer.sft_data import checked_samples
 from torchrl_ckpt.trainer.sft_source import SftSource
 from torchrl_ckpt.trainer.source import BatchSource
 from torchrl_ckpt.trainer.state import Progress, TrainingState
@@ -49,8 +49,11 @@ def train(
     stop = _StopRequest(attempt.run.stop)
     limits = collective_limits(config, attempt.ckpt)
     with join_world(threads=config.threads, limits=limits) as world:
-        seed_everything(config.seed, stream=0)  # The same on all ranks: they build one model.
         plugin = create("models", config.model)
+        progress = ProgressLog(attempt.run.progress, TRAINER)
+        seed_everything(config.seed, stream=0)  # for plugins' code
+        source = _source(config, attempt, plugin, world, progress)
+        seed_everything(config.seed, stream=0)  # The same on all ranks: they build one model.
         model = plugin.build(pretrained=attempt.resume_step is None)
         dtype = torch.bfloat16 if world.device.type == "cuda" else torch.float32
         plugin.parallelize(model, world.mesh, param_dtype=dtype)
@@ -59,7 +62,6 @@ def train(
 
         optimizer = build_optimizer(model, config.optim)
         scheduler = build_scheduler(optimizer, config.scheduler, attempt.max_steps)
-        source = _source(config, attempt, plugin, world)
         loss = create("losses", config.loss)
         if missing := loss.requires - source.provides:
             raise RecipeError(
@@ -105,7 +107,11 @@ class _StopRequest:
 
 
 def _source(
-    config: SftRecipe | RlTrainerConfig, attempt: Attempt, plugin: Model, world: World
+    config: SftRecipe | RlTrainerConfig,
+    attempt: Attempt,
+    plugin: Model,
+    world: World,
+    progress: ProgressLog,
 ) -> BatchSource:
     if isinstance(config, RlTrainerConfig):
         return RolloutSource(
@@ -116,18 +122,12 @@ def _source(
             world_size=world.size,
         )
     return SftSource(
-        _samples(config.data, plugin),
+        checked_samples(config, plugin, world, progress),
         batch_size=config.data.batch_size,
         num_workers=config.data.num_workers,
         seed=config.seed,
         world=world,
     )
-
-
-def _samples(data: SftDataConfig, plugin: Model) -> FileSamples | EnvironmentSamples:
-    if data.environment is not None:
-        return EnvironmentSamples(create("environments", data.environment), plugin.tokenizer())
-    return FileSamples(data.files, plugin.tokenizer())
 
 
 def _checkpointer(

@@ -2,32 +2,70 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from torchrl_ckpt.plugin_api.environments import Environment
+from torchrl_ckpt.plugin_api.checked_environment import CheckedEnvironment
 from torchrl_ckpt.plugin_api.errors import DataError
 from torchrl_ckpt.plugin_api.models import Tokenizer
+from torchrl_ckpt.trainer.data_file import DataFile
 from torchrl_ckpt.trainer.packing import TrainSample
+
+# Chat templates take any role; with most of them a misspelled one would be learned in silence.
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+class DataSet(Protocol):
+    """Samples as they are given, of known number, each with a name for messages."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> TrainSample:
+        """Return a sample. Raises `DataError`, which names it, where it cannot be used."""
+        ...
+
+    def origin(self, index: int) -> str:
+        """Return where a sample comes from, as in a message."""
+        ...
 
 
 class FileSamples:
-    """The lines of JSON Lines files, tokenized on access. Raises `DataError` for a bad line."""
+    """The lines of JSON Lines files, tokenized on access.
+
+    Raises `DataError` for a file that cannot be read, and where there is no sample.
+    """
 
     def __init__(self, files: Sequence[Path], tokenizer: Tokenizer) -> None:
-        self._records = [record for path in files for record in _records(path)]
+        self._files = [DataFile(path) for path in files]
+        self._ends = list(itertools.accumulate(map(len, self._files)))
+        if self._ends[-1] == 0:
+            raise DataError(f"there is no sample in {', '.join(map(str, files))}")
         self._tokenizer = tokenizer
 
     def __len__(self) -> int:
-        return len(self._records)
+        return self._ends[-1]
 
     def __getitem__(self, index: int) -> TrainSample:
-        record = self._records[index]
-        if "messages" in record:
-            return conversation(self._tokenizer, record["messages"])
-        return completion(self._tokenizer, record["prompt"], record["completion"])
+        file, line = self._place(index)
+        with _named(lambda: self.origin(index)):
+            record = _record(file.line(line))
+            if "messages" in record:
+                return conversation(self._tokenizer, record["messages"])
+            return completion(self._tokenizer, record["prompt"], record["completion"])
+
+    def origin(self, index: int) -> str:
+        file, line = self._place(index)
+        return f"{file.path}:{file.number(line)}"
+
+    def _place(self, index: int) -> tuple[DataFile, int]:
+        number = bisect.bisect_right(self._ends, index)
+        return self._files[number], index - (self._ends[number - 1] if number else 0)
 
 
 class EnvironmentSamples:
@@ -36,12 +74,12 @@ class EnvironmentSamples:
     Raises `DataError` for an environment without a fixed number of problems.
     """
 
-    def __init__(self, environment: Environment, tokenizer: Tokenizer) -> None:
+    def __init__(self, environment: CheckedEnvironment, tokenizer: Tokenizer) -> None:
         size = environment.size("train")
         if size is None:
             raise DataError(
-                "this environment has no fixed number of problems; `data.environment` needs one "
-                "that has"
+                f"environment `{environment.name}` has no fixed number of problems; "
+                "`data.environment` needs one that has"
             )
         self._size = size
         self._environment = environment
@@ -52,10 +90,15 @@ class EnvironmentSamples:
 
     def __getitem__(self, index: int) -> TrainSample:
         problem = self._environment.problem("train", index)
-        if isinstance(problem.prompt, str):
-            return completion(self._tokenizer, problem.prompt, problem.answer)
-        answer = {"role": "assistant", "content": problem.answer}
-        return conversation(self._tokenizer, [*problem.prompt, answer])
+        with _named(lambda: self.origin(index)):
+            if isinstance(problem.prompt, str):
+                return completion(self._tokenizer, problem.prompt, problem.answer)
+            answer = {"role": "assistant", "content": problem.answer}
+            return conversation(self._tokenizer, [*problem.prompt, answer])
+
+    def origin(self, index: int) -> str:
+        problem = self._environment.problem("train", index)
+        return f"environment `{self._environment.name}`, problem {problem.id!r} (train {index})"
 
 
 def completion(tokenizer: Tokenizer, prompt: str, answer: str) -> TrainSample:
@@ -105,36 +148,67 @@ def _extend(
     return extended, learned + [learn] * (len(extended) - len(token_ids))
 
 
-def _records(path: Path) -> Iterator[Mapping[str, Any]]:
+@contextmanager
+def _named(origin: Callable[[], str]) -> Iterator[None]:
+    """Raise whatever a sample's form or the tokenizer's chat template raises as a `DataError`."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the data file {path}: {error}") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}:{number}: this line is not JSON: {error}") from None
-        if fault := _fault(record):
-            raise DataError(f"{path}:{number}: {fault}")
-        yield record
+        yield
+    except DataError as error:
+        raise DataError(f"{origin()}: {error}") from error.__cause__
+    except Exception as error:
+        kind = type(error).__name__
+        raise DataError(f"{origin()}: it cannot be tokenized: {kind}: {error}") from error
+
+
+def _record(line: bytes) -> Mapping[str, Any]:
+    """Parse and check a line."""
+    try:
+        record = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise DataError(f"this line is not UTF-8: {error}") from None
+    except RecursionError:
+        raise DataError("this line is nested too deeply") from None
+    except ValueError as error:
+        raise DataError(f"this line is not JSON: {error}") from None
+    if fault := _fault(record):
+        raise DataError(fault)
+    return record
 
 
 def _fault(record: Any) -> str | None:
     if not isinstance(record, dict):
         return "a sample must be a JSON object"
     if "messages" in record:
-        turns = record["messages"]
-        if not isinstance(turns, list) or not all(
-            isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in turns
-        ):
-            return "`messages` must be a list of objects with `role` and `content`"
-        if not any(turn["role"] == "assistant" for turn in turns):
-            return "no message has the role `assistant`, so there is nothing to learn"
-        return None
+        return _messages_fault(record["messages"])
     for key in ("prompt", "completion"):
-        if not isinstance(record.get(key), str):
-            return f"`{key}` must be a string (or give `messages`); found {sorted(record)}"
+        if key not in record:
+            return f"`{key}` is missing (or give `messages`); found {sorted(record)}"
+        if fault := _text_fault(record[key]):
+            return f"`{key}` {fault}"
+    return None
+
+
+def _messages_fault(messages: Any) -> str | None:
+    if not isinstance(messages, list):
+        return "`messages` must be a list of objects with `role` and `content`"
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict) or "role" not in message:
+            return f"`messages[{number}]` must be an object with `role` and `content`"
+        role, content = message["role"], message.get("content")
+        if role not in _ROLES:
+            return f"`messages[{number}].role` is {json.dumps(role)}; allowed: {', '.join(_ROLES)}"
+        if content is None and message.get("tool_calls"):
+            continue  # A turn that only calls tools has no text.
+        if fault := _text_fault(content):
+            return f"`messages[{number}].content` {fault}"
+    if not any(message["role"] == "assistant" for message in messages):
+        return "no message has the role `assistant`, so there is nothing to learn"
+    return None
+
+
+def _text_fault(value: Any) -> str | None:
+    if not isinstance(value, str):
+        return f"must be text, and is {textwrap.shorten(json.dumps(value), 60, placeholder=' ...')}"
+    if any("\ud800" <= character <= "\udfff" for character in value if character > "\ud7ff"):
+        return "has half of a surrogate pair (`\\ud800` to `\\udfff`), which is no character"
     return None

@@ -1,0 +1,82 @@
+"""JSON Lines files of any size: only the positions of their lines are held in memory."""
+
+from __future__ import annotations
+
+import array
+import codecs
+import gzip
+import os
+import shutil
+import tempfile
+import zlib
+from pathlib import Path
+from typing import IO
+
+from torchrl_ckpt.plugin_api.errors import DataError
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_CHUNK_BYTES = 1 << 20
+
+
+class DataFile:
+    """The lines of the file at `path` that are not blank, plain or gzipped, in UTF-8.
+
+    A gzipped file is decompressed into a temporary one, for its lines are read in any order. Lines
+    end at a line feed and at no other character. Raises `DataError` for a file that cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            if path.exists() and not path.is_file():
+                raise OSError("it is no regular file")
+            self._file = _opened(path)
+            self._starts = _line_starts(self._file)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"cannot read the data file {path}: {error}") from None
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    def line(self, index: int) -> bytes:
+        """Return line `index` of those that are not blank. Several processes may call this."""
+        start, end = self._starts[index], self._starts[index + 1]
+        return os.pread(self._file.fileno(), end - start, start).strip()
+
+    def number(self, index: int) -> int:
+        """Return the number in the file, from 1, of line `index` of those that are not blank."""
+        start, newlines = self._starts[index], 0
+        for position in range(0, start, _CHUNK_BYTES):
+            size = min(_CHUNK_BYTES, start - position)
+            newlines += os.pread(self._file.fileno(), size, position).count(b"\n")
+        return newlines + 1
+
+
+def _opened(path: Path) -> IO[bytes]:
+    file = open(path, "rb")  # noqa: SIM115 - stays open
+    head = file.read(2)
+    file.seek(0)
+    if head in _UTF_16:
+        raise OSError("it is in UTF-16; save it in UTF-8")
+    if head != _GZIP_MAGIC:
+        return file
+    decompressed = tempfile.TemporaryFile()  # noqa: SIM115 - stays open
+    with file, gzip.GzipFile(fileobj=file) as compressed:
+        shutil.copyfileobj(compressed, decompressed, _CHUNK_BYTES)
+    decompressed.flush()
+    return decompressed
+
+
+def _line_starts(file: IO[bytes]) -> array.array[int]:
+    """Return where each line that is not blank begins, and where the file ends."""
+    file.seek(0)
+    position = len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0
+    file.seek(position)
+    starts = array.array("q")
+    for line in file:
+        if not line.isspace():
+            starts.append(position)
+        position += len(line)
+    starts.append(position)
+    return starts
