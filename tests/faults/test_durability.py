@@ -5,8 +5,10 @@ A kill does not show what a power failure could take away; the order of the syst
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -21,7 +23,11 @@ from tests.support.faults.strace import (
     SYNCS,
     WRITES,
     FaultPoint,
+    fault_points,
+    recording,
+    unavailable,
 )
+from tests.support.waiting import wait_until
 
 
 def not_durable(calls: Iterable[FaultPoint]) -> set[str]:
@@ -53,6 +59,49 @@ def test_everything_is_synced_before_the_commit_and_the_commit_before_any_remova
     assert commit < removal
     assert not_durable(calls[:commit]) == set()
     assert not_durable(calls[:removal]) == set()
+
+
+PUBLISH = """
+import sys
+from pathlib import Path
+from tests.support.rollouts import metadata, rollout
+from torchrl_ckpt.run.rollout_store import RolloutStore
+from torchrl_ckpt.run.weight_store import Canary, Policy, WeightStore
+
+def export(directory):
+    (directory / "model.safetensors").write_bytes(b"weights")
+    (directory / "tokenizer").mkdir()
+    (directory / "tokenizer/vocabulary").write_text("abc")
+
+run = Path(sys.argv[1])
+weights, rollouts = WeightStore(run / "weights"), RolloutStore(run / "rollouts")
+weights.clear()
+rollouts.clear()
+input()
+weights.write(1, export, Policy(1, "id", False, Canary([[1]], [[]], "float32"), None))
+rollouts.write(metadata(4), [rollout("cat", [1], [2], [-0.5])])
+"""
+
+
+def test_a_policy_and_a_batch_are_on_disk_before_they_have_their_names(tmp_path: Path) -> None:
+    if reason := unavailable():
+        pytest.skip(reason)
+    run, log = tmp_path / "run", tmp_path / "log"
+    argv = [sys.executable, "-c", PUBLISH, run]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: (run / "rollouts").is_dir())
+        with recording([process.pid], log):
+            process.communicate("\n", timeout=60)
+    assert process.returncode == 0
+    calls = fault_points(run, log)
+    shown = [number for number, call in enumerate(calls) if call.name in RENAMES]
+    paths = {call.path for call in calls}
+    assert {"weights/.step_1.tmp/tokenizer/vocabulary", "rollouts/.step_4.tmp/batch.json"} <= paths
+    inside = ("weights/.step_1.tmp", "rollouts/.step_4.tmp")
+    for number in shown:
+        assert not {path for path in not_durable(calls[:number]) if path.startswith(inside)}
+    # The names come last; those that the files had before are of no consequence.
+    assert {"weights", "rollouts"}.isdisjoint(not_durable(calls))
 
 
 def test_a_change_that_is_not_synced_is_found() -> None:

@@ -116,3 +116,53 @@ def test_a_new_attempt_deletes_the_batches_of_the_one_before(store: RolloutStore
     (store.root / ".step_5.tmp").mkdir()
     store.clear()
     assert list(store.root.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "[" * 100_000, "\0" * 4096])
+def test_a_torn_batch_file_is_not_read_and_is_named(
+    store: RolloutStore, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    store.write(metadata(4), ROLLOUTS)
+    (store.path(4) / METADATA).write_text(content)
+    assert store.read(4, attempt_id=FIRST) is None
+    assert store.read(4, attempt_id=FIRST) is None
+    assert caplog.text.count("step_4/batch.json") == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"problems": None},
+        {"policy_version": "x"},
+        {"metrics": 3},
+        {"weights_ids": 5},
+        {"temperature": []},
+    ],
+)
+def test_a_batch_with_odd_fields_is_refused(store: RolloutStore, change: dict[str, Any]) -> None:
+    store.write(metadata(4), ROLLOUTS)
+    change_metadata(store, 4, **change)
+    with pytest.raises(DataError, match=r"step_4.batch\.json"):
+        store.read(4, attempt_id=FIRST)
+
+
+def test_numbers_that_do_not_fit_their_batch_are_refused(store: RolloutStore) -> None:
+    store.write(metadata(4), ROLLOUTS)
+    store.write(metadata(5), ROLLOUTS[:1])
+    for damage in ((store.path(5) / TENSORS).read_bytes(), b"", b"\xff" * 64):
+        (store.path(4) / TENSORS).write_bytes(damage)
+        with pytest.raises(DataError, match=r"step_4.batch\.safetensors"):
+            store.read(4, attempt_id=FIRST)
+
+
+def test_names_that_are_not_its_own_are_left_alone_and_named(
+    store: RolloutStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    (store.root / "step_20.bak").mkdir()
+    (store.root / "notes.txt").write_text("mine")
+    (store.root / ".step_4.tmp").mkdir()  # of a killed run
+    store.write(metadata(4), ROLLOUTS)
+    store.delete_through(30)
+    store.clear()
+    assert sorted(path.name for path in store.root.iterdir()) == ["notes.txt", "step_20.bak"]
+    assert "step_20.bak" in caplog.text

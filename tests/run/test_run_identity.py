@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from torchrl_ckpt.plugin_api.errors import RunDirectoryDamaged
-from torchrl_ckpt.run.directory import read_run_id, settle_run_id
+from torchrl_ckpt.run.directory import next_attempt, read_run_id, settle_run_id
 
 
 def test_it_is_made_once_and_moves_with_the_directory(tmp_path: Path) -> None:
@@ -30,3 +30,9 @@ def test_a_damaged_one_is_refused_with_what_to_do(tmp_path: Path, content: str) 
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(RunDirectoryDamaged, match=r"run\.json holds no run's identity.*delete it"):
         settle_run_id(tmp_path)
+
+
+def test_only_its_own_names_count_as_starts(tmp_path: Path) -> None:
+    for name in ("attempt_2", "attempt_x", "attempt_9.bak", "attempt_", "attempt_0012"):
+        (tmp_path / "logs" / name).mkdir(parents=True)
+    assert next_attempt(tmp_path) == 3

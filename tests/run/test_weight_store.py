@@ -97,3 +97,37 @@ def test_policies_before_the_one_in_use_are_deleted_except_final_models(
         publish(weights, policy(version))
     weights.delete_before(4)
     assert directories(weights) == ["step_1", "step_4"]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", '{"attempt_id": 5}', "[" * 100_000, "\0" * 4096]
+)
+def test_a_torn_policy_file_stops_nothing_and_is_named(
+    weights: WeightStore, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    publish(weights, policy(2))
+    (weights.path(2) / "policy.json").write_text(content)
+    assert weights.read(2, attempt_id=FIRST) is None
+    assert weights.last(attempt_id=FIRST) is None
+    weights.clear()
+    weights.delete_before(4)
+    assert caplog.text.count("step_2/policy.json") == 1
+    publish(weights, policy(2))
+    assert weights.read(2, attempt_id=FIRST) == policy(2)
+
+
+def test_names_that_are_not_its_own_are_left_alone_and_named(
+    weights: WeightStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    foreign = ["step_20.bak", "step_", "step_x", "step_07", ".step_3.tmp.old", "notes.txt"]
+    for name in foreign:
+        (weights.root / name).mkdir()
+    (weights.root / "step_8").write_text("a file")
+    (weights.root / ".step_9.tmp").mkdir()  # of a killed run
+    publish(weights, policy(3, last=True))
+    weights.clear()
+    assert weights.last(attempt_id=FIRST) == policy(3, last=True)
+    weights.delete_before(30)
+    assert directories(weights) == sorted([*foreign, "step_3", "step_8"])
+    for name in foreign:
+        assert name in caplog.text

@@ -96,6 +96,14 @@ def fsync_directory(directory: Path) -> None:
     _fsync(directory, os.O_RDONLY | os.O_DIRECTORY)
 
 
+def fsync_tree(directory: Path) -> None:
+    """Make every file and every name below `directory` durable, the innermost first."""
+    for parent, _, names in os.walk(directory, topdown=False):
+        for name in sorted(names):
+            fsync_file(Path(parent, name))
+        fsync_directory(Path(parent))
+
+
 def _fsync(path: Path, flags: int) -> None:
     descriptor = os.open(path, flags)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from torchrl_ckpt.plugin_api.durable_files import make_directory, read_json, wri
 from torchrl_ckpt.plugin_api.errors import RunDirectoryDamaged
 
 _IDENTITY = "run.json"
+_ATTEMPT = re.compile(r"attempt_(0|[1-9]\d*)")
 _ID_BYTES = 16
 
 
@@ -93,5 +95,5 @@ def settle_run_id(root: Path) -> str:
 
 def next_attempt(root: Path) -> int:
     """The number of the next start of the run in `root`, from 1."""
-    earlier = (root / "logs").glob("attempt_*")
-    return 1 + max((int(path.name.removeprefix("attempt_")) for path in earlier), default=0)
+    matches = (_ATTEMPT.fullmatch(path.name) for path in (root / "logs").glob("attempt_*"))
+    return 1 + max((int(match[1]) for match in matches if match), default=0)

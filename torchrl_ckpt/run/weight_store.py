@@ -8,11 +8,14 @@ serve these weights. `digest` is of the weights themselves, for engines that can
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from torchrl_ckpt.run.step_directories import StepDirectories
 
 _METADATA = "policy.json"
 
@@ -44,21 +47,23 @@ class Policy:
     digest: str | None
 
 
+_POLICY = TypeAdapter(Policy)
+
+
 class WeightStore:
-    """A run's `weights`. A policy appears complete, by one rename."""
+    """A run's `weights`. A policy appears complete and durable, by one rename."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._directories = StepDirectories(root)
 
     def path(self, version: int) -> Path:
-        return self.root / f"step_{version}"
+        return self._directories.path(version)
 
     def clear(self) -> None:
         """Delete the policies of earlier attempts, but not the final models."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        for unfinished in self.root.glob(".step_*.tmp"):
-            shutil.rmtree(unfinished)
-        for version in self._versions():
+        self._directories.clear_leftovers()
+        for version in self._directories.steps():
             if self._is_temporary(version):
                 shutil.rmtree(self.path(version))
 
@@ -69,33 +74,20 @@ class WeightStore:
 
         Without a `policy` they are a final model, which is not served.
         """
-        temporary = self.root / f".step_{version}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        temporary = self._directories.begin(version)
         export(temporary)
         if policy is not None:
             (temporary / _METADATA).write_text(json.dumps(asdict(policy)))
-        # A directory must not be read while it is deleted: it is renamed first.
-        replaced = self.root / f".step_{version}.replaced.tmp"
-        shutil.rmtree(replaced, ignore_errors=True)  # of a killed run
-        if self.path(version).exists():
-            os.rename(self.path(version), replaced)
-        os.rename(temporary, self.path(version))
-        shutil.rmtree(replaced, ignore_errors=True)
+        self._directories.show(version)
 
     def read(self, version: int, attempt_id: str) -> Policy | None:
         """Return the policy of `version`; None while it does not exist or is another attempt's."""
-        try:
-            metadata = json.loads((self.path(version) / _METADATA).read_text())
-        except FileNotFoundError:
-            return None
-        if metadata.get("attempt_id") != attempt_id:
-            return None
-        return Policy(**{**metadata, "canary": Canary(**metadata["canary"])})
+        policy = self._read(version)
+        return policy if policy is not None and policy.attempt_id == attempt_id else None
 
     def last(self, attempt_id: str) -> Policy | None:
         """Return the last policy of the training, or None while training has not ended."""
-        for version in sorted(self._versions(), reverse=True):
+        for version in sorted(self._directories.steps(), reverse=True):
             policy = self.read(version, attempt_id)
             if policy is not None and policy.last:
                 return policy
@@ -103,14 +95,22 @@ class WeightStore:
 
     def delete_before(self, version: int) -> None:
         """Delete the policies before `version`, which are no longer needed."""
-        for earlier in self._versions():
+        for earlier in self._directories.steps():
             if earlier < version and self._is_temporary(earlier):
                 shutil.rmtree(self.path(earlier))
 
     def _is_temporary(self, version: int) -> bool:
         """Whether it is a policy other than the last one of a training."""
-        metadata = self.path(version) / _METADATA
-        return metadata.exists() and not json.loads(metadata.read_text())["last"]
+        policy = self._read(version)
+        return policy is not None and not policy.last
 
-    def _versions(self) -> list[int]:
-        return [int(directory.name.removeprefix("step_")) for directory in self.root.glob("step_*")]
+    def _read(self, version: int) -> Policy | None:
+        """The policy of `version` and any attempt; None for a final model, or a torn file."""
+        content = self._directories.read_json(version, _METADATA)
+        if content is None:
+            return None
+        try:
+            return _POLICY.validate_python(content)
+        except ValidationError:
+            self._directories.warn_unreadable(version, _METADATA)
+            return None
