@@ -11,6 +11,7 @@ from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.config.orchestrator import OrchestratorConfig
 from torchrl_ckpt.config.rl_recipe import RlRecipe
 from torchrl_ckpt.config.section import Section
+from torchrl_ckpt.config.settings import plugin_tables
 from torchrl_ckpt.config.sft_recipe import SftRecipe
 from torchrl_ckpt.config.trainer import RlTrainerConfig
 from torchrl_ckpt.launcher.recipe_loader import default_values, detect_command, load_recipe
@@ -20,6 +21,7 @@ from torchrl_ckpt.launcher.standalone import run_component, run_inference
 from torchrl_ckpt.launcher.start import record_recipe
 from torchrl_ckpt.plugin_api.errors import RecipeError
 from torchrl_ckpt.recipe.help import help_text
+from torchrl_ckpt.registry.loading import require_variables
 from torchrl_ckpt.run.resolved import SCHEMAS
 
 _DESCRIPTIONS = {
@@ -104,7 +106,10 @@ def _recipe_command(command: str, argv: Sequence[str], *, files: Sequence[Path] 
     loaded = load_recipe(command, [word for word in argv if word not in modes], files=files)
     if "--show-config" in modes:
         print("\n".join(loaded.origins))
-    elif "--dry-run" in modes:
+        return None
+    for kind, table in plugin_tables(loaded.recipe):
+        require_variables(kind, table)
+    if "--dry-run" in modes:
         resolved = record_recipe(command, loaded.recipe)
         print(f"the recipe is valid; every value of it is in {resolved}")
     else:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretBytes, SecretStr
 
 from torchrl_ckpt.config.option_spec import REQUIRED, Key, OptionSpec
 from torchrl_ckpt.config.section import PluginTable
@@ -19,6 +19,8 @@ _NOUNS: dict[Any, tuple[str, str]] = {
     str: ("text", "texts"),
     Path: ("a path", "paths"),
     Any: ("a value", "values"),
+    SecretStr: ("a secret, as env:VARIABLE", "secrets, each as env:VARIABLE"),
+    SecretBytes: ("a secret, as env:VARIABLE", "secrets, each as env:VARIABLE"),
 }
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
@@ -39,6 +41,8 @@ def default_text(spec: OptionSpec) -> str:
         return "required"
     if isinstance(spec.default, PluginTable):
         return spec.default.type
+    if isinstance(spec.default, SecretStr | SecretBytes):
+        return "***"
     return "unset" if spec.default is None else toml(spec.default)
 
 

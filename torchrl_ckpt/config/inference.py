@@ -14,6 +14,7 @@ from torchrl_ckpt.config.section import (
     PluginTable,
     PositiveInt,
     Section,
+    VariableName,
 )
 
 
@@ -68,6 +69,7 @@ class InferenceConfig(Section):
     """Directories below which weights may be loaded. Empty: the run's `weights`; for a server
     started by hand, `outputs` in the working directory."""
 
-    api_key_env: str = "TORCHRL_CKPT_API_KEY"
+    api_key_env: VariableName = "TORCHRL_CKPT_API_KEY"
     """The environment variable with the API key that changing the weights requires. If it is not
-    set, a random key is created and stored for this user's other processes."""
+    set, a random key is created and stored for this user's other processes. Only the command line
+    may name one that does not begin with `TORCHRL_CKPT_`."""

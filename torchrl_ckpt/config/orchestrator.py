@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
@@ -15,6 +16,7 @@ from torchrl_ckpt.config.section import (
     PositiveInt,
     Seconds,
     Section,
+    VariableName,
 )
 
 
@@ -61,9 +63,10 @@ class ClientConfig(Section):
     """The addresses of several servers, instead of `base_url`. A request goes to the server with
     the fewest requests in flight; a server that dies is left out until it is back."""
 
-    api_key_env: str = "TORCHRL_CKPT_API_KEY"
+    api_key_env: VariableName = "TORCHRL_CKPT_API_KEY"
     """The environment variable with the API key of all servers. If it is not set, the key that each
-    server started by hand has stored for this user is used."""
+    server started by hand has stored for this user is used. Only the command line may name one that
+    does not begin with `TORCHRL_CKPT_`."""
 
     timeout: Seconds = 600.0
     """How long to wait for an answer, or for any server to be reachable, in seconds."""
@@ -83,12 +86,25 @@ class ClientConfig(Section):
             raise ValueError("give either `base_url` or `base_urls`, not both")
         if len(set(self.base_urls)) < len(self.base_urls):
             raise ValueError("`base_urls` names a server twice")
+        for url in self.servers:
+            _check_address(url)
         return self
 
     @property
     def servers(self) -> list[str]:
         """The address of every server."""
         return self.base_urls or [self.base_url or "http://127.0.0.1:8000"]
+
+
+def _check_address(url: str) -> None:
+    """Raises `ValueError`, which does not show `url`: it may hold a password."""
+    address = urlsplit(url)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise ValueError("a server's address begins with http:// or https://, and has a host")
+    if "@" in address.netloc:
+        raise ValueError(
+            "a server's address holds no password: `api_key_env` names the variable with the key"
+        )
 
 
 class OrchestratorConfig(Section):

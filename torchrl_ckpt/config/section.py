@@ -26,6 +26,14 @@ class PluginKind:
     kind: Kind
 
 
+@dataclass(frozen=True)
+class NamesVariable:
+    """Marks text that is the name of an environment variable (`config/variables.py`)."""
+
+
+VariableName = Annotated[str, NamesVariable()]
+
+
 class PluginTable(BaseModel):
     """A plugin's name as `type`, and its options beside it."""
 

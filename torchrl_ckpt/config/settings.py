@@ -43,10 +43,15 @@ def settings(recipe: Section, above: Key = ()) -> Iterator[tuple[Key, OptionSpec
             yield (*above, name), spec, value
 
 
-def named_plugins(recipe: Section) -> list[tuple[Kind, str]]:
-    """Kind and name of each plugin that the recipe names, in the order of its keys."""
+def plugin_tables(recipe: Section) -> list[tuple[Kind, PluginTable]]:
+    """Kind and table of each plugin that the recipe names, in the order of its keys."""
     return [
-        (spec.kind, value.type)
+        (spec.kind, value)
         for _, spec, value in settings(recipe)
         if spec.kind and isinstance(value, PluginTable)
     ]
+
+
+def named_plugins(recipe: Section) -> list[tuple[Kind, str]]:
+    """Kind and name of each plugin that the recipe names, in the order of its keys."""
+    return [(kind, table.type) for kind, table in plugin_tables(recipe)]

@@ -25,7 +25,9 @@ def export(checkpoint: Path, target: Path, *, advance: Advance = lambda _: None)
     if target.exists():
         raise ExportRefused(f"{target} exists already; choose another directory, or remove it")
     manifest = verify(checkpoint, advance=advance)
-    model = create("models", PluginTable.model_validate(manifest.trainer_recipe["model"]))
+    model = create(
+        "models", PluginTable.model_validate(manifest.trainer_recipe["model"]), any_variable=False
+    )
     stored = StoredTensors(checkpoint, manifest)
     names = [t.name for t in stored.describe() if t.name.startswith(MODEL)]
     tensors = {name[len(MODEL) :]: t for name, t in stored.read(names).items()}

@@ -51,4 +51,4 @@ class StoredTensors:
 def checkpoint_backend(manifest: Manifest) -> CheckpointBackend:
     """Create the backend that wrote the tensors. Raises whatever is wrong with the plugin."""
     table = manifest.trainer_recipe["ckpt"]["backend"]
-    return create("checkpoint_backends", PluginTable.model_validate(table))
+    return create("checkpoint_backends", PluginTable.model_validate(table), any_variable=False)

@@ -64,7 +64,8 @@ def begin_attempt(command: str, recipe: SftRecipe | RlRecipe) -> Iterator[Start]
             if shared.ckpt is not None and shared.ckpt.resume_from is not None:
                 fork(find(shared.ckpt.resume_from).layout.step(manifest.step), layout)
         run = start.attempt.run
-        run.logs.mkdir(parents=True)
+        # For its owner only: nobody knows what plugins and libraries print.
+        run.logs.mkdir(mode=0o700, parents=True)
         last_kept = -1 if manifest is None else manifest.step
         metrics.truncate_after(run.metrics, last_kept, backup=run.logs / "metrics.before.jsonl")
         yield start

@@ -99,9 +99,9 @@ def _missing(key: Key, spec: OptionSpec, root: OptionSpec | None) -> str:
 
 def _spelled_as_at(origin: Origin, key: Key) -> str:
     """The key as it would be written at `origin`: as a flag, a `--no-` flag or in TOML."""
-    if origin.location.startswith("--no-"):
+    if origin.flag.startswith("--no-"):
         return flag(key).replace("--", "--no-", 1)
-    return flag(key) if origin.location.startswith("--") else dotted(key)
+    return flag(key) if origin.flag else dotted(key)
 
 
 def _closest(key: Key, name: str, valid: Collection[Key]) -> Key:

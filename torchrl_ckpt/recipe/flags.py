@@ -87,7 +87,7 @@ def _read_flag(
         line.section_files.append(_include(file, rest, flag.key, f"{name} "))
         return
     values = [value] if has_value else _take_values(flag, rest)
-    origin = Origin(argument if has_value else shlex.join([name, *values]), base)
+    origin = Origin(argument if has_value else shlex.join([name, *values]), base, flag=name)
     node = _node(flag, values, origin)
     line.flags = merge(line.flags, nest(flag.key, node, origin), by_type=False)
 

@@ -82,6 +82,8 @@ class Origin:
     location: str
     base: Path | None = None
     via: tuple[str, ...] = ()
+    flag: str = ""
+    """The flag without its value, if it was given on the command line."""
 
     @property
     def is_given(self) -> bool:

@@ -12,10 +12,19 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
-from torchrl_ckpt.config.describe import dotted, toml
+from torchrl_ckpt.config.describe import dotted, flag, toml
 from torchrl_ckpt.config.option_spec import ANY, Key, OptionSpec, all_keys, fields
 from torchrl_ckpt.config.section import Section
-from torchrl_ckpt.plugin_api.errors import UserError
+from torchrl_ckpt.config.variables import (
+    LITERAL,
+    PREFIX,
+    PREFIXED_ONLY,
+    map_secrets,
+    names_variable,
+    referenced_variable,
+    with_references,
+)
+from torchrl_ckpt.plugin_api.errors import RecipeError, UserError
 from torchrl_ckpt.plugin_api.plugin import Kind, MaybePath
 from torchrl_ckpt.recipe.compose import Composition
 from torchrl_ckpt.recipe.config_issues import (
@@ -26,7 +35,7 @@ from torchrl_ckpt.recipe.config_issues import (
 )
 from torchrl_ckpt.recipe.flags import fitting
 from torchrl_ckpt.recipe.normalize import node_of
-from torchrl_ckpt.recipe.tree import Leaf, Node, Table
+from torchrl_ckpt.recipe.tree import Leaf, Node, Origin, Table
 
 PluginConfig = Callable[[Kind, str], type | None]
 """Returns the `Config` of a plugin by kind and name; None if it has none. May raise `UserError`."""
@@ -47,9 +56,10 @@ def validate(composition: Composition, schema: type[S], plugin_config: PluginCon
     try:
         recipe = schema.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        raise recipe_error([*validator.issues, *unfit_values(error, root, composition)]) from None
+        validator.issues += unfit_values(error, root, composition)
+        raise validator.error() from None
     if validator.issues:
-        raise recipe_error(validator.issues)
+        raise validator.error()
     return recipe
 
 
@@ -64,6 +74,14 @@ class _Validator:
         self._valid = [key for key, _ in all_keys(root.section)]
         self._plugin_config = plugin_config
         self.issues: list[ConfigIssue] = []
+        self._shown: dict[Origin, Origin] = {}
+
+    def error(self) -> RecipeError:
+        """One error for all issues, which shows no secret."""
+        return recipe_error(
+            replace(issue, origin=issue.origin and self._shown.get(issue.origin, issue.origin))
+            for issue in self.issues
+        )
 
     def note_unknown(self, table: Table, spec: OptionSpec, key: Key, why: str = "") -> None:
         """Add an issue for each key that `spec` does not have, also in sections that are off.
@@ -95,10 +113,14 @@ class _Validator:
             return self._leaf(node, spec, key)
         if spec.kind:
             return self._plugin(node, spec.kind, key)
-        return self.data(node, spec if spec.is_table else ANY, key)
+        if spec.is_table:
+            return self.data(node, spec, key)
+        # One of several forms of table, known by its values only.
+        return self._checked_secrets(self.data(node, ANY, key), _least_trusted(node), spec, key)
 
     def _leaf(self, leaf: Leaf, spec: OptionSpec, key: Key) -> Any:
         value = to_jsonable_python(fitting(leaf, spec))
+        value = self._checked_secrets(value, leaf.origin, spec, key)
         if leaf.origin.base is not None:
             value = absolute_paths(value, spec, leaf.origin.base)
         try:
@@ -107,6 +129,30 @@ class _Validator:
             text = f"`{dotted(key)}` is {toml(value)}; expected finite numbers"
             self.issues.append(ConfigIssue(key, text, leaf.origin))
         return value
+
+    def _checked_secrets(self, value: Any, origin: Origin, spec: OptionSpec, key: Key) -> Any:
+        """`value`, with issues for secrets in it, which are not shown, and for variables that it
+        may not name."""
+
+        def checked(secret: Any) -> str:
+            variable = referenced_variable(secret)
+            if variable is None:
+                if origin.flag:  # The flag as it was typed shows the secret.
+                    self._shown[origin] = replace(origin, location=origin.flag)
+                self.issues.append(ConfigIssue(key, f"`{dotted(key)}` {LITERAL}", origin))
+                return _NO_SECRET
+            self._note_variable(variable, f"{flag(key)} {secret}", origin, key)
+            return str(secret)
+
+        if names_variable(spec) and isinstance(value, str):
+            self._note_variable(value, f"{flag(key)} {value}", origin, key)
+        return map_secrets(value, spec, checked)
+
+    def _note_variable(self, variable: str, remedy: str, origin: Origin, key: Key) -> None:
+        """Add an issue for a variable without the prefix, unless a flag names it."""
+        if not (variable.startswith(PREFIX) or origin.flag):
+            text = f"`{dotted(key)}` is {variable}, but {PREFIXED_ONLY}. Rename it, or give "
+            self.issues.append(ConfigIssue(key, f"{text}`{remedy}` on the command line", origin))
 
     def _plugin(self, table: Table, kind: Kind, key: Key) -> dict[str, Any]:
         """The table of a plugin, its options as its `Config` resolves them."""
@@ -128,7 +174,11 @@ class _Validator:
         except ValidationError as error:
             self.issues += unfit_values(error, OptionSpec(config), self._composition, key)
             return {"type": name}
-        return {"type": name, **adapter.dump_python(resolved, mode="json", by_alias=True)}
+        as_json = adapter.dump_python(resolved, mode="json", by_alias=True)
+        return {
+            "type": name,
+            **with_references(as_json, adapter.dump_python(resolved, by_alias=True)),
+        }
 
 
 def _in_order(table: Table, spec: OptionSpec) -> list[tuple[str, Node]]:
@@ -143,6 +193,16 @@ class _NoOptions(BaseModel):
 
 
 _NAME = OptionSpec(str)
+
+_NO_SECRET = f"env:{PREFIX}"
+
+
+def _least_trusted(node: Node) -> Origin:
+    """The origin of a value in `node` that no flag gives, if there is one."""
+    if isinstance(node, Leaf):
+        return node.origin
+    inside = [_least_trusted(entry) for entry in node.entries.values()]
+    return next((origin for origin in inside if not origin.flag), node.origin)
 
 
 def _is_off(node: Node, spec: OptionSpec) -> bool:

@@ -7,6 +7,7 @@ import inspect
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Generic, Literal, Protocol, get_origin, get_type_hints, overload
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -15,6 +16,7 @@ from torchrl_ckpt.config.describe import describe, dotted, listed, toml
 from torchrl_ckpt.config.mismatch import Mismatch, mismatches
 from torchrl_ckpt.config.option_spec import OptionSpec, fields, is_open
 from torchrl_ckpt.config.section import PluginTable
+from torchrl_ckpt.config.variables import map_secrets, read_secret, require_variable
 from torchrl_ckpt.plugin_api.checked_environment import CheckedEnvironment
 from torchrl_ckpt.plugin_api.checkpoint_backends import CheckpointBackend
 from torchrl_ckpt.plugin_api.engines import Engine
@@ -80,17 +82,24 @@ def config_class(kind: Kind, name: str) -> type | None:
 
 
 @overload
-def create(kind: Literal["models"], table: PluginTable) -> Model: ...
+def create(kind: Literal["models"], table: PluginTable, *, any_variable: bool = ...) -> Model: ...
 @overload
-def create(kind: Literal["losses"], table: PluginTable) -> Loss: ...
+def create(kind: Literal["losses"], table: PluginTable, *, any_variable: bool = ...) -> Loss: ...
 @overload
-def create(kind: Literal["checkpoint_backends"], table: PluginTable) -> CheckpointBackend: ...
+def create(
+    kind: Literal["checkpoint_backends"], table: PluginTable, *, any_variable: bool = ...
+) -> CheckpointBackend: ...
 @overload
-def create(kind: Literal["environments"], table: PluginTable) -> CheckedEnvironment: ...
+def create(
+    kind: Literal["environments"], table: PluginTable, *, any_variable: bool = ...
+) -> CheckedEnvironment: ...
 @overload
-def create(kind: Literal["engines"], table: PluginTable) -> Engine: ...
-def create(kind: Kind, table: PluginTable) -> Any:
+def create(kind: Literal["engines"], table: PluginTable, *, any_variable: bool = ...) -> Engine: ...
+def create(kind: Kind, table: PluginTable, *, any_variable: bool = True) -> Any:
     """Make an instance of the plugin that `table` names, with the table's options.
+
+    Secrets among them are read here from the variables that the options name. `any_variable` is
+    False for a table that no recipe of the user's has passed, such as one of a checkpoint.
 
     An environment becomes a `CheckedEnvironment`, so that no unchecked answer of it gets in.
 
@@ -98,7 +107,7 @@ def create(kind: Kind, table: PluginTable) -> Any:
     `UserError` that its constructor raises, and `PluginBroken` for every other error of it.
     """
     plugin = load_plugin(kind, table.type)
-    arguments = _constructor_arguments(plugin, table.options)
+    arguments = _constructor_arguments(plugin, table.options, any_variable=any_variable)
     try:
         instance = plugin.cls(*arguments)
     except UserError:
@@ -108,13 +117,25 @@ def create(kind: Kind, table: PluginTable) -> Any:
     return CheckedEnvironment(table.type, instance) if kind == "environments" else instance
 
 
+def require_variables(kind: Kind, table: PluginTable) -> None:
+    """Raises `RecipeError` if a secret among the options is in a variable that is not set."""
+    plugin = load_plugin(kind, table.type)
+    if plugin.config is not None:
+        try:
+            map_secrets(table.options, OptionSpec(plugin.config), require_variable)
+        except RecipeError as error:
+            raise RecipeError(f"The {kind} plugin `{table.type}`: {error}") from error
+
+
 def _is_config(candidate: Any) -> bool:
     return inspect.isclass(candidate) and (
         dataclasses.is_dataclass(candidate) or issubclass(candidate, BaseModel)
     )
 
 
-def _constructor_arguments(plugin: LoadedPlugin, options: Mapping[str, Any]) -> tuple[Any, ...]:
+def _constructor_arguments(
+    plugin: LoadedPlugin, options: Mapping[str, Any], *, any_variable: bool
+) -> tuple[Any, ...]:
     """What to call the class with: its `Config`, or nothing if it has none."""
     owner = f"The {plugin.found.kind} plugin `{plugin.found.name}`"
     if plugin.config is None:
@@ -122,12 +143,12 @@ def _constructor_arguments(plugin: LoadedPlugin, options: Mapping[str, Any]) -> 
             raise RecipeError(f"{owner} takes no options, but was given {', '.join(options)}.")
         return ()
     try:
-        return (_build_config(plugin.config, options),)
+        return (_build_config(plugin.config, options, any_variable=any_variable),)
     except RecipeError as error:
         raise RecipeError(f"{owner} does not take these options: {error}") from error
 
 
-def _build_config(config: type, options: Mapping[str, Any]) -> Any:
+def _build_config(config: type, options: Mapping[str, Any], *, any_variable: bool) -> Any:
     """An instance of `config`. Raises `RecipeError` with everything that is wrong with `options`.
 
     Unknown keys are errors unless `config` asks for them: by default, dataclasses and pydantic
@@ -139,7 +160,10 @@ def _build_config(config: type, options: Mapping[str, Any]) -> Any:
     known = {name: value for name, value in options.items() if name not in unknown}
     instance: Any = None
     try:
-        instance = TypeAdapter(config).validate_python(known)
+        values = map_secrets(known, spec, partial(read_secret, any_variable=any_variable))
+        instance = TypeAdapter(config).validate_python(values)
+    except RecipeError as error:
+        issues.append(f"a secret cannot be read: {error}")
     except ValidationError as error:
         issues += [_unfit_option(mismatch, known) for mismatch in mismatches(error, spec)]
     if issues:

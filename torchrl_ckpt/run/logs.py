@@ -8,10 +8,9 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
-import re
 
-_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
-_MIN_SECRET_LENGTH = 8
+from torchrl_ckpt.config.variables import redacted
+
 _NOISY_LOGGERS = ("httpx", "httpcore", "uvicorn.access", "urllib3", "filelock")
 
 
@@ -36,11 +35,5 @@ def configure(rank: int | None = None) -> None:
 
 
 class _RedactingFormatter(logging.Formatter):
-    """Replace the values of environment variables whose names end like a secret's by `***`."""
-
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        for name, value in os.environ.items():
-            if len(value) >= _MIN_SECRET_LENGTH and _SECRET_NAME.search(name):
-                text = text.replace(value, "***")
-        return text
+        return redacted(super().format(record))

@@ -12,7 +12,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
+
+import httpx
 
 from torchrl_ckpt.plugin_api.durable_files import write_bytes
 from torchrl_ckpt.plugin_api.errors import ServerUnreachable
@@ -34,9 +35,9 @@ def find_key(base_url: str, variable: str) -> str | None:
     """
     if key := os.environ.get(variable):
         return key
-    address = urlsplit(base_url)
+    address = httpx.URL(base_url)  # read as the client reads it, which sends the key there
     port = address.port or (443 if address.scheme == "https" else 80)
-    return _read(_key_file(address.hostname or "", port))
+    return _read(_key_file(address.host, port))
 
 
 @contextmanager
