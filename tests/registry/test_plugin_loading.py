@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import cast
+from textwrap import dedent
+from typing import Any, cast
 
 import pytest
 
 from tests.support.site_packages import GOOD_LOSS, SitePackages
+from torchrl_ckpt.config.section import PluginTable
 from torchrl_ckpt.plugin_api.engines import Engine
-from torchrl_ckpt.plugin_api.errors import PluginBroken
+from torchrl_ckpt.plugin_api.errors import PluginBroken, RecipeError
 from torchrl_ckpt.plugin_api.plugin import Kind
-from torchrl_ckpt.registry.loading import config_class, load_plugin, violations
+from torchrl_ckpt.registry.loading import config_class, create, load_plugin, violations
 
 ACME = "[torchrl_ckpt.losses]\nacme = acme_losses:GoodLoss\n"
 
@@ -32,6 +34,36 @@ def test_a_good_plugin_is_loaded_with_where_it_came_from(site: SitePackages) -> 
     assert plugin.found.distribution == "acme-losses"
     assert (plugin.config, plugin.options) == (None, {})
     assert config_class("losses", "acme") is None
+
+
+def test_a_table_of_a_foreign_checkpoint_gets_no_other_variable(
+    site: SitePackages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = """
+        from pydantic import BaseModel, SecretStr
+
+        class Config(BaseModel):
+            token: SecretStr
+
+        class GoodLoss:
+            plugin_api, requires, Config = 1, frozenset(), Config
+
+            def __init__(self, config):
+                self.token = config.token.get_secret_value()
+
+            def __call__(self, inputs):
+                raise NotImplementedError
+        """
+    site.install_loss(dedent(source))
+    for variable in ("TORCHRL_CKPT_TOKEN", "OTHER_TOKEN"):
+        monkeypatch.setenv(variable, "value")
+    own = PluginTable.model_validate({"type": "acme", "token": "env:TORCHRL_CKPT_TOKEN"})
+    other = PluginTable.model_validate({"type": "acme", "token": "env:OTHER_TOKEN"})
+
+    assert cast(Any, create("losses", own, any_variable=False)).token == "value"
+    assert cast(Any, create("losses", other)).token == "value"
+    with pytest.raises(RecipeError, match=r"OTHER_TOKEN; .*begin with TORCHRL_CKPT_"):
+        create("losses", other, any_variable=False)
 
 
 def test_a_broken_plugin_is_named_with_its_distribution_and_entry_point(site: SitePackages) -> None:

@@ -5,6 +5,9 @@ A plugin is a class that an entry point of the group `torchrl_ckpt.KIND` names. 
 the recipe, without `type`, is checked against it. It is built as `Plugin(config)`, or as `Plugin()`
 where it has no `Config`.
 
+An option that is a secret is typed `pydantic.SecretStr`: recipes give it as `env:NAME`, and the
+plugin gets the value of that environment variable.
+
 This package does not import torch, so that plugins can be listed and checked without it.
 """
 
