@@ -14,13 +14,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from torchrl_ckpt.config.describe import default_text, describe, dotted
-from torchrl_ckpt.config.option_spec import all_keys
-from torchrl_ckpt.plugin_api.errors import PluginBroken
+from torchrl_ckpt.config.describe import default_text, describe, dotted, listed
+from torchrl_ckpt.config.option_spec import REQUIRED, all_keys
+from torchrl_ckpt.config.section import PluginTable
+from torchrl_ckpt.plugin_api.errors import EnvironmentFailed, PluginBroken, UserError
 from torchrl_ckpt.plugin_api.plugin import KINDS
 from torchrl_ckpt.registry.discovery import FoundPlugin, Installed, discover
-from torchrl_ckpt.registry.loading import LoadedPlugin, load_found
+from torchrl_ckpt.registry.loading import LoadedPlugin, load_found, syntax_error
 from torchrl_ckpt.registry.lookup import find_plugins
+
+_TRIED = ("environments", "losses")
 
 
 def add_parser(commands: Any) -> None:
@@ -43,8 +46,8 @@ def add_parser(commands: Any) -> None:
     list_command = plugin_commands.add_parser(
         "list",
         help="list the installed plugins; imports none",
-        description="List every plugin that a recipe can name, and report conflicts, stale copies "
-        "and malformed metadata. Imports no plugin.",
+        description="List every plugin that a recipe can name, and report conflicts, stale copies, "
+        "malformed metadata and syntax errors. Imports no plugin.",
     )
     list_command.add_argument("--kind", choices=KINDS, help="only plugins of this kind")
     list_command.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -64,9 +67,11 @@ def add_parser(commands: Any) -> None:
 
     check_command = plugin_commands.add_parser(
         "check",
-        help="import plugins and compare them with their contracts",
+        help="import plugins and try them",
         description="Import all plugins, or those called NAME, and say which of them keep their "
-        "contracts. Exits with 1 if any does not.",
+        "contracts. An environment and a loss whose options all have defaults are tried: one "
+        "problem and the score of its answer, the loss of three tokens and its gradient. Exits "
+        "with 1 if any does not keep its contract.",
     )
     check_command.add_argument(
         "name", nargs="?", metavar="NAME", help="`name` or `distribution:name`; default: all"
@@ -96,6 +101,9 @@ def _list(args: argparse.Namespace) -> int:
     console.print(table)
     for plugin in conflicts:
         console.print(_how_to_choose(plugin), markup=False)
+    for plugin in plugins:
+        if error := syntax_error(plugin):
+            console.print(f"broken: {plugin.kind} `{plugin.name}`: {error}", markup=False)
     for warning in (*stale, *installed.unreadable):
         console.print(str(warning), markup=False)
     return 0
@@ -119,19 +127,42 @@ def _check(args: argparse.Namespace) -> int:
     num_broken = 0
     for found in plugins:
         try:
-            load_found(found)
-        except PluginBroken as error:
+            tried = _try(load_found(found))
+        except (PluginBroken, EnvironmentFailed) as error:
             num_broken += 1
-            console.print(f"[red]broken[/]  {escape(str(error))}")
+            console.print(f"[red]broken[/]  {found.kind} {escape(f'{found.name}: {error}')}")
         else:
-            console.print(f"[green]good[/]    {found.kind} {escape(f'{found.name}: {found}')}")
+            console.print(
+                f"[green]good[/]    {found.kind} {escape(f'{found.name}: {found}{tried}')}"
+            )
     console.print(f"{len(plugins) - num_broken} good, {num_broken} broken")
     return 1 if num_broken else 0
 
 
+def _try(plugin: LoadedPlugin) -> str:
+    """Try the plugin with its default options, and say what came out.
+
+    Raises `PluginBroken` and `EnvironmentFailed`.
+    """
+    # Imported here: it needs torch, and the other commands do not.
+    from torchrl_ckpt.inspection.plugin_trials import try_plugin
+
+    required = [name for name, spec in plugin.options.items() if spec.default is REQUIRED]
+    if required and plugin.found.kind in _TRIED:
+        options = listed([f"`{name}`" for name in required], "and")
+        return f"; not tried, as it needs {options}: the --dry-run of a recipe tries it"
+    try:
+        outcome = try_plugin(plugin.found.kind, PluginTable(type=plugin.found.qualified_name))
+    except (PluginBroken, EnvironmentFailed):
+        raise
+    except UserError as error:
+        return f"; not tried, as its default options do not do: {error}"
+    return f"; {outcome}" if outcome else ""
+
+
 def _as_json(plugin: FoundPlugin, installed: Installed) -> dict[str, Any]:
     rivals = [rival.qualified_name for rival in installed.rivals(plugin)]
-    return asdict(plugin) | {"conflicts_with": rivals}
+    return asdict(plugin) | {"conflicts_with": rivals, "syntax_error": syntax_error(plugin)}
 
 
 def _how_to_choose(plugin: FoundPlugin) -> str:

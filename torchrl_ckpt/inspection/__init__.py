@@ -1,2 +1,2 @@
-"""What is inside checkpoints: shown, compared, exported. Unlike `checkpoint` it needs torch and
-the plugins."""
+"""What is inside checkpoints: shown, compared, exported; and trials of plugins. Unlike `checkpoint`
+and `registry` it needs torch and the plugins."""

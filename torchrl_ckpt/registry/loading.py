@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import inspect
 import logging
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, get_origin, get_type_hints, overload
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -185,10 +189,41 @@ def _unfit_option(mismatch: Mismatch, options: Mapping[str, Any]) -> str:
     return mismatch.text(mismatch.key, toml(value))
 
 
-def _broken(found: FoundPlugin, cause: str | BaseException, remedy: str) -> PluginBroken:
+def broken(kind: Kind, name: str, cause: str | BaseException, when: str = "") -> PluginBroken:
+    """The error that the plugin called `name` breaks its contract, in a way that only its use
+    shows. `when` begins the message of an exception."""
+    found = find_plugin(kind, name)
+    return _broken(found, cause, _update(found), when)
+
+
+def syntax_error(found: FoundPlugin) -> str | None:
+    """Path, line and cause, if the plugin's module cannot be compiled. Imports nothing."""
+    name, folders = "", None
+    for part in found.entry_point.partition(":")[0].strip().split("."):
+        name = f"{name}.{part}" if name else part
+        try:
+            finder = PathFinder if folders else importlib.util
+            spec = finder.find_spec(name, folders)
+            if spec is None:
+                return None
+            if spec.origin is not None and spec.origin.endswith(".py"):
+                compile(Path(spec.origin).read_bytes(), spec.origin, "exec", dont_inherit=True)
+        except SyntaxError as error:
+            return _described(found, error)
+        except (OSError, ValueError, ImportError):  # importing it says what is wrong
+            return None
+        if not spec.submodule_search_locations:
+            return None
+        folders = spec.submodule_search_locations
+    return None
+
+
+def _broken(
+    found: FoundPlugin, cause: str | BaseException, remedy: str, when: str = ""
+) -> PluginBroken:
     if isinstance(cause, BaseException):
         _LOG.debug("%s plugin `%s` raised", found.kind, found.name, exc_info=cause)
-        cause = f"{type(cause).__name__}: {cause}"
+        cause = when + _described(found, cause)
     if found.metadata.suffix == ".egg-info":
         remedy += (
             f"\nIt is announced by what a build left in {found.metadata.parent}: if "
@@ -203,8 +238,27 @@ def _broken(found: FoundPlugin, cause: str | BaseException, remedy: str) -> Plug
     )
 
 
+def _described(found: FoundPlugin, error: BaseException) -> str:
+    """Type and message of `error`, and the file and line of the plugin where it was raised."""
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    package = _package(found)
+    own = [
+        frame
+        for frame in frames
+        if package in (Path(frame.filename).stem, *Path(frame.filename).parts)
+    ]
+    place = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def _package(found: FoundPlugin) -> str:
+    return found.entry_point.partition(":")[0].partition(".")[0]
+
+
 def _import_remedy(found: FoundPlugin, error: BaseException) -> str:
-    package = found.entry_point.partition(":")[0].partition(".")[0]
+    package = _package(found)
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if missing is None:
         return _update(found)
