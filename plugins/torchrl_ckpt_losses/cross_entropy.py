@@ -23,4 +23,4 @@ class CrossEntropy:
         with torch.no_grad():
             hits = (inputs.logits.argmax(-1) == inputs.targets).float()
             accuracy = masked_sum(hits, inputs.mask) / inputs.num_tokens
-        return LossOutput(loss, {"token_accuracy": accuracy})
+        return LossOutput(loss, {"token_accuracy": accuracy}, logprobs.detach())

@@ -67,4 +67,5 @@ class Grpo:
         return LossOutput(
             loss,
             {name: masked_sum(value, mask) / inputs.num_tokens for name, value in metrics.items()},
+            logprobs.detach(),
         )

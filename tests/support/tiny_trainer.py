@@ -16,6 +16,7 @@ from torchrl_ckpt.checkpoint.layout import TRAINER, Layout
 from torchrl_ckpt.config.ckpt import CheckpointConfig
 from torchrl_ckpt.config.trainer import OptimizerConfig, PackingConfig, SchedulerConfig
 from torchrl_ckpt.plugin_api.checkpoint_backends import CheckpointBackend
+from torchrl_ckpt.plugin_api.losses import Loss
 from torchrl_ckpt.registry.loading import create
 from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.metrics import MetricsLog, read
@@ -23,13 +24,14 @@ from torchrl_ckpt.run.progress import ProgressLog, ProgressMessage, ProgressTail
 from torchrl_ckpt.run.weight_store import WeightStore
 from torchrl_ckpt.trainer.checkpointer import Checkpointer, NullCheckpointer
 from torchrl_ckpt.trainer.distributed import World, seed_everything
-from torchrl_ckpt.trainer.loop import Loop, LoopOptions
+from torchrl_ckpt.trainer.loop import Loop, LoopLogs, LoopOptions
 from torchrl_ckpt.trainer.optimizer import build_optimizer, build_scheduler
 from torchrl_ckpt.trainer.packing import TrainSample
 from torchrl_ckpt.trainer.publisher import Publisher
 from torchrl_ckpt.trainer.sft_source import SftSource
 from torchrl_ckpt.trainer.state import Progress, TrainingState
 from torchrl_ckpt.trainer.train_step import TrainStep
+from torchrl_ckpt.trainer.update_check import UpdateLimits
 
 SMALLEST = {
     "num_hidden_layers": 1,
@@ -41,6 +43,7 @@ SMALLEST = {
 }
 
 MAX_STEPS = 4
+LIMITS = UpdateLimits(max_norm=1.0)
 
 
 class TenSamples:
@@ -76,7 +79,9 @@ class TinyTrainer:
         options = LoopOptions(
             self.attempt.max_steps, publish_policies, export_weights, stop_requested
         )
-        metrics = MetricsLog(self.attempt.run.metrics)
+        logs = LoopLogs(
+            MetricsLog(self.attempt.run.metrics), ProgressLog(self.attempt.run.progress, TRAINER)
+        )
         with self.checkpointer as checkpointer:
             checkpointer.load(self.state)
             checkpointer.prepare(self.state)
@@ -85,7 +90,7 @@ class TinyTrainer:
                 self.train_step,
                 self.publisher,
                 checkpointer,
-                metrics,
+                logs,
                 self.world,
                 options,
             ).run()
@@ -112,10 +117,13 @@ def tiny_trainer(
     plugin: TransformersModel | None = None,
     resume_step: int | None = None,
     parts: tuple[str, ...] = (TRAINER,),
+    loss: Loss | None = None,
+    limits: UpdateLimits = LIMITS,
+    max_steps: int = MAX_STEPS,
 ) -> TinyTrainer:
     """Build a trainer of `MAX_STEPS` steps. `backend` replaces the one that `ckpt` names."""
     attempt = Attempt(
-        output_dir=output_dir, number=1, max_steps=MAX_STEPS, resume_step=resume_step, ckpt=ckpt
+        output_dir=output_dir, number=1, max_steps=max_steps, resume_step=resume_step, ckpt=ckpt
     )
     attempt.run.logs.mkdir(parents=True, exist_ok=True)
     seed_everything(0, stream=0)
@@ -123,7 +131,7 @@ def tiny_trainer(
     model = plugin.build(pretrained=False)
     plugin.parallelize(model, world.mesh, param_dtype=torch.float32)
     optimizer = build_optimizer(model, OptimizerConfig(lr=1e-2))
-    scheduler = build_scheduler(optimizer, SchedulerConfig(), MAX_STEPS)
+    scheduler = build_scheduler(optimizer, SchedulerConfig(), max_steps)
     source = SftSource(TenSamples(), batch_size=4, num_workers=0, seed=0, world=world)
     checkpointer: Checkpointer | NullCheckpointer = NullCheckpointer()
     if ckpt is not None:
@@ -142,11 +150,11 @@ def tiny_trainer(
         TrainingState(model, optimizer, scheduler, source, Progress()),
         TrainStep(
             model,
-            CrossEntropy(),
+            loss or CrossEntropy(),
             optimizer,
             scheduler,
             PackingConfig(length=8, rows=2),
-            1.0,
+            limits,
             world,
         ),
         Publisher(

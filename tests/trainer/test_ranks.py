@@ -104,7 +104,7 @@ def train(run: Path, world: World) -> dict[str, Any]:
     trainer = tiny_trainer(run, world)
     trainer.run()
     samples = [TenSamples()[index] for index in range(5)] if world.is_rank_zero else []
-    result = trainer.train_step(TrainBatch(samples))
+    result = trainer.train_step(1, TrainBatch(samples))
     return {
         "losses": [row["loss"] for row in trainer.rows()],
         "grad_norms": [row["grad_norm"] for row in trainer.rows()],

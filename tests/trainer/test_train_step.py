@@ -16,6 +16,7 @@ from torchrl_ckpt.trainer.optimizer import build_scheduler
 from torchrl_ckpt.trainer.packing import TrainSample
 from torchrl_ckpt.trainer.source import TrainBatch
 from torchrl_ckpt.trainer.train_step import TrainStep, TrainStepResult
+from torchrl_ckpt.trainer.update_check import UpdateLimits
 
 VOCABULARY = 11
 
@@ -60,9 +61,10 @@ def step_once(
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     scheduler = build_scheduler(optimizer, SchedulerConfig(), max_steps=9)
     packing = PackingConfig(length=length, rows=rows)
-    train_step = TrainStep(model, CrossEntropy(), optimizer, scheduler, packing, max_norm, world)
+    limits = UpdateLimits(max_norm=max_norm)
+    train_step = TrainStep(model, CrossEntropy(), optimizer, scheduler, packing, limits, world)
     batch = TrainBatch(samples, temperature=temperature)
-    return model, train_step(batch, before_change=lambda: before_change(model))
+    return model, train_step(1, batch, before_change=lambda: before_change(model))
 
 
 def expected_loss(model: BigramModel, temperature: float = 1.0) -> torch.Tensor:

@@ -105,6 +105,11 @@ class TrainerConfig(Section):
     packing: PackingConfig = PackingConfig()
     """Sequence packing and gradient accumulation."""
 
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What a loss or a gradient norm that is not finite does, before it changes a parameter: `stop`
+    ends the run, `skip` leaves the update out (`skipped_update` in the metrics) and goes on; ten of
+    them in a row end the run."""
+
     export_weights: bool = True
     """Export the final model to `weights/step_N` in Hugging Face's format."""
 
@@ -118,6 +123,12 @@ class RlTrainerConfig(TrainerConfig):
     warm_start: Path | None = None
     """A recipe for supervised fine-tuning to start from: its final weights are loaded. It is run
     first if they do not exist."""
+
+    logprob_tolerance: Annotated[float, Field(gt=0)] | None = None
+    """The largest mean difference between the engine's and the trainer's log-probabilities of a
+    step's tokens, in nats, where the same policy drew them: at every step if `async_level` is 0,
+    else at the first. Beyond it the run ends before the update. Unset: by the dtypes, 1e-4 (and
+    1e-3 for a single token) in float32, 0.1 in 16 bits."""
 
     rollout_timeout: Seconds = 1800.0
     """How long to wait for a batch of rollouts, in seconds."""

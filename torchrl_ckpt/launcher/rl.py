@@ -94,7 +94,8 @@ def _summary(attempt: Attempt) -> list[str]:
     ]
     evaluations = [row for row in rows if row["component"] == "evaluation"]
     if evaluations and evaluations[-1]["step"] == last_step:
-        before, after = evaluations[0]["reward/mean"], evaluations[-1]["reward/mean"]
+        # A number that is not finite is a string there.
+        before, after = (float(evaluations[index]["reward/mean"]) for index in (0, -1))
         lines += [
             f"held-out reward before (step {evaluations[0]['step']}): {before:.4f}",
             f"held-out reward after (step {evaluations[-1]['step']}): {after:.4f} "

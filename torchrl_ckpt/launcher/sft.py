@@ -28,8 +28,10 @@ def run_sft(recipe: SftRecipe) -> None:
 def _summary(recipe: SftRecipe, attempt: Attempt) -> list[str]:
     run = attempt.run
     row = last_row(metrics.read(run.metrics), "trainer")
-    accuracy = f", token accuracy {row['token_accuracy']:.3f}" if "token_accuracy" in row else ""
-    lines = [f"training finished: step {row['step']}, loss {row['loss']:.4f}{accuracy}"]
+    accuracy = (
+        f", token accuracy {float(row['token_accuracy']):.3f}" if "token_accuracy" in row else ""
+    )
+    lines = [f"training finished: step {row['step']}, loss {float(row['loss']):.4f}{accuracy}"]
     if recipe.export_weights:
         lines.append(f"model: {run.weights / f'step_{attempt.max_steps}'}")
     return [*lines, *checkpoint_lines(attempt)]

@@ -115,6 +115,12 @@ class WaitTimeout(UserError):
     exit_code = 6
 
 
+class NotFinite(UserError):
+    """A loss, a gradient or a model has numbers that are not finite."""
+
+    exit_code = 7
+
+
 class ComponentFailed(UserError):
     """A process of the job ended with an error; its log says why."""
 

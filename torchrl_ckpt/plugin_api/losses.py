@@ -44,7 +44,13 @@ class LossInputs:
 
 @dataclass(frozen=True)
 class LossOutput:
-    """`loss` and `metrics` of all micro-batches and ranks are *summed* to those of the batch."""
+    """`loss` and `metrics` of all micro-batches and ranks are *summed* to those of the batch.
+
+    `logprobs` `[rows, length]` are the natural-log probabilities of the targets. A loss that has
+    computed them should return them: the trainer compares them with the engine's, and computes them
+    once more if they are missing.
+    """
 
     loss: torch.Tensor
     metrics: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    logprobs: torch.Tensor | None = None

@@ -66,14 +66,17 @@ class BatchMetadata:
 class RolloutBatch:
     """Everything that a step trains on, one entry per rollout in each column.
 
-    An entry of `prompts` and `completions` is an int64 array of tokens, of `logprobs` a float32
-    array with a value for each token of the completion. `advantages` is one float64 array.
+    `problems` are names. An entry of `prompts` and `completions` is an int64 array of tokens, of
+    `logprobs` a float32 array with a value for each token of the completion. `rewards` and
+    `advantages` are float64 arrays.
     """
 
     metadata: BatchMetadata
+    problems: Sequence[str]
     prompts: Sequence[np.ndarray]
     completions: Sequence[np.ndarray]
     logprobs: Sequence[np.ndarray]
+    rewards: np.ndarray
     advantages: np.ndarray
 
 
@@ -153,9 +156,11 @@ class RolloutStore:
         completion_lengths = columns["completion_lengths"]
         return RolloutBatch(
             metadata=batch.metadata,
+            problems=batch.problems,
             prompts=_split(columns["prompts"], columns["prompt_lengths"]),
             completions=_split(columns["completions"], completion_lengths),
             logprobs=_split(columns["logprobs"], completion_lengths),
+            rewards=columns["rewards"],
             advantages=columns["advantages"],
         )
 

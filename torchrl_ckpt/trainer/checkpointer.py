@@ -24,6 +24,7 @@ from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.metrics import MetricsLog
 from torchrl_ckpt.run.progress import ProgressLog
 from torchrl_ckpt.trainer.distributed import World, seed_everything
+from torchrl_ckpt.trainer.finite_save import FiniteSave, first_nonfinite
 from torchrl_ckpt.trainer.part_writer import PartWriter, TrainerPart
 from torchrl_ckpt.trainer.save_failures import SaveFailures, catch_failure
 from torchrl_ckpt.trainer.state import TrainingState, rng_state, set_rng_state
@@ -163,9 +164,11 @@ class Checkpointer:
         }
         self._start_committer()
         save: Save | None = None
-        # The backend begins last: from then on its copying slows down this thread.
+        # The check and the backend begin last: from then on their reading slows down this thread.
+        nonfinite = run_in_background(lambda: first_nonfinite(tensors), name="finite numbers")
         with catch_failure() as outcome:
-            save = self._backend.save(tensors, directory / TENSORS, self._world.checkpoint_group)
+            begun = self._backend.save(tensors, directory / TENSORS, self._world.checkpoint_group)
+            save = FiniteSave(begun, nonfinite)
         part = TrainerPart(step, began, directory, save, outcome, json_files, metadata)
         if not self._backend.in_background:
             metrics = self._part_writer.write_and_commit(part, self._num_bytes)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 from torchrl_ckpt.checkpoint.layout import TRAINER
 from torchrl_ckpt.run.metrics import MetricsLog
+from torchrl_ckpt.run.progress import ProgressLog
 from torchrl_ckpt.trainer.checkpointer import Checkpointer, NullCheckpointer
 from torchrl_ckpt.trainer.distributed import World
 from torchrl_ckpt.trainer.publisher import Publisher
@@ -33,6 +34,14 @@ class LoopOptions:
     stop_requested: Callable[[], bool]
 
 
+@dataclass(frozen=True)
+class LoopLogs:
+    """Where the loop writes what it has done; only rank 0 does."""
+
+    metrics: MetricsLog
+    progress: ProgressLog
+
+
 class Loop:
     """Trains step after step: batch, update, metrics, policy, checkpoint."""
 
@@ -42,7 +51,7 @@ class Loop:
         train_step: TrainStep,
         publisher: Publisher,
         checkpointer: Checkpointer | NullCheckpointer,
-        metrics: MetricsLog,
+        logs: LoopLogs,
         world: World,
         options: LoopOptions,
     ) -> None:
@@ -50,7 +59,7 @@ class Loop:
         self._train_step = train_step
         self._publisher = publisher
         self._checkpointer = checkpointer
-        self._metrics = metrics
+        self._logs = logs
         self._world = world
         self._options = options
 
@@ -64,7 +73,7 @@ class Loop:
             step = state.progress.step
             # Before the commit, so that a run resumed from this step finds the row.
             if self._world.is_rank_zero:
-                self._metrics.write(TRAINER, step, row)
+                self._logs.metrics.write(TRAINER, step, row)
             stopping = step < options.max_steps and self._stop_requested()
             last = stopping or step == options.max_steps
             # The orchestrator's part of a checkpoint relies on this order: see
@@ -85,15 +94,21 @@ class Loop:
         began = time.perf_counter()
         batch = self._state.source.batch(progress.step + 1)
         arrived = time.perf_counter()
-        result = self._train_step(batch, before_change=self._checkpointer.maybe_wait_for_staging)
+        result = self._train_step(
+            progress.step + 1, batch, before_change=self._checkpointer.maybe_wait_for_staging
+        )
         ended = time.perf_counter()
         progress.step += 1
         progress.samples += result.samples
         progress.tokens += result.tokens
         row = asdict(result)
+        skipped = row.pop("skipped")
+        if skipped is not None and self._world.is_rank_zero:
+            self._logs.progress.message(f"{skipped}. The update is skipped", "warning")
         return {
             **row.pop("metrics"),
             **row,
+            **({} if skipped is None else {"skipped_update": 1}),
             **batch.metrics,
             "tokens_per_second": result.tokens / (ended - arrived),
             "wait_seconds": arrived - began,

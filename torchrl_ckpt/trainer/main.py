@@ -28,7 +28,7 @@ from torchrl_ckpt.trainer.distributed import (
     join_world,
     seed_everything,
 )
-from torchrl_ckpt.trainer.loop import Loop, LoopOptions
+from torchrl_ckpt.trainer.loop import Loop, LoopLogs, LoopOptions
 from torchrl_ckpt.trainer.optimizer import build_optimizer, build_scheduler
 from torchrl_ckpt.trainer.publisher import Publisher
 from torchrl_ckpt.trainer.rollout_source import RolloutSource
@@ -37,6 +37,7 @@ from torchrl_ckpt.trainer.sft_source import SftSource
 from torchrl_ckpt.trainer.source import BatchSource
 from torchrl_ckpt.trainer.state import Progress, TrainingState
 from torchrl_ckpt.trainer.train_step import TrainStep
+from torchrl_ckpt.trainer.update_check import UpdateLimits
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def train(
             )
         state = TrainingState(model, optimizer, scheduler, source, Progress())
         train_step = TrainStep(
-            model, loss, optimizer, scheduler, config.packing, config.optim.max_norm, world
+            model, loss, optimizer, scheduler, config.packing, _update_limits(config), world
         )
         weights = WeightStore(attempt.run.weights)
         publisher = Publisher(plugin, model, weights, attempt_id=attempt.id, world=world)
@@ -87,8 +88,8 @@ def train(
             checkpointer.prepare(state)
             if is_rl and world.is_rank_zero:
                 weights.clear()
-            metrics = MetricsLog(attempt.run.metrics)
-            Loop(state, train_step, publisher, checkpointer, metrics, world, options).run()
+            logs = LoopLogs(MetricsLog(attempt.run.metrics), progress)
+            Loop(state, train_step, publisher, checkpointer, logs, world, options).run()
 
 
 class _StopRequest:
@@ -104,6 +105,16 @@ class _StopRequest:
 
     def _on_signal(self, *_: object) -> None:
         self._signalled = True
+
+
+def _update_limits(config: SftRecipe | RlTrainerConfig) -> UpdateLimits:
+    return UpdateLimits(
+        max_norm=config.optim.max_norm,
+        on_nonfinite=config.on_nonfinite,
+        logprob_tolerance=(
+            config.logprob_tolerance if isinstance(config, RlTrainerConfig) else None
+        ),
+    )
 
 
 def _source(

@@ -15,12 +15,14 @@ class TrainSample:
     """One document to train on.
 
     `learned` says for each token whether it is a target. `old_logprobs` is 0 where it is not.
+    `name` tells a user which one it is.
     """
 
     token_ids: Sequence[int]
     learned: Sequence[bool]
     advantage: float = 0.0
     old_logprobs: Sequence[float] | None = None
+    name: str = ""
 
     @property
     def num_learned(self) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from torchrl_ckpt.plugin_api.errors import DataError
 from torchrl_ckpt.plugin_api.plugin import Json
 from torchrl_ckpt.run.polling import Deadline, wait_for
 from torchrl_ckpt.run.rollout_store import RolloutBatch, RolloutStore
@@ -35,13 +38,15 @@ class RolloutSource:
     def batch(self, step: int) -> TrainBatch:
         """Wait for the batch of `step` and return this rank's share of it.
 
-        Raises `WaitTimeout` after `timeout` seconds, `DataError` for a batch that must not be used.
+        Raises `WaitTimeout` after `timeout` seconds, `DataError` for a batch that must not be used,
+        such as one with numbers that are not finite.
         """
         batch = wait_for(
             lambda: self._rollouts.read(step, self._attempt_id),
             f"the rollouts of step {step} in {self._rollouts.root}",
             Deadline(self._timeout, "trainer.rollout_timeout"),
         )
+        _check_finite(batch)
         share = range(self._rank, len(batch.prompts), self._world_size)
         return TrainBatch(
             [_sample(batch, index) for index in share],
@@ -63,4 +68,28 @@ def _sample(batch: RolloutBatch, index: int) -> TrainSample:
         learned=[False] * len(prompt) + [True] * len(completion),
         advantage=float(batch.advantages[index]),
         old_logprobs=[0.0] * len(prompt) + batch.logprobs[index].tolist(),
+        name=f"problem {batch.problems[index]!r}",
     )
+
+
+def _check_finite(batch: RolloutBatch) -> None:
+    """Raise `DataError` for the first rollout that has a number that is not finite."""
+    for index, problem in enumerate(batch.problems):
+        columns = {
+            "reward": batch.rewards[index],
+            "advantage": batch.advantages[index],
+            "log-probabilities": batch.logprobs[index],
+        }
+        for name, values in columns.items():
+            if not np.isfinite(values).all():
+                raise DataError(
+                    f"step {batch.metadata.step}: rollout {index} (problem {problem!r}) has "
+                    f"{_first_nonfinite(values)} among its {name}, so the step is not trained on. "
+                    "Rewards come from the environment, log-probabilities from the engine: look "
+                    "there"
+                )
+
+
+def _first_nonfinite(values: np.ndarray) -> float:
+    flat = np.ravel(values)
+    return float(flat[~np.isfinite(flat)][0])

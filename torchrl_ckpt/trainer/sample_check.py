@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -19,7 +20,8 @@ TooLong = Literal["error", "drop", "truncate"]
 
 
 class FittingSamples:
-    """`samples` without those at the indices `dropped`, each cut off after `length` tokens."""
+    """`samples` without those at the indices `dropped`, each cut off after `length` tokens and
+    named."""
 
     def __init__(self, samples: DataSet, dropped: Collection[int], length: int) -> None:
         self._samples = samples
@@ -30,8 +32,9 @@ class FittingSamples:
         return len(self._samples) if self._kept is None else len(self._kept)
 
     def __getitem__(self, index: int) -> TrainSample:
-        sample = self._samples[index if self._kept is None else int(self._kept[index])]
-        return _truncated(sample, self._length)
+        number = index if self._kept is None else int(self._kept[index])
+        sample = _truncated(self._samples[number], self._length)
+        return replace(sample, name=self._samples.origin(number))
 
 
 class SampleCheck:

@@ -11,16 +11,29 @@ from torchrl_ckpt.trainer.packing import TrainSample
 
 
 @dataclass(frozen=True)
+class DrawnBy:
+    """How the engine drew the samples, where it had the very policy that is being trained.
+
+    `dtype` is what it computes in, if known. Sampling from the likeliest tokens alone may have
+    raised its log-probabilities by up to `truncation` nats, which may be infinite.
+    """
+
+    dtype: str | None
+    truncation: float
+
+
+@dataclass(frozen=True)
 class TrainBatch:
     """This rank's share of a step's samples.
 
     Logits are divided by `temperature`, as they were when the samples were drawn. `metrics` go into
-    the step's row of metrics unchanged.
+    the step's row of metrics unchanged. `drawn_by` is None where another policy drew the samples.
     """
 
     samples: Sequence[TrainSample]
     temperature: float = 1.0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    drawn_by: DrawnBy | None = None
 
 
 class BatchSource(Protocol):
