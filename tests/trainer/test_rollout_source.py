@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.rollouts import ATTEMPT_ID, metadata, rollout
-from torchrl_ckpt.plugin_api.errors import WaitTimeout
+from torchrl_ckpt.plugin_api.errors import DataError, WaitTimeout
 from torchrl_ckpt.run.rollout_store import RolloutStore
 from torchrl_ckpt.trainer.packing import TrainSample
 from torchrl_ckpt.trainer.rollout_source import RolloutSource
@@ -47,6 +49,7 @@ def test_a_sample_learns_the_completion_and_has_its_advantage_and_logprobs(
         learned=[False, False, True, True, True],
         advantage=0.125,
         old_logprobs=[0.0, 0.0, -0.5, float32(-1.1), -0.25],
+        name=f"problem {ROLLOUTS[0].problem!r}",
     )
     assert [sample.advantage for sample in batch.samples] == [0.125, -1 / 3, 0.0]
     assert (batch.temperature, batch.metrics) == (0.7, {"policy_version": 3})
@@ -55,6 +58,23 @@ def test_a_sample_learns_the_completion_and_has_its_advantage_and_logprobs(
 def test_a_greedy_batch_is_trained_on_at_temperature_one(store: RolloutStore) -> None:
     store.write(metadata(4, temperature=0.0), ROLLOUTS)
     assert source(store).batch(4).temperature == 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reward": float("nan")}, "has nan among its reward"),
+        ({"advantage": float("-inf")}, "has -inf among its advantage"),
+        ({"logprobs": [float("nan")] * 3}, "has nan among its log-probabilities"),
+    ],
+)
+def test_a_rollout_with_a_number_that_is_not_finite_is_refused_with_its_problem(
+    store: RolloutStore, change: dict[str, Any], message: str
+) -> None:
+    bad = replace(ROLLOUTS[0], completion=[3, 4, 5], logprobs=[-0.5] * 3)
+    store.write(metadata(4), [*ROLLOUTS, replace(bad, problem="the bad one", **change)])
+    with pytest.raises(DataError, match=rf"step 4: rollout 3 \(problem 'the bad one'\) {message}"):
+        source(store).batch(4)
 
 
 def test_two_ranks_share_a_batch(store: RolloutStore) -> None:
