@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import shutil
 import socket
@@ -10,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import RECIPES, Finished, run
+from tests.support.commands import RECIPES, Finished, run, succeed
+from tests.support.site_packages import SitePackages
 
 SFT = RECIPES / "sft_reverse.toml"
 RL = RECIPES / "rl_reverse.toml"
@@ -123,3 +126,92 @@ def test_a_recipe_that_is_not_right_names_the_line(tmp_path: Path, text: str) ->
     recipe = tmp_path / "bad.toml"
     recipe.write_text(text)
     refused(run("sft", "@", "bad.toml", cwd=tmp_path), "bad.toml:")
+
+
+DATA = """
+max_steps = 2
+model = "@ {recipes}/reverse/model.toml"
+[data]
+files = ["data.jsonl.gz"]
+batch_size = 4
+"""
+
+
+def test_a_sample_too_long_is_found_before_the_first_step_and_can_be_dropped(
+    tmp_path: Path,
+) -> None:
+    good, long = {"prompt": "ab>", "completion": "ba"}, {"prompt": "a" * 130, "completion": "b"}
+    lines = "\n".join(map(json.dumps, [*[good] * 9, long, good]))
+    (tmp_path / "data.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (tmp_path / "sft.toml").write_text(DATA.format(recipes=RECIPES))
+
+    shown = run("sft", "@", "sft.toml", "--dry-run", cwd=tmp_path)
+    found = "1 of 11 samples are longer than 128 tokens (`packing.length`), first "
+    refused(shown, found, "data.jsonl.gz:10 with 132 tokens", "`data.too_long`")
+
+    dropped = succeed("sft", "@", "sft.toml", "--data.too-long", "drop", cwd=tmp_path)
+    assert found in dropped.out
+    assert "they are dropped" in dropped.out
+
+
+def test_a_dry_run_says_what_it_would_resume_from_and_changes_nothing_else(
+    sft_run: Path, workplace: Path, tmp_path: Path
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in sft_run.rglob("*") if path.is_file()}
+    resume = ("sft", "@", SFT, "--max-steps", 50, "--ckpt.resume-step", "latest", "--dry-run")
+    shown = succeed(*resume, cwd=workplace)
+    assert "it would resume from step 40, whose files are verified" in shown.out
+    assert "1,800 samples of 6 to 18 tokens; the limit is 128 tokens" in shown.out
+    after = {path: path.stat().st_mtime_ns for path in sft_run.rglob("*") if path.is_file()}
+    assert {path.name for path in after if after[path] != before[path]} <= {
+        "resolved.json",
+        ".lock",
+    }
+
+    damaged = tmp_path / "run"
+    shutil.copytree(sft_run / "checkpoints", damaged / "checkpoints")
+    next(damaged.rglob("*.distcp")).write_bytes(b"")
+    refused(run(*resume, "--output-dir", damaged, cwd=workplace), "step_40", "no checkpoint in")
+
+
+def test_prompts_that_leave_no_room_are_found_by_a_dry_run(sft_run: Path, workplace: Path) -> None:
+    small = ("--trainer.packing.length", 20, "--output-dir", "small")
+    refused(
+        run("rl", "@", RL, *small, "--dry-run", cwd=workplace),
+        "environment `reverse_text`, problem ",
+        "its prompt of 9 tokens and `sampling.max_tokens` = 12 make 21 tokens",
+        "the limit is 20 tokens (`trainer.packing.length`)",
+    )
+
+
+ACME = """
+from torchrl_ckpt_reverse.environment import ReverseText
+
+class Acme(ReverseText):
+    def score(self, problem, completion):
+        return len(completion) / 0
+"""
+
+
+@pytest.mark.slow
+def test_a_scorer_that_raises_is_named_and_its_traceback_is_in_the_log(
+    sft_run: Path, workplace: Path, tmp_path: Path
+) -> None:
+    entry_points = "[torchrl_ckpt.environments]\nacme = acme_words:Acme\n"
+    SitePackages(tmp_path).install("acme_words", entry_points, modules={"acme_words": ACME})
+    recipe = tmp_path / "rl.toml"
+    recipe.write_text(
+        f'"@" = "{RL}"\n[orchestrator.environment]\n'
+        f'type = "acme"\ntext = "{RECIPES}/reverse/words.txt"\n'
+    )
+    directory = ("--output-dir", tmp_path / "run")
+    env = {"PYTHONPATH": str(tmp_path)}
+    finished = run("rl", "@", recipe, *directory, cwd=workplace, env=env)
+    assert finished.code == 2
+    refused(
+        finished,
+        "environment `acme` raised ZeroDivisionError in score of problem ",
+        "the completion: ",
+    )
+    log = (tmp_path / "run/logs/attempt_1/orchestrator.log").read_text()
+    assert "return len(completion) / 0" in log

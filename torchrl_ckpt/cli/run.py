@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from torchrl_ckpt.cli.dry_run import dry_run
 from torchrl_ckpt.cli.exit import exit_code_of
 from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.config.orchestrator import OrchestratorConfig
@@ -18,7 +19,6 @@ from torchrl_ckpt.launcher.recipe_loader import default_values, detect_command, 
 from torchrl_ckpt.launcher.rl import run_rl
 from torchrl_ckpt.launcher.sft import run_sft
 from torchrl_ckpt.launcher.standalone import run_component, run_inference
-from torchrl_ckpt.launcher.start import record_recipe
 from torchrl_ckpt.plugin_api.errors import RecipeError
 from torchrl_ckpt.recipe.help import help_text
 from torchrl_ckpt.registry.loading import require_variables
@@ -46,7 +46,7 @@ meaning and their defaults:
 options:
   -h, --help     show this help message and exit
   --show-config  print every value of the recipe and where it comes from, and exit
-  --dry-run      check the recipe and its plugins, write resolved.json, and exit
+  --dry-run      check recipe, plugins, data and checkpoint, write resolved.json, and exit
 
 example:
   torchrl-ckpt run recipes/sft_reverse.toml --max-steps 20 --ckpt
@@ -110,8 +110,7 @@ def _recipe_command(command: str, argv: Sequence[str], *, files: Sequence[Path] 
     for kind, table in plugin_tables(loaded.recipe):
         require_variables(kind, table)
     if "--dry-run" in modes:
-        resolved = record_recipe(command, loaded.recipe)
-        print(f"the recipe is valid; every value of it is in {resolved}")
+        dry_run(command, loaded.recipe)
     else:
         _start(loaded.recipe)
     return None

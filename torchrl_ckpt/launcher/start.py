@@ -7,6 +7,7 @@ or begins one, and removes no checkpoint. Both settle the attempt in the same wa
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -92,25 +93,34 @@ def join_attempt(component: str, config: RlTrainerConfig | OrchestratorConfig) -
         yield replace(start, attempt=attempt)
 
 
-def record_recipe(command: str, recipe: Section) -> Path:
-    """Write `resolved.json` as a start would, and start nothing; returns its path.
+@dataclass(frozen=True)
+class Preview:
+    """What a start would do: the step that it would resume from, if any, and what to know."""
 
-    What the latest start of the run has resumed from stays on record. Raises `RunDirectoryInUse`
-    and `RunDirectoryUnwritable`.
+    resolved: Path
+    resume_step: int | None
+    notes: list[str]
+
+
+def preview(command: str, recipe: Section) -> Preview:
+    """Settle a start without making it: verify the checkpoint, and write `resolved.json` alone.
+
+    What the latest start of the run has resumed from stays on record there. Raises as
+    `begin_attempt` does.
     """
     if isinstance(recipe, InferenceConfig):
-        output_dir = recipe.output_dir
-    else:
-        assert isinstance(recipe, Recipe)
-        output_dir = _shared_options(recipe).output_dir
-    run = RunDirectory(output_dir, attempt=0)
-    with locked_run(output_dir, command):
-        attempt = None
-        if isinstance(recipe, Recipe):
-            latest = latest_attempt(run)
-            attempt = _attempt(recipe, 0, None if latest is None else latest.resume_step)
+        run = RunDirectory(recipe.output_dir, attempt=0)
+        with locked_run(run.root, command):
+            write_resolved(run.resolved, command, recipe, None)
+        return Preview(run.resolved, None, [])
+    assert isinstance(recipe, Recipe)
+    run = RunDirectory(_shared_options(recipe).output_dir, attempt=0)
+    with locked_run(run.root, command):
+        start, _ = _settle(command, recipe, 0, quarantine=False)
+        latest = latest_attempt(run)
+        attempt = _attempt(recipe, 0, None if latest is None else latest.resume_step)
         write_resolved(run.resolved, command, recipe, attempt)
-    return run.resolved
+    return Preview(run.resolved, start.attempt.resume_step, start.notes)
 
 
 def _settle(
@@ -120,10 +130,10 @@ def _settle(
     shared = _shared_options(recipe)
     layout = _layout(shared.output_dir, shared.ckpt)
     manifest = _checkpoint(layout, shared.ckpt or CheckpointConfig(), quarantine=quarantine)
-    notes: list[str] = []
+    notes = _notes_on_cores(shared)
     if manifest is not None:
         _check_steps_left(manifest.step, shared.max_steps)
-        notes = notes_on_resume(manifest, command, to_json(recipe))
+        notes += notes_on_resume(manifest, command, to_json(recipe))
     attempt = _attempt(recipe, number, None if manifest is None else manifest.step)
     return Start(attempt, notes), manifest
 
@@ -168,3 +178,16 @@ def _check_steps_left(step: int, max_steps: int) -> None:
             f"the checkpoint is of step {step} and `max_steps` is {max_steps}, so there is nothing "
             "left to train; raise `--max-steps`"
         )
+
+
+def _notes_on_cores(config: SftRecipe | RlTrainerConfig | OrchestratorConfig) -> list[str]:
+    if isinstance(config, OrchestratorConfig):
+        return []
+    cores, threads = len(os.sched_getaffinity(0)), config.ranks * max(1, config.threads)
+    if threads <= cores:
+        return []
+    each = f" with {config.threads} `threads` each" if config.threads > 1 else ""
+    return [
+        f"`ranks` is {config.ranks}{each}, and this process may use {cores} CPU cores: the ranks "
+        "take turns on them, which is slower than fewer ranks"
+    ]

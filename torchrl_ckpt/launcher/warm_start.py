@@ -25,11 +25,16 @@ def warm_started(config: RlTrainerConfig, attempt: Attempt) -> RlTrainerConfig:
     return config.model_copy(update={"model": model})
 
 
-def final_weights(recipe_file: Path) -> Path:
-    """Return the directory of a fine-tuning recipe's final model; train it if it is missing."""
+def warm_start_recipe(recipe_file: Path) -> tuple[SftRecipe, Path]:
+    """Return a fine-tuning recipe, and the directory of its final model, which may not exist."""
     recipe = load_recipe("sft", [], files=[recipe_file]).recipe
     assert isinstance(recipe, SftRecipe)
-    weights = recipe.output_dir / "weights" / f"step_{recipe.max_steps}"
+    return recipe, recipe.output_dir / "weights" / f"step_{recipe.max_steps}"
+
+
+def final_weights(recipe_file: Path) -> Path:
+    """Return the directory of a fine-tuning recipe's final model; train it if it is missing."""
+    recipe, weights = warm_start_recipe(recipe_file)
     if not weights.is_dir():
         print(f"no weights in {weights} yet: training {recipe_file} first", flush=True)
         run_sft(recipe)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torchrl_ckpt.config.length_limit import model_limit, row_limit, smallest
 from torchrl_ckpt.config.sft_recipe import SftDataConfig, SftRecipe
 from torchrl_ckpt.plugin_api.models import Model
@@ -32,10 +34,14 @@ def checked_samples(
     return samples
 
 
-def check_data(config: SftRecipe) -> list[Finding]:
-    """Check the data set in this process alone. Raises as `checked_samples` does."""
+def check_data(config: SftRecipe, on_progress: Callable[[int, int], None]) -> list[Finding]:
+    """Check the data set in this process alone. Raises as `checked_samples` does.
+
+    `on_progress` is called with the numbers of samples that are checked, and that there are.
+    """
     check, size = _sample_check(config, create("models", config.model))
-    samples, findings = check.conclude([check.scan(range(size), lambda number: None)])
+    scan = check.scan(range(size), lambda number: on_progress(number, size))
+    samples, findings = check.conclude([scan])
     return [*findings, *_batch_findings(config.data, len(samples))]
 
 
