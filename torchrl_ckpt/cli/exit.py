@@ -8,17 +8,20 @@ import textwrap
 from collections.abc import Callable
 
 from torchrl_ckpt.config.variables import redacted
-from torchrl_ckpt.plugin_api.errors import UserError
+from torchrl_ckpt.plugin_api.errors import RunInterrupted, UserError
 
 
 def exit_code_of(action: Callable[[], int | None]) -> int:
     """Call `action` and return its exit code (None: 0), or that of the `UserError` it raises.
 
-    The error's message is printed to standard error, without secrets. Any other exception is a bug
-    and is raised further, with its traceback.
+    The error's message is printed to standard error, without secrets; a stop that was asked for is
+    no error. Any other exception is a bug and is raised further, with its traceback.
     """
     try:
         return action() or 0
+    except RunInterrupted as stop:
+        print(stop, file=sys.stderr, flush=True)
+        return stop.exit_code
     except UserError as error:
         # Later lines are indented: the supervisor, which reads the log, finds the message's end.
         print(textwrap.indent(redacted(f"error: {error}"), "  ")[2:], file=sys.stderr, flush=True)

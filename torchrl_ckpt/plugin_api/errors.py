@@ -128,6 +128,9 @@ class ComponentFailed(UserError):
 
 
 class RunInterrupted(UserError):
-    """The run was stopped on request before its last step."""
+    """The run was stopped on request before its last step, whichever signal asked for it.
+
+    It is no success, for a script that would go on with the result, and no error either.
+    """
 
     exit_code = 130
