@@ -283,8 +283,8 @@ def measure(name: str, arguments: argparse.Namespace, directory: Path) -> Result
     """Run one method in processes of its own. Return its error message if it fails."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={arguments.ranks}", "-m", "benchmarks.checkpoint"]
+    command = [sys.executable, "-m", "torchrl_ckpt.launcher.torchrun", str(arguments.ranks)]
+    command += [sys.executable, "-m", "benchmarks.checkpoint"]
     command += ["--method", name, "--size", str(arguments.size)]
     command += ["--saves", str(arguments.saves), "--directory", str(directory)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

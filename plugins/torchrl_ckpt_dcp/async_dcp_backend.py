@@ -19,7 +19,6 @@ import torch
 import torch.distributed as dist
 from pydantic import Field
 from torch.distributed import ProcessGroup
-from torch.distributed.checkpoint.storage import WriteResult
 
 from torchrl_ckpt.plugin_api.checkpoint_backends import Advance, Save, Written
 from torchrl_ckpt.plugin_api.errors import CheckpointFailed
@@ -28,6 +27,7 @@ from torchrl_ckpt_dcp import background_writer
 from torchrl_ckpt_dcp.background_writer import WriteReport
 from torchrl_ckpt_dcp.dcp_backend import DcpBackend, DcpConfig
 from torchrl_ckpt_dcp.planned_save import PlannedSave, plan_save
+from torchrl_ckpt_dcp.rank_exchange import gather_results
 from torchrl_ckpt_dcp.staging_area import StagingArea, allocate_slots
 
 _log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ class _BackgroundSave:
         except Exception as error:
             # Any error: the other ranks wait in the same gather and must learn of it.
             failure = str(error) or repr(error)
-        all_results = self._gather_results(report.results if report else [], failure)
+        all_results = gather_results(report.results if report else [], failure, self._group)
         assert report is not None
         files = report.files
         began = time.perf_counter()
@@ -159,22 +159,6 @@ class _BackgroundSave:
                 "hash_seconds": report.hash_seconds,
             },
         )
-
-    def _gather_results(
-        self, results: list[WriteResult], failure: str | None
-    ) -> list[list[WriteResult]]:
-        """Return the results of every rank.
-
-        Raises `CheckpointFailed` on all ranks if one has failed. Collective.
-        """
-        gathered: list[tuple[list[WriteResult], str | None]] = [([], None)] * dist.get_world_size(
-            self._group
-        )
-        dist.all_gather_object(gathered, (results, failure), group=self._group)
-        failures = [f"rank {rank}: {text}" for rank, (_, text) in enumerate(gathered) if text]
-        if failures:
-            raise CheckpointFailed("; ".join(failures))
-        return [rank_results for rank_results, _ in gathered]
 
 
 class _WriterProgress:

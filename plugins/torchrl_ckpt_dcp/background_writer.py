@@ -82,8 +82,7 @@ def write_tensors(directory: Path) -> WriteReport:
     _state.writer = writer = RecordingWriter(
         directory, thread_count=_state.threads, advance=advance
     )
-    writer.fs.mkdir(directory)
-    results = writer.write_data(_state.planned.plan, _state.tensors).value()
+    results = writer.write_plan(_state.planned.plan, _state.tensors)
     files = writer.durable_files()
     return WriteReport(results, files, time.perf_counter() - began, writer.hash_seconds)
 

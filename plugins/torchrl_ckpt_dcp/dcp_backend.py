@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.storage import WriteResult
 
 from torchrl_ckpt.plugin_api.checkpoint_backends import Advance, Save, TensorDescription, Written
 from torchrl_ckpt.plugin_api.errors import CheckpointFailed, CheckpointMismatch, UserError
-from torchrl_ckpt_dcp.planned_save import flat_planner
+from torchrl_ckpt_dcp.planned_save import plan_save
+from torchrl_ckpt_dcp.rank_exchange import gather_results
 from torchrl_ckpt_dcp.recording_writer import RecordingWriter
 from torchrl_ckpt_dcp.stored_metadata import read_metadata
 from torchrl_ckpt_dcp.tensor_reader import TensorReader, read_tensors
@@ -66,11 +70,16 @@ class DcpBackend:
 
     def save(self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup) -> Save:
         began = time.perf_counter()
+        planned = plan_save(state, group)
         writer = RecordingWriter(directory, thread_count=self.config.threads)
-        with _unwrapped_errors():
-            dcp.save(
-                dict(state), storage_writer=writer, planner=flat_planner(), process_group=group
-            )
+        results: list[WriteResult] = []
+        with _recorded_failure() as failure:
+            results = writer.write_plan(planned.plan, planned.tensors(state))
+        all_results = gather_results(results, failure.message, group)
+        with _recorded_failure() as failure:
+            if planned.metadata is not None:
+                writer.finish(planned.metadata, all_results)
+        gather_results([], failure.message, group)
         files = writer.durable_files()
         seconds = time.perf_counter() - began
         return FinishedSave(
@@ -79,8 +88,10 @@ class DcpBackend:
 
     def load(self, state: Mapping[str, torch.Tensor], directory: Path, group: ProcessGroup) -> None:
         _check_fit(state, read_metadata(directory), directory)
-        with _unwrapped_errors():
-            dcp.load(dict(state), storage_reader=TensorReader(directory), process_group=group)
+        with _unwrapped_errors(), warnings.catch_warnings():
+            # Each rank reads what it needs and asks no other one: DCP's collectives pickle.
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")
+            dcp.load(dict(state), storage_reader=TensorReader(directory), no_dist=True)
 
     def describe(self, directory: Path) -> list[TensorDescription]:
         return [
@@ -100,23 +111,40 @@ def _stored_tensors(directory: Path) -> dict[str, TensorStorageMetadata]:
     return {name: found for name, found in stored if isinstance(found, TensorStorageMetadata)}
 
 
+@dataclass
+class _Failure:
+    """Why a block failed on this rank; no message if it did not."""
+
+    message: str | None = None
+
+
+@contextmanager
+def _recorded_failure() -> Iterator[_Failure]:
+    """Record what the block raises, of which the other ranks must learn."""
+    failure = _Failure()
+    try:
+        yield failure
+    except Exception as error:
+        failure.message = str(error) or repr(error)
+
+
 def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
 @contextmanager
 def _unwrapped_errors() -> Iterator[None]:
-    """Unwrap the `BaseException` in which DCP collects the errors of all ranks.
+    """Unwrap the `BaseException` in which DCP collects errors.
 
-    Raises the `UserError` of the lowest failed rank, or `CheckpointFailed` with its message.
+    Raises the `UserError` in it, or `CheckpointFailed` with its message.
     """
     try:
         yield
     except CheckpointException as error:
-        rank, (cause, _) = min(error.failures.items())
+        cause, _ = next(iter(error.failures.values()))
         if isinstance(cause, UserError):
             raise cause from None
-        raise CheckpointFailed(f"rank {rank}: {cause}") from cause
+        raise CheckpointFailed(str(cause)) from cause
 
 
 def _check_fit(state: Mapping[str, torch.Tensor], metadata: Metadata, directory: Path) -> None:

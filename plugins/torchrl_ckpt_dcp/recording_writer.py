@@ -90,6 +90,12 @@ class RecordingWriter(FileSystemWriter):
         """The time spent on digests, summed over all threads."""
         return self._recording.hash_seconds
 
+    def write_plan(self, plan: SavePlan, planner: SavePlanner) -> list[WriteResult]:
+        """Write the tensors of `plan`, which `planner` finds, into a directory without a
+        checkpoint, which is made if need be."""
+        self.set_up_storage_writer(is_coordinator=True)
+        return self.write_data(self.prepare_local_plan(plan), planner).value()
+
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         try:
             with _no_second_checksum():

@@ -1,0 +1,1 @@
+"""Attacks on a running product, each of which must fail."""

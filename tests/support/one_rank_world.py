@@ -1,4 +1,4 @@
-"""A world of one rank in this process, without torchrun."""
+"""A world of one rank in this process."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ _LIMITS = CollectiveLimits(training_seconds=60.0, checkpoint_seconds=60.0)
 @contextmanager
 def one_rank_world() -> Iterator[World]:
     """Join a world of one rank; afterwards restore the environment and torch's settings."""
-    torchrun = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     threads = torch.get_num_threads()
     with (
-        patch.dict(os.environ, {**torchrun, **address}),
+        patch.dict(os.environ),
         join_world(threads=1, limits=_LIMITS) as world,
     ):
         yield world

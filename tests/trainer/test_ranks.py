@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from torchrl_ckpt.config.trainer import TrainerConfig
 from torchrl_ckpt.plugin_api.errors import CheckpointFailed
 from torchrl_ckpt.trainer.checkpointer import Checkpointer
 from torchrl_ckpt.trainer.distributed import (
+    RENDEZVOUS_VARIABLE,
     CollectiveLimits,
     World,
     collective_limits,
@@ -46,7 +46,7 @@ NEVER = 1e6
 def run_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run every scenario on two ranks, once. The results are in `SCENARIO/rank_N.json`."""
     root = tmp_path_factory.mktemp("ranks")
-    mp.spawn(run_scenarios, (root, [free_port() for _ in SCENARIOS]), nprocs=2)
+    mp.spawn(run_scenarios, (root,), nprocs=2)
     return root
 
 
@@ -56,22 +56,14 @@ def results(root: Path, scenario: str) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in paths]
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-def run_scenarios(rank: int, root: Path, ports: list[int]) -> None:
-    for (name, scenario), port in zip(SCENARIOS.items(), ports, strict=True):
+def run_scenarios(rank: int, root: Path) -> None:
+    for name, scenario in SCENARIOS.items():
         directory = root / name
         directory.mkdir(exist_ok=True)
         os.environ |= {
             "RANK": str(rank),
             "WORLD_SIZE": "2",
-            "LOCAL_RANK": str(rank),
-            "LOCAL_WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
+            RENDEZVOUS_VARIABLE: str(directory / "rendezvous"),
         }
         result = scenario(directory)
         (directory / f"rank_{rank}.json").write_text(json.dumps(result))

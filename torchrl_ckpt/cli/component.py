@@ -20,7 +20,7 @@ from torchrl_ckpt.config.orchestrator import OrchestratorConfig
 from torchrl_ckpt.config.rl_recipe import RlRecipe
 from torchrl_ckpt.config.section import Section
 from torchrl_ckpt.config.sft_recipe import SftRecipe
-from torchrl_ckpt.config.trainer import RlTrainerConfig
+from torchrl_ckpt.config.trainer import RlTrainerConfig, TrainerConfig
 from torchrl_ckpt.plugin_api.errors import UserError
 from torchrl_ckpt.plugin_api.parent_death import die_with_parent
 from torchrl_ckpt.run import logs
@@ -39,11 +39,13 @@ def main(argv: list[str]) -> None:
     """Run the component until it ends. Raises a `UserError` for a mistake of the user's."""
     die_with_parent()
     component, resolved = argv[0], Path(argv[1])
-    rank = os.environ.get("RANK")
-    logs.configure(int(rank) if rank is not None else None)
     recipe = read_recipe(resolved)
+    config = section_of(recipe, component)
+    # Elsewhere RANK, if it is set, is of another job, which has started this one.
+    has_others = isinstance(config, TrainerConfig) and config.ranks > 1
+    logs.configure(int(os.environ["RANK"]) if has_others else None)
     try:
-        _run(section_of(recipe, component), recipe, resolved, argv[2:])
+        _run(config, recipe, resolved, argv[2:])
     except UserError as error:
         if error.__cause__ is not None:  # The message says what a plugin raised, not where.
             _log.error("the cause of the error below", exc_info=error.__cause__)

@@ -40,15 +40,12 @@ class Component:
 
 
 def trainer(run: RunDirectory, config: TrainerConfig, resolved: Path | None = None) -> Component:
-    """Return the trainer: torchrun, which starts as many ranks as the recipe asks for."""
-    torchrun = [
-        "torchrl_ckpt.launcher.torchrun",
-        "--standalone",
-        f"--nproc-per-node={config.ranks}",
-    ]
+    """Return the trainer: its only rank, or torchrun, which starts as many as the recipe says."""
+    rank = _python(_ENTRY, "trainer", str(resolved or run.resolved))
+    several = _python("torchrl_ckpt.launcher.torchrun", str(config.ranks), *rank)
     return Component(
         "trainer",
-        [sys.executable, "-m", *torchrun, "-m", *_entry(run, "trainer", resolved)],
+        rank if config.ranks == 1 else several,
         run.log("trainer"),
         env=_OPENMP,
     )
@@ -60,7 +57,7 @@ def orchestrator(
     """Return the orchestrator."""
     return Component(
         "orchestrator",
-        [sys.executable, "-m", *_entry(run, "orchestrator", resolved)],
+        _python(_ENTRY, "orchestrator", str(resolved or run.resolved)),
         run.log("orchestrator"),
         env={**_OPENMP, **env},
     )
@@ -75,7 +72,7 @@ def inference(run: RunDirectory, env: Mapping[str, str], listener: int, python: 
     """
     return Component(
         "inference",
-        [str(python), "-m", *_entry(run, "inference"), str(listener)],
+        _python(_ENTRY, "inference", str(run.resolved), str(listener), interpreter=python),
         run.log("inference"),
         env={**_OPENMP, **env},
         pass_fds=(listener,),
@@ -84,6 +81,6 @@ def inference(run: RunDirectory, env: Mapping[str, str], listener: int, python: 
     )
 
 
-def _entry(run: RunDirectory, name: str, resolved: Path | None = None) -> list[str]:
-    """The module that every component runs, with its arguments."""
-    return [_ENTRY, name, str(resolved or run.resolved)]
+def _python(module: str, *arguments: str, interpreter: Path = Path(sys.executable)) -> list[str]:
+    """The command that runs `module`, which finds no module in the working directory (-P)."""
+    return [str(interpreter), "-P", "-m", module, *arguments]

@@ -8,7 +8,8 @@ where it has no `Config`.
 An option that is a secret is typed `pydantic.SecretStr`: recipes give it as `env:NAME`, and the
 plugin gets the value of that environment variable.
 
-This package does not import torch, so that plugins can be listed and checked without it.
+This package does not import torch, so that plugins can be listed and checked without it; only
+`collectives.py` does.
 """
 
 from __future__ import annotations

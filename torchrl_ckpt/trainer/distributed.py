@@ -8,18 +8,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
 
 import numpy as np
+import psutil
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from torchrl_ckpt.config.ckpt import CheckpointConfig
 from torchrl_ckpt.config.trainer import RlTrainerConfig, TrainerConfig
+from torchrl_ckpt.plugin_api.collectives import gather_json
 from torchrl_ckpt.plugin_api.errors import CheckpointFailed
+from torchrl_ckpt.plugin_api.plugin import Json
 
-T = TypeVar("T")
+RENDEZVOUS_VARIABLE = "TORCHRL_CKPT_RENDEZVOUS"
+"""The environment variable with the file through which the ranks of one machine find each other,
+in a directory that only this user may enter. Unset for a rank that is alone."""
 
 MARGIN_SECONDS = 600.0
 """By how much a collective's limit exceeds the wait of the one rank that the others wait for: that
@@ -80,23 +84,19 @@ class World:
         """Return the largest value of all ranks."""
         return self._reduce([value], dist.ReduceOp.MAX)[0]
 
-    def gather(self, value: T) -> list[T]:
+    def gather(self, value: Json) -> list[Json]:
         """Return every rank's `value`, by rank, over the checkpoint group.
 
         Raises `RanksDisconnected` where a rank has died or does not join within the limit.
         """
-        if self.size == 1:  # Saves the pickling.
-            return [value]
-        gathered: list[T] = [value] * self.size
         try:
-            dist.all_gather_object(gathered, value, group=self.checkpoint_group)
+            return gather_json(value, self.checkpoint_group)
         except RuntimeError as error:
             raise RanksDisconnected(
                 f"the trainer's ranks lost each other during a checkpoint ({error}). One of them "
                 "died or is stuck, and its log may say why; if it was only slow, raise "
                 "`collective_timeout` of the trainer"
             ) from error
-        return gathered
 
     def _reduce(self, values: list[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -106,34 +106,63 @@ class World:
 
 @contextmanager
 def join_world(*, threads: int, limits: CollectiveLimits) -> Iterator[World]:
-    """Join the ranks that torchrun has started; leave them when the block ends.
+    """Join the ranks that torchrun has started, or be the only one; leave when the block ends.
 
-    `threads` are the CPU threads of this rank; 0 divides the machine's cores among its ranks.
+    `threads` are the CPU threads of this rank; 0 divides the machine's cores among its ranks. All
+    ranks are on this machine: no port is opened but on its loopback interface.
     """
-    local_world_size = int(os.environ["LOCAL_WORLD_SIZE"])
-    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // local_world_size))
+    rank, size, store = _place()
+    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // size))
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Whatever the environment says: it may be made for jobs of several machines.
+    os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = _loopback_interface()
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = torch.device("cuda", rank)
         torch.cuda.set_device(device)
         # cuBLAS is deterministic only with a workspace of fixed size.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         backend = "cpu:gloo,cuda:nccl"
     else:
         device, backend = torch.device("cpu"), "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=limits.training_seconds))
+    dist.init_process_group(
+        backend,
+        timeout=timedelta(seconds=limits.training_seconds),
+        store=store,
+        rank=rank,
+        world_size=size,
+    )
     try:
         yield World(
-            rank=dist.get_rank(),
-            size=dist.get_world_size(),
+            rank=rank,
+            size=size,
             device=device,
-            mesh=init_device_mesh(device.type, (dist.get_world_size(),), mesh_dim_names=("shard",)),
+            mesh=init_device_mesh(device.type, (size,), mesh_dim_names=("shard",)),
             checkpoint_group=dist.new_group(
                 backend="gloo", timeout=timedelta(seconds=limits.checkpoint_seconds)
             ),
         )
     finally:
         dist.destroy_process_group()
+
+
+def _place() -> tuple[int, int, dist.Store]:
+    """This rank, the number of ranks, and the store through which they find each other.
+
+    torch's usual store is a server that listens on all interfaces and lets anybody write.
+    """
+    rendezvous = os.environ.get(RENDEZVOUS_VARIABLE)
+    if rendezvous is None:
+        return 0, 1, dist.HashStore()
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    return rank, size, dist.FileStore(rendezvous, size)
+
+
+def _loopback_interface() -> str:
+    """The name of the network interface that only this machine reaches."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(address.address == "127.0.0.1" for address in addresses):
+            return name
+    return "lo"
 
 
 def seed_everything(seed: int, stream: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import TENSORS
@@ -86,7 +86,8 @@ class PartWriter:
 
     def _gather(self, files: Sequence[FileRecord]) -> list[FileRecord]:
         """Return the files of all ranks."""
-        return [file for of_rank in self._world.gather(list(files)) for file in of_rank]
+        gathered = self._world.gather([asdict(file) for file in files])
+        return [FileRecord(**file) for of_rank in gathered for file in of_rank]
 
     def _commit_all(self, part: TrainerPart, files: Sequence[FileRecord]) -> float:
         """Commit on rank 0; return the seconds that it waited for other processes' parts."""
