@@ -15,13 +15,15 @@ from torchrl_ckpt.plugin_api.plugin import Json
 def gather_json(value: Json, group: ProcessGroup) -> list[Json]:
     """Return every rank's `value`, by rank. Collective over `group`, which carries CPU tensors.
 
-    The values travel as JSON text in tensors of bytes. Raises `RuntimeError` where a rank does not
-    join, as every collective does.
+    The values travel as JSON text in tensors of bytes; that of a single rank is taken through JSON
+    as well, so that nothing depends on the number of ranks. Raises `RuntimeError` where a rank does
+    not join, as every collective does.
     """
+    encoded = json.dumps(value).encode()
     size = dist.get_world_size(group)
     if size == 1:
-        return [value]
-    text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        return [json.loads(encoded)]
+    text = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(size)]
     dist.all_gather(lengths, torch.tensor([len(text)]), group=group)
     longest = max(int(length) for length in lengths)

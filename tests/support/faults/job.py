@@ -30,7 +30,9 @@ class Job:
     @property
     def victims(self) -> tuple[Victim, ...]:
         """The processes that can be killed."""
-        shared: tuple[Victim, ...] = ("launcher", "torchrun", "trainer")
+        shared: tuple[Victim, ...] = ("launcher", "trainer")
+        if self.ranks > 1:
+            shared = (*shared, "torchrun")
         return shared if self.async_level is None else (*shared, "orchestrator", "inference")
 
     def argv(self, output_dir: Path) -> list[str]:
