@@ -85,9 +85,7 @@ def test_a_reward_that_is_no_finite_number_is_named_with_problem_and_completion(
     reward: Any, shown: str
 ) -> None:
     message = score_error(Score(reward))
-    assert message.startswith(
-        "environment `acme`: score of problem 'word 7' returned with `reward` = "
-    )
+    assert message.startswith("environment `acme`: score of problem 'word 7' returned `reward` = ")
     assert shown in message
     assert "expected a finite number" in message
     assert "the completion: 'ba'" in message

@@ -108,7 +108,7 @@ class CheckedEnvironment:
     def _refuse(
         self, call: str, value: object, expected: str, field: str = "", more: str = ""
     ) -> NoReturn:
-        where = f" with `{field}` = " if field else " "
+        where = f" `{field}` = " if field else " "
         given = f"{_SHORT.repr(value)} ({type(value).__name__})"
         text = f"environment `{self.name}`: {call} returned{where}{given}; expected {expected}"
         raise EnvironmentFailed("\n".join(filter(None, (text, more))))
