@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from textwrap import dedent, indent
 
 import pytest
 
+from tests.support.commands import RECIPES
 from tests.support.site_packages import SitePackages
 from torchrl_ckpt.cli.main import main
 
@@ -175,3 +177,27 @@ def test_a_syntax_error_in_a_package_is_found_without_importing_it(
 
     assert f"SyntaxError: invalid syntax ({package / 'loss.py'}:3)" in capsys.readouterr().out
     assert not marker.exists()
+
+
+def test_a_dry_run_tries_the_loss_and_the_environment_with_the_recipes_options(
+    site: SitePackages,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, source in (
+        ("acme_env", _environment("def score(self, problem, completion): return 1.0")),
+        ("acme_loss", _loss("return inputs.logits.sum()")),
+    ):
+        kind, cls = ("losses", "GoodLoss") if "loss" in name else ("environments", "Acme")
+        entry = f"[torchrl_ckpt.{kind}]\n{name} = {name}:{cls}\n"
+        site.install(name, entry, modules={name: source})
+    recipe = str(RECIPES / "rl_reverse.toml")
+    for flags, words in (
+        (("--trainer.loss", "acme_loss"), "The losses plugin `acme_loss` cannot be used"),
+        (("--orchestrator.environment", "acme_env"), "score of problem 'p0' returned 1.0 (float)"),
+    ):
+        assert main(["run", recipe, *flags, "--dry-run"]) == 2
+        assert words in capsys.readouterr().err
+        assert not (tmp_path / "outputs").exists()

@@ -10,6 +10,7 @@ from pathlib import Path
 from torchrl_ckpt.config.orchestrator import OrchestratorConfig
 from torchrl_ckpt.config.rl_recipe import RlRecipe
 from torchrl_ckpt.config.section import Section
+from torchrl_ckpt.config.settings import plugin_tables
 from torchrl_ckpt.config.sft_recipe import SftRecipe
 from torchrl_ckpt.config.trainer import RlTrainerConfig
 from torchrl_ckpt.launcher.start import preview
@@ -21,6 +22,8 @@ _FIRST_NOTICE_SECONDS = 5.0
 
 def dry_run(command: str, recipe: Section) -> None:
     """Print what a start of `recipe` would find. Raises the `UserError` that it would end with."""
+    for finding in _trials(recipe):
+        _show(finding)
     start = preview(command, recipe)
     for note in start.notes:
         _show(Finding(note, "warning"))
@@ -29,6 +32,18 @@ def dry_run(command: str, recipe: Section) -> None:
     for finding in _findings(recipe, start.resume_step):
         _show(finding)
     print(f"the recipe is valid; every value of it is in {start.resolved}")
+
+
+def _trials(recipe: Section) -> Iterator[Finding]:
+    """What the loss and the environment return. An environment of `sft` scores nothing: its
+    problems are checked with the data."""
+    from torchrl_ckpt.inspection.plugin_trials import try_plugin
+
+    for kind, table in plugin_tables(recipe):
+        if kind == "environments" and isinstance(recipe, SftRecipe):
+            continue
+        if outcome := try_plugin(kind, table):
+            yield Finding(f"{kind} `{table.type}`: {outcome}")
 
 
 def _findings(recipe: Section, resume_step: int | None) -> Iterator[Finding]:
