@@ -5,7 +5,7 @@ environment_python() {
   local candidate
   for candidate in "${PYTHON:-}" python3.13 python3.12 python3.11 python3; do
     if [ -n "$candidate" ] && command -v "$candidate" >/dev/null \
-      && "$candidate" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; then
+      && "$candidate" -I -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; then
       echo "$candidate"
       return
     fi
@@ -26,13 +26,13 @@ make_environment() {
     return
   fi
   echo "setting up the environment in .venv (first use; takes a minute or two)" >&2
-  if [ ! -x "$here/.venv/bin/python" ] || ! "$here/.venv/bin/python" -m pip --version >/dev/null 2>&1; then
+  if [ ! -x "$here/.venv/bin/python" ] || ! "$here/.venv/bin/python" -P -m pip --version >/dev/null 2>&1; then
     python="$(environment_python)"
     echo "  creating it with $("$python" --version)" >&2
-    "$python" -m venv --clear "$here/.venv"
+    "$python" -P -m venv --clear "$here/.venv"
   fi
   echo "  installing torchrl-ckpt$extras and what it needs" >&2
-  if ! "$here/.venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+  if ! "$here/.venv/bin/python" -P -m pip install --quiet --disable-pip-version-check \
     --editable "$here$extras" >"$here/.venv/install.log" 2>&1; then
     tail -n 20 "$here/.venv/install.log" >&2
     echo "error: the installation failed; all of its output is in .venv/install.log" >&2

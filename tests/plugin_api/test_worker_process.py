@@ -12,8 +12,12 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from tests.support.commands import ROOT
 from torchrl_ckpt.plugin_api.errors import CheckpointFailed, WorkerProcessDied
 from torchrl_ckpt.plugin_api.worker_process import WorkerProcess
+
+# The functions of this module are called there; a worker does not look in its working directory.
+FINDS_TESTS = {"PYTHONPATH": str(ROOT)}
 
 
 def product(a: int, b: int) -> tuple[int, int]:
@@ -34,7 +38,7 @@ def remembered() -> str | None:
 
 @pytest.fixture(name="worker")
 def start_worker() -> Iterator[WorkerProcess]:
-    worker = WorkerProcess("test worker", (remember, ("from the setup",)))
+    worker = WorkerProcess("test worker", (remember, ("from the setup",)), env=FINDS_TESTS)
     worker.start()
     yield worker
     worker.close()
@@ -57,7 +61,9 @@ def test_an_exception_is_raised_here_and_the_process_goes_on(worker: WorkerProce
 
 
 def test_an_exception_in_the_setup_is_raised_by_the_first_call() -> None:
-    worker = WorkerProcess("test worker", (fail, (OSError(13, "Permission denied"),)))
+    worker = WorkerProcess(
+        "test worker", (fail, (OSError(13, "Permission denied"),)), env=FINDS_TESTS
+    )
     worker.start()
     with pytest.raises(PermissionError):
         worker.call(product, 1, 1)
@@ -96,7 +102,7 @@ def test_the_signals_that_stop_a_job_do_not_interrupt_it(
 
 
 def test_close_ends_it_although_a_forked_child_holds_the_socket_too() -> None:
-    worker = WorkerProcess("test worker")
+    worker = WorkerProcess("test worker", env=FINDS_TESTS)
     worker.start()
     pid = worker.call(os.getpid)
     child = os.fork()

@@ -38,6 +38,8 @@ class ComponentProcess:
                     **os.environ,
                     **component.env,
                     "PYTHONUNBUFFERED": "1",
+                    # -P for every Python that it starts in turn, such as an engine's own processes.
+                    "PYTHONSAFEPATH": "1",
                     parent_death.ANCESTOR_VARIABLE: str(os.getpid()),
                 },
                 stdin=subprocess.DEVNULL,

@@ -85,7 +85,8 @@ class WorkerProcess:
         `start` calls this. A program that would be slow to import may replace it by a fork.
         """
         return subprocess.Popen(
-            [sys.executable, "-m", __name__, str(connection)],
+            # -P: it finds no module in the working directory.
+            [sys.executable, "-P", "-m", __name__, str(connection)],
             stdin=subprocess.DEVNULL,
             pass_fds=fds,
             env=self._env,

@@ -60,9 +60,10 @@ def install_venv(
     with suppress(FileNotFoundError):
         shutil.rmtree(directory)
     directory.mkdir(parents=True)
-    pip = [str(directory / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+    # -P: a module in the working directory is not found.
+    pip = [str(directory / "bin" / "python"), "-P", "-m", "pip", "--disable-pip-version-check"]
     commands = [
-        [sys.executable, "-m", "venv", str(directory)],
+        [sys.executable, "-P", "-m", "venv", str(directory)],
         [*pip, "install", "--progress-bar", "off", *pip_arguments],
     ]
     if unwanted:
