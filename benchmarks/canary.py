@@ -30,6 +30,9 @@ from torchrl_ckpt.config.section import PluginTable
 from torchrl_ckpt.plugin_api.engines import Engine
 from torchrl_ckpt.plugin_api.models import Model
 from torchrl_ckpt.registry.loading import create
+from torchrl_ckpt.run.directory import new_id
+from torchrl_ckpt.run.patience import Patience
+from torchrl_ckpt.run.progress import ProgressLog
 from torchrl_ckpt.run.weight_store import Policy, WeightStore
 from torchrl_ckpt.trainer.distributed import World
 from torchrl_ckpt.trainer.publisher import Publisher
@@ -80,9 +83,13 @@ def publish(plugin: Model, dtype: torch.dtype, root: Path, world: World) -> Iter
                 parameter.add_(torch.randn_like(parameter).sign() * step)
         plugin.parallelize(module, world.mesh, param_dtype=dtype)
         weights = WeightStore(root / str(dtype) / str(seed))
-        publisher = Publisher(plugin, module, weights, attempt=1, world=world)
+        attempt_id = new_id()
+        patience = Patience(0.0, "none", ProgressLog(root / "progress.jsonl", "trainer"))
+        publisher = Publisher(
+            plugin, module, weights, attempt_id=attempt_id, world=world, patience=patience
+        )
         publisher.publish(version, last=False)
-        policy = weights.read(version, attempt=1)
+        policy = weights.read(version, attempt_id)
         assert policy is not None
         yield Published(seed, step, policy, weights.path(version))
 

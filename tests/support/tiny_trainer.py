@@ -19,7 +19,9 @@ from torchrl_ckpt.plugin_api.checkpoint_backends import CheckpointBackend
 from torchrl_ckpt.plugin_api.losses import Loss
 from torchrl_ckpt.registry.loading import create
 from torchrl_ckpt.run.attempt import Attempt
+from torchrl_ckpt.run.directory import RunDirectory
 from torchrl_ckpt.run.metrics import MetricsLog, read
+from torchrl_ckpt.run.patience import Patience
 from torchrl_ckpt.run.progress import ProgressLog, ProgressMessage, ProgressTail
 from torchrl_ckpt.run.weight_store import WeightStore
 from torchrl_ckpt.trainer.checkpointer import Checkpointer, NullCheckpointer
@@ -108,6 +110,12 @@ class TinyTrainer:
         return WeightStore(self.attempt.run.weights)
 
 
+def patience(output_dir: Path, seconds: float = 0.1) -> Patience:
+    """How long a publisher in `output_dir` tries to write a policy."""
+    progress = ProgressLog(RunDirectory(output_dir, 1).progress, TRAINER)
+    return Patience(seconds, "trainer.publish_timeout", progress)
+
+
 def tiny_trainer(
     output_dir: Path,
     world: World,
@@ -158,7 +166,12 @@ def tiny_trainer(
             world,
         ),
         Publisher(
-            plugin, model, WeightStore(attempt.run.weights), attempt_id=attempt.id, world=world
+            plugin,
+            model,
+            WeightStore(attempt.run.weights),
+            attempt_id=attempt.id,
+            world=world,
+            patience=patience(output_dir),
         ),
         checkpointer,
         Layout.of_run(output_dir, ckpt or CheckpointConfig()),

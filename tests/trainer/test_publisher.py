@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.support.rollouts import ATTEMPT_ID
 from tests.support.tiny_model import logprobs_of, tiny_model
-from tests.support.tiny_trainer import SMALLEST, tiny_trainer
+from tests.support.tiny_trainer import SMALLEST, patience, tiny_trainer
 from torchrl_ckpt.plugin_api.models import Model
 from torchrl_ckpt.run.weight_store import Policy, WeightStore
 from torchrl_ckpt.trainer.distributed import World
@@ -41,7 +41,12 @@ def publisher(world: World, run: Path, plugin: Model | None = None) -> Publisher
     model = plugin.build(pretrained=False).train()
     plugin.parallelize(model, world.mesh, param_dtype=torch.float32)
     return Publisher(
-        plugin, model, WeightStore(run / "weights"), attempt_id=ATTEMPT_ID, world=world
+        plugin,
+        model,
+        WeightStore(run / "weights"),
+        attempt_id=ATTEMPT_ID,
+        world=world,
+        patience=patience(run),
     )
 
 
@@ -114,7 +119,12 @@ def test_publishing_leaves_the_model_in_training_mode_and_without_gradients(
     model = plugin.build(pretrained=False).train()
     expected = logprobs_of(model, [3, 4, 5])
     Publisher(
-        plugin, model, WeightStore(tmp_path / "weights"), attempt_id=ATTEMPT_ID, world=world
+        plugin,
+        model,
+        WeightStore(tmp_path / "weights"),
+        attempt_id=ATTEMPT_ID,
+        world=world,
+        patience=patience(tmp_path),
     ).publish(0, last=False)
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -153,3 +153,7 @@ class OrchestratorConfig(Section):
 
     policy_timeout: Seconds = 1800.0
     """How long to wait for the trainer to publish a policy, in seconds."""
+
+    publish_timeout: Seconds = 600.0
+    """How long to try again to write a batch of rollouts while the disk refuses it, because it is
+    full or failing, in seconds."""

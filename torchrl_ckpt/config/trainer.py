@@ -90,8 +90,8 @@ class TrainerConfig(Section):
     collective_timeout: Seconds = 3600.0
     """How long a rank waits for the others in a collective operation, in seconds. Raise it where
     one rank may be that much slower, in writing its share of a checkpoint for example. Where a rank
-    waits for another process, the others wait longer than this if `rollout_timeout` or
-    `ckpt.timeout` is longer."""
+    waits for another process, the others wait longer than this if `rollout_timeout`,
+    `publish_timeout` or `ckpt.timeout` is longer."""
 
     ckpt: CheckpointConfig | None = None
     """Checkpointing. `--ckpt` switches it on with its defaults."""
@@ -112,6 +112,10 @@ class TrainerConfig(Section):
 
     export_weights: bool = True
     """Export the final model to `weights/step_N` in Hugging Face's format."""
+
+    publish_timeout: Seconds = 600.0
+    """How long to try again to write a policy or the final model while the disk refuses it, because
+    it is full or failing, in seconds."""
 
 
 class RlTrainerConfig(TrainerConfig):

@@ -9,10 +9,23 @@ from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.run import metrics
 from torchrl_ckpt.run.attempt import Attempt
 
+_STEPS_SHOWN = 10
+
 
 def last_row(rows: Sequence[dict[str, Any]], component: str) -> dict[str, Any]:
-    """Return the newest row of `component`, which must have one."""
-    return next(row for row in reversed(rows) if row["component"] == component)
+    """Return the newest row of `component`; empty if a full disk took all of them."""
+    return next((row for row in reversed(rows) if row["component"] == component), {})
+
+
+def missing_rows(rows: Sequence[dict[str, Any]], last_step: int) -> list[str]:
+    """Say which of the trainer's steps up to `last_step` have no row, as after a full disk."""
+    found = {row["step"] for row in rows if row["component"] == "trainer"}
+    missing = [step for step in range(1, last_step + 1) if step not in found]
+    if not missing:
+        return []
+    shown = ", ".join(map(str, missing[:_STEPS_SHOWN]))
+    more = "" if len(missing) <= _STEPS_SHOWN else f" and {len(missing) - _STEPS_SHOWN} more"
+    return [f"warning: metrics.jsonl has no row of the trainer for step {shown}{more}"]
 
 
 def checkpoint_lines(attempt: Attempt) -> list[str]:
@@ -31,14 +44,16 @@ def checkpoint_lines(attempt: Attempt) -> list[str]:
 def stopped_early(attempt: Attempt) -> str | None:
     """Say how to resume, if the trainer stopped before its last step on request; else None."""
     run = attempt.run
-    steps = [row["step"] for row in metrics.read(run.metrics) if row["component"] == "trainer"]
-    step = max(steps, default=0)
+    rows = metrics.read(run.metrics)
+    saved = [] if attempt.ckpt is None else Layout.of_run(attempt.output_dir, attempt.ckpt).steps()
+    # A full disk may have taken the last rows.
+    trained = [row["step"] for row in rows if row["component"] == "trainer"]
+    step = max([*trained, *saved], default=0)
     if not run.stop.exists() or step >= attempt.max_steps:
         return None
     text = f"stopped after step {step} of {attempt.max_steps}, as requested"
     if attempt.ckpt is None:
         return f"{text}; nothing was saved, since checkpointing is off (`--ckpt`)"
-    saved = Layout.of_run(attempt.output_dir, attempt.ckpt).steps()
     if step not in saved:
         newest = f"; the newest is step {saved[-1]}" if saved else ""
         return f"{text}, but that step could not be saved{newest}"

@@ -20,6 +20,7 @@ from torchrl_ckpt.orchestrator.server_pool import ServerPool
 from torchrl_ckpt.orchestrator.state import COMPONENT, OrchestratorState
 from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.metrics import MetricsLog, values_by_step
+from torchrl_ckpt.run.patience import Patience
 from torchrl_ckpt.run.polling import Deadline, wait_for_async
 from torchrl_ckpt.run.progress import ProgressLog
 from torchrl_ckpt.run.rollout_store import BatchMetadata, RolloutStore
@@ -53,6 +54,7 @@ class Loop:
         self._rollouts = RolloutStore(run.rollouts)
         self._layout = Layout.of_run(run.root, attempt.ckpt) if attempt.ckpt else None
         self._metrics = MetricsLog(run.metrics)
+        self._patience = Patience(config.publish_timeout, "orchestrator.publish_timeout", progress)
 
     async def run(self, carried: Sequence[Path]) -> None:
         """Restore the `carried` batches (directories of a checkpoint), then generate.
@@ -146,7 +148,9 @@ class Loop:
                 "tokens_per_second": num_tokens / seconds,
             },
         )
-        self._rollouts.write(metadata, rollouts)
+        await self._patience.write_async(
+            lambda: self._rollouts.write(metadata, rollouts), f"the rollouts of step {step}"
+        )
         self._log_metrics(metadata)
 
     def _warn_without_signal(self, step: int, rewards: Sequence[float]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -11,18 +12,25 @@ from typing import Any
 
 
 def append(path: Path, row: Mapping[str, Any]) -> None:
-    """Append `row` as one line in a single write, so that lines of several processes never mix.
+    """Append `row` as one line; lines of several processes never mix.
 
     Raises `ValueError` for values that JSON cannot represent, such as NaN; `OSError` where the line
-    cannot be written whole.
+    cannot be written whole, and then nothing of it is left in the file.
     """
     line = json.dumps(row, separators=(", ", ": "), allow_nan=False).encode() + b"\n"
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        if os.write(descriptor, line) < len(line):
-            raise OSError(errno.ENOSPC, "only part of the line was written", str(path))
-    finally:
-        os.close(descriptor)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    with open(descriptor, "ab+", buffering=0) as file:
+        # The lock keeps others from appending to a part of a line, which is cut off again.
+        fcntl.flock(file, fcntl.LOCK_EX)
+        size = file.seek(0, os.SEEK_END)
+        if size and os.pread(file.fileno(), 1, size - 1) != b"\n":
+            line = b"\n" + line  # After what a power failure has left of a line.
+        try:
+            if file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 def parse(line: bytes) -> dict[str, Any] | None:

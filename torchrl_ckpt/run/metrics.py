@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -13,12 +14,19 @@ from torchrl_ckpt.run import json_lines
 
 Value = float | int | str
 
+_log = logging.getLogger(__name__)
+
 
 class MetricsLog:
-    """Append rows to `path`; several processes of a run may write to the same file."""
+    """Append rows to `path`; several processes of a run may write to the same file.
+
+    Numbers are not worth a run: rows that a full disk refuses are kept, and written as soon as
+    there is room.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._unwritten: list[dict[str, Value]] = []
 
     def write(self, component: str, step: int, values: Mapping[str, Value]) -> None:
         """Append `component`'s row for `step`.
@@ -27,9 +35,23 @@ class MetricsLog:
         and `"-inf"`, which `float()` parses.
         """
         row = {"component": component, "step": step, "time": round(time.time(), 3)}
-        json_lines.append(
-            self._path, row | {name: _to_json(value) for name, value in values.items()}
-        )
+        self._unwritten.append(row | {name: _to_json(value) for name, value in values.items()})
+        self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that could not be written so far, or say how many they are."""
+        try:
+            while self._unwritten:
+                json_lines.append(self._path, self._unwritten[0])
+                self._unwritten.pop(0)
+        except OSError as error:
+            _log.warning(
+                "cannot write to %s: %s; %d rows are kept until there is room, and lost if the run "
+                "ends before",
+                self._path,
+                error.strerror,
+                len(self._unwritten),
+            )
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -59,6 +58,7 @@ class ProgressLog:
     def __init__(self, path: Path, component: str) -> None:
         self._path = path
         self._component = component
+        self._unsent: list[dict[str, Any]] = []
 
     def task(self, name: str, *, total: int | None = None, unit: str = "") -> Task:
         """Start a task, such as "rollouts", or "waiting for policy 3", which has no total.
@@ -83,9 +83,15 @@ class ProgressLog:
 
     def _append(self, **event: Any) -> None:
         head = {"time": round(time.time(), 3), "component": self._component}
-        # The file is only shown: a full disk must not end the run here.
-        with suppress(OSError):
-            json_lines.append(self._path, head | event)
+        self._unsent.append(head | event)
+        try:
+            while self._unsent:
+                json_lines.append(self._path, self._unsent[0])
+                self._unsent.pop(0)
+        except OSError:
+            # The file is only shown: a full disk must not end the run here. Messages are shown
+            # once there is room again.
+            self._unsent = [event for event in self._unsent if "message" in event]
 
 
 class Task:

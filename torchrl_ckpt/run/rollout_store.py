@@ -123,10 +123,9 @@ class RolloutStore:
             "policy_versions": [rollout.policy_version for rollout in rollouts],
             "weights_ids": [rollout.weights_id for rollout in rollouts],
         }
-        temporary = self._directories.begin(metadata.step)
-        (temporary / TENSORS).write_bytes(save(_columns(rollouts)))
-        (temporary / METADATA).write_text(json.dumps(content))
-        self._directories.show(metadata.step)
+        with self._directories.new(metadata.step) as temporary:
+            (temporary / TENSORS).write_bytes(save(_columns(rollouts)))
+            (temporary / METADATA).write_text(json.dumps(content))
 
     def restore(self, directory: Path, attempt_id: str) -> BatchMetadata:
         """Copy the batch in `directory`, of an earlier attempt, as one of `attempt_id`.
@@ -135,10 +134,9 @@ class RolloutStore:
         """
         content = json.loads((directory / METADATA).read_bytes()) | {"attempt_id": attempt_id}
         metadata = _checked(content, directory).metadata
-        temporary = self._directories.begin(metadata.step)
-        shutil.copyfile(directory / TENSORS, temporary / TENSORS)
-        (temporary / METADATA).write_text(json.dumps(content))
-        self._directories.show(metadata.step)
+        with self._directories.new(metadata.step) as temporary:
+            shutil.copyfile(directory / TENSORS, temporary / TENSORS)
+            (temporary / METADATA).write_text(json.dumps(content))
         return metadata
 
     def read(self, step: int, attempt_id: str) -> RolloutBatch | None:

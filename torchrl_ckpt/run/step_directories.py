@@ -7,6 +7,8 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,20 +49,25 @@ class StepDirectories:
             elif not (_OWN_NAME.fullmatch(name) and path.is_dir()):
                 self._warn(path, "is none of the run's, and is left alone")
 
-    def begin(self, step: int) -> Path:
-        """Return an empty directory to write the files of `step` into."""
+    @contextmanager
+    def new(self, step: int) -> Iterator[Path]:
+        """Yield an empty directory to write the files of `step` into.
+
+        When the block ends it is made durable and gets its name, in place of an earlier directory
+        of the step. If the block or that fails, nothing of it is left.
+        """
         temporary = self.root / f".step_{step}.tmp"
         _remove(temporary)
         temporary.mkdir(parents=True)
-        return temporary
+        try:
+            yield temporary
+            fsync_tree(temporary)
+            self._show(step, temporary)
+        except BaseException:
+            _remove(temporary)
+            raise
 
-    def show(self, step: int) -> None:
-        """Make what was written since `begin` durable, and give it its name.
-
-        An earlier directory of the step is replaced.
-        """
-        temporary = self.root / f".step_{step}.tmp"
-        fsync_tree(temporary)
+    def _show(self, step: int, temporary: Path) -> None:
         # A directory must not be read while it is deleted: it is renamed first.
         replaced = self.root / f".step_{step}.replaced.tmp"
         _remove(replaced)

@@ -7,6 +7,7 @@ serve these weights. `digest` is of the weights themselves, for engines that can
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
 
 from torchrl_ckpt.run.step_directories import StepDirectories
 
@@ -72,13 +74,16 @@ class WeightStore:
     ) -> None:
         """Write the weights by `export`, and rename their directory once it is complete.
 
-        Without a `policy` they are a final model, which is not served.
+        Without a `policy` they are a final model, which is not served. Raises `OSError` where the
+        disk refuses them.
         """
-        temporary = self._directories.begin(version)
-        export(temporary)
-        if policy is not None:
-            (temporary / _METADATA).write_text(json.dumps(asdict(policy)))
-        self._directories.show(version)
+        with self._directories.new(version) as temporary:
+            try:
+                export(temporary)
+            except SafetensorError as error:  # So it reports a full disk, too.
+                raise OSError(errno.EIO, str(error), str(temporary)) from error
+            if policy is not None:
+                (temporary / _METADATA).write_text(json.dumps(asdict(policy)))
 
     def read(self, version: int, attempt_id: str) -> Policy | None:
         """Return the policy of `version`; None while it does not exist or is another attempt's."""

@@ -47,9 +47,11 @@ def collective_limits(config: TrainerConfig, ckpt: CheckpointConfig | None) -> C
 
     While rank 0 waits for other processes' parts of a checkpoint (`ckpt.timeout`), the other ranks
     wait for it in a collective of the checkpoint group. A rank may wait for rollouts
-    (`rollout_timeout`) while another one is in a collective of the training group.
+    (`rollout_timeout`), or rank 0 for room on the disk (`publish_timeout`), while another one is in a
+    collective of the training group.
     """
-    training = checkpoint = config.collective_timeout
+    training = max(config.collective_timeout, config.publish_timeout + MARGIN_SECONDS)
+    checkpoint = config.collective_timeout
     if isinstance(config, RlTrainerConfig):
         training = max(training, config.rollout_timeout + MARGIN_SECONDS)
     if ckpt is not None:

@@ -18,6 +18,7 @@ from torchrl_ckpt.plugin_api.plugin import Json
 from torchrl_ckpt.registry.loading import create
 from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.metrics import MetricsLog
+from torchrl_ckpt.run.patience import Patience
 from torchrl_ckpt.run.progress import ProgressLog
 from torchrl_ckpt.run.rollout_store import RolloutStore
 from torchrl_ckpt.run.weight_store import WeightStore
@@ -74,7 +75,14 @@ def train(
             model, loss, optimizer, scheduler, config.packing, _update_limits(config), world
         )
         weights = WeightStore(attempt.run.weights)
-        publisher = Publisher(plugin, model, weights, attempt_id=attempt.id, world=world)
+        patience = Patience(
+            config.publish_timeout,
+            "trainer.publish_timeout" if is_rl else "publish_timeout",
+            ProgressLog(attempt.run.progress, TRAINER),
+        )
+        publisher = Publisher(
+            plugin, model, weights, attempt_id=attempt.id, world=world, patience=patience
+        )
         options = LoopOptions(
             max_steps=attempt.max_steps,
             publish_policies=is_rl,

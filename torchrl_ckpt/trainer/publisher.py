@@ -6,6 +6,7 @@ these weights and no others.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from torchrl_ckpt.plugin_api.models import DigestingModel, Model
+from torchrl_ckpt.run.patience import Patience
 from torchrl_ckpt.run.weight_store import Canary, Policy, WeightStore
 from torchrl_ckpt.trainer.distributed import World
 from torchrl_ckpt.trainer.packing import TrainSample, micro_batch
@@ -33,12 +35,14 @@ class Publisher:
         *,
         attempt_id: str,
         world: World,
+        patience: Patience,
     ) -> None:
         self._plugin = plugin
         self._model = model
         self._store = store
         self._attempt_id = attempt_id
         self._world = world
+        self._patience = patience
         self._vocabulary: int | None = None
 
     def publish(self, version: int, *, last: bool) -> None:
@@ -63,7 +67,11 @@ class Publisher:
         return cast(dict[str, torch.Tensor], get_model_state_dict(self._model, options=options))
 
     def _write(self, version: int, state: dict[str, torch.Tensor], policy: Policy | None) -> None:
-        self._store.write(version, lambda directory: self._plugin.export(state, directory), policy)
+        def export(directory: Path) -> None:
+            self._plugin.export(state, directory)
+
+        what = f"{'the final model' if policy is None else 'the policy'} of step {version}"
+        self._patience.write(lambda: self._store.write(version, export, policy), what)
 
     @torch.no_grad()
     def _canary(self) -> Canary:
