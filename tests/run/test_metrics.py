@@ -49,6 +49,38 @@ def test_nan_and_infinities_can_be_read_back(tmp_path: Path) -> None:
     assert math.isnan(float(row["loss"]))
 
 
+ON_A_FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from torchrl_ckpt.run.metrics import MetricsLog
+log = MetricsLog(Path(sys.argv[1]))
+log.write("trainer", 1, {"note": "x" * 500})
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (800, hard))
+log.write("trainer", 2, {"note": "x" * 500})
+log.write("trainer", 3, {"note": "x" * 500})
+print(Path(sys.argv[1]).read_text().count("\\n"), Path(sys.argv[1]).read_text()[-1:] == "\\n")
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+log.write("trainer", 4, {"note": "x" * 500})
+"""
+
+
+def test_rows_that_do_not_fit_are_written_once_there_is_room(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", ON_A_FULL_DISK, tmp_path / "m"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["1", "True"]  # The part of a row that fitted is gone.
+    assert "2 rows are kept until there is room" in done.stderr
+    assert [row["step"] for row in metrics.read(tmp_path / "m")] == [1, 2, 3, 4]
+
+
+def test_a_row_after_a_torn_one_stays_whole(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    path.write_text('{"component": "trainer", "step": 1, "ti')
+    MetricsLog(path).write("trainer", 2, {})
+    assert [row["step"] for row in metrics.read(path)] == [2]
+
+
 def test_a_truncated_last_line_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "m"
     MetricsLog(path).write("trainer", 1, {})

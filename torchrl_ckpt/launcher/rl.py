@@ -16,7 +16,7 @@ from torchrl_ckpt.launcher.components import Component
 from torchrl_ckpt.launcher.engine_env.engine_venv import server_python
 from torchrl_ckpt.launcher.job import finished_job
 from torchrl_ckpt.launcher.start import begin_attempt
-from torchrl_ckpt.launcher.summary import checkpoint_lines, last_row, stopped_early
+from torchrl_ckpt.launcher.summary import checkpoint_lines, missing_rows, stopped_early
 from torchrl_ckpt.launcher.warm_start import warm_started
 from torchrl_ckpt.plugin_api.errors import RunInterrupted
 from torchrl_ckpt.run import metrics
@@ -88,9 +88,10 @@ def _summary(attempt: Attempt) -> list[str]:
     run, last_step = attempt.run, attempt.max_steps
     rows = metrics.read(run.metrics)
     lines = [
-        f"training finished: step {last_row(rows, 'trainer')['step']}",
+        f"training finished: step {last_step}",
         f"model: {run.weights / f'step_{last_step}'}",
         *checkpoint_lines(attempt),
+        *missing_rows(rows, last_step),
     ]
     evaluations = [row for row in rows if row["component"] == "evaluation"]
     if evaluations and evaluations[-1]["step"] == last_step:

@@ -6,7 +6,7 @@ from torchrl_ckpt.config.sft_recipe import SftRecipe
 from torchrl_ckpt.launcher import components
 from torchrl_ckpt.launcher.job import finished_job
 from torchrl_ckpt.launcher.start import begin_attempt
-from torchrl_ckpt.launcher.summary import checkpoint_lines, last_row, stopped_early
+from torchrl_ckpt.launcher.summary import checkpoint_lines, missing_rows, row_of, stopped_early
 from torchrl_ckpt.plugin_api.errors import RunInterrupted
 from torchrl_ckpt.run import metrics
 from torchrl_ckpt.run.attempt import Attempt
@@ -26,12 +26,14 @@ def run_sft(recipe: SftRecipe) -> None:
 
 
 def _summary(recipe: SftRecipe, attempt: Attempt) -> list[str]:
-    run = attempt.run
-    row = last_row(metrics.read(run.metrics), "trainer")
+    run, last_step = attempt.run, attempt.max_steps
+    rows = metrics.read(run.metrics)
+    row = row_of(rows, "trainer", last_step)
+    loss = f", loss {float(row['loss']):.4f}" if "loss" in row else ""
     accuracy = (
         f", token accuracy {float(row['token_accuracy']):.3f}" if "token_accuracy" in row else ""
     )
-    lines = [f"training finished: step {row['step']}, loss {float(row['loss']):.4f}{accuracy}"]
+    lines = [f"training finished: step {last_step}{loss}{accuracy}"]
     if recipe.export_weights:
-        lines.append(f"model: {run.weights / f'step_{attempt.max_steps}'}")
-    return [*lines, *checkpoint_lines(attempt)]
+        lines.append(f"model: {run.weights / f'step_{last_step}'}")
+    return [*lines, *checkpoint_lines(attempt), *missing_rows(rows, last_step)]

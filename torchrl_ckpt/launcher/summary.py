@@ -12,9 +12,10 @@ from torchrl_ckpt.run.attempt import Attempt
 _STEPS_SHOWN = 10
 
 
-def last_row(rows: Sequence[dict[str, Any]], component: str) -> dict[str, Any]:
-    """Return the newest row of `component`; empty if a full disk took all of them."""
-    return next((row for row in reversed(rows) if row["component"] == component), {})
+def row_of(rows: Sequence[dict[str, Any]], component: str, step: int) -> dict[str, Any]:
+    """Return `component`'s row of `step`; empty if a full disk has taken it."""
+    found = (row for row in reversed(rows) if (row["component"], row["step"]) == (component, step))
+    return next(found, {})
 
 
 def missing_rows(rows: Sequence[dict[str, Any]], last_step: int) -> list[str]:

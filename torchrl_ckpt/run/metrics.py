@@ -26,7 +26,7 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._unwritten: list[dict[str, Value]] = []
+        self._unwritten: list[dict[str, Any]] = []
 
     def write(self, component: str, step: int, values: Mapping[str, Value]) -> None:
         """Append `component`'s row for `step`.

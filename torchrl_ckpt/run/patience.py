@@ -1,4 +1,4 @@
-"""Writes that are tried again while the disk refuses them, so that a full one does not end a run."""
+"""Writes that are tried again while the disk refuses them: a full one must not end a run."""
 
 from __future__ import annotations
 

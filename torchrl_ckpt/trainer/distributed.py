@@ -47,8 +47,8 @@ def collective_limits(config: TrainerConfig, ckpt: CheckpointConfig | None) -> C
 
     While rank 0 waits for other processes' parts of a checkpoint (`ckpt.timeout`), the other ranks
     wait for it in a collective of the checkpoint group. A rank may wait for rollouts
-    (`rollout_timeout`), or rank 0 for room on the disk (`publish_timeout`), while another one is in a
-    collective of the training group.
+    (`rollout_timeout`), or rank 0 for room on the disk (`publish_timeout`), while another one is
+    in a collective of the training group.
     """
     training = max(config.collective_timeout, config.publish_timeout + MARGIN_SECONDS)
     checkpoint = config.collective_timeout
