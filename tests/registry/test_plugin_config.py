@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from tests.support.site_packages import GOOD_LOSS, SitePackages
 from torchrl_ckpt.config.describe import default_text, describe
+from torchrl_ckpt.config.option_spec import OptionSpec
 from torchrl_ckpt.config.section import PluginTable
 from torchrl_ckpt.plugin_api.errors import DataError, PluginBroken, RecipeError
 from torchrl_ckpt.registry.loading import config_class, create, load_plugin
@@ -144,3 +146,10 @@ def test_a_plugin_without_config_takes_no_options(site: SitePackages) -> None:
     assert type(loss).__name__ == "GoodLoss"
     with pytest.raises(RecipeError, match="takes no options, but was given rate"):
         create_acme(rate=1)
+
+
+def test_a_secret_is_described_as_its_variable_and_its_default_is_not_shown() -> None:
+    spec = OptionSpec(SecretStr | None, SecretStr("built in"))
+
+    assert describe(spec) == "a secret, as env:VARIABLE or off"
+    assert default_text(spec) == "***"
