@@ -151,5 +151,5 @@ def test_a_plugin_without_config_takes_no_options(site: SitePackages) -> None:
 def test_a_secret_is_described_as_its_variable_and_its_default_is_not_shown() -> None:
     spec = OptionSpec(SecretStr | None, SecretStr("built in"))
 
-    assert describe(spec) == "a secret, as env:VARIABLE or off"
+    assert describe(spec) == "a secret, as env:VARIABLE, or off"
     assert default_text(spec) == "***"
