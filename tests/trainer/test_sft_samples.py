@@ -43,6 +43,7 @@ def test_a_completion_is_learned_with_its_end_token(tmp_path: Path, tokenizer: T
     assert learned_text(sample, tokenizer) == "ba"
     assert sample.token_ids[-1] == tokenizer.eos_token_id
     assert sample.learned == [False, False, False, True, True, True]
+    assert sample.name == f"{tmp_path}/d.jsonl:1"
 
 
 def test_only_the_assistants_turns_are_learned(tmp_path: Path, tokenizer: Tokenizer) -> None:

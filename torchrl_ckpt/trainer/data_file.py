@@ -1,4 +1,4 @@
-"""JSON Lines files of any size: only the positions of their lines are held in memory."""
+"""JSON Lines files of any size: only positions and numbers of their lines are held in memory."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class DataFile:
             if path.exists() and not path.is_file():
                 raise OSError("it is no regular file")
             self._file = _opened(path)
-            self._starts = _line_starts(self._file)
+            self._starts, self._numbers = _lines(self._file)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"cannot read the data file {path}: {error}") from None
 
     def __len__(self) -> int:
-        return len(self._starts) - 1
+        return len(self._numbers)
 
     def line(self, index: int) -> bytes:
         """Return line `index` of those that are not blank. Several processes may call this."""
@@ -46,11 +46,7 @@ class DataFile:
 
     def number(self, index: int) -> int:
         """Return the number in the file, from 1, of line `index` of those that are not blank."""
-        start, newlines = self._starts[index], 0
-        for position in range(0, start, _CHUNK_BYTES):
-            size = min(_CHUNK_BYTES, start - position)
-            newlines += os.pread(self._file.fileno(), size, position).count(b"\n")
-        return newlines + 1
+        return self._numbers[index]
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -68,15 +64,16 @@ def _opened(path: Path) -> IO[bytes]:
     return decompressed
 
 
-def _line_starts(file: IO[bytes]) -> array.array[int]:
-    """Return where each line that is not blank begins, and where the file ends."""
+def _lines(file: IO[bytes]) -> tuple[array.array[int], array.array[int]]:
+    """Return where each line that is not blank begins, and where the file ends; and its number."""
     file.seek(0)
     position = len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0
     file.seek(position)
-    starts = array.array("q")
-    for line in file:
+    starts, numbers = array.array("q"), array.array("q")
+    for number, line in enumerate(file, start=1):
         if not line.isspace():
             starts.append(position)
+            numbers.append(number)
         position += len(line)
     starts.append(position)
-    return starts
+    return starts, numbers

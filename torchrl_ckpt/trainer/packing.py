@@ -61,7 +61,8 @@ def pack(samples: Sequence[TrainSample], length: int) -> list[list[TrainSample]]
         size = len(sample.token_ids)
         if size > length:
             raise DataError(
-                f"a sample has {size} tokens, but `packing.length` is {length}; raise it"
+                f"{sample.name or 'a sample'} has {size} tokens, but `packing.length` is {length}; "
+                "raise it"
             )
         row = next((index for index, free in enumerate(room) if free >= size), len(rows))
         if row == len(rows):

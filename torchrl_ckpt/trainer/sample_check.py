@@ -125,4 +125,4 @@ class SampleCheck:
 def _truncated(sample: TrainSample, length: int) -> TrainSample:
     if len(sample.token_ids) <= length:
         return sample
-    return TrainSample(sample.token_ids[:length], sample.learned[:length])
+    return replace(sample, token_ids=sample.token_ids[:length], learned=sample.learned[:length])

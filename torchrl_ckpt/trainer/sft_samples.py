@@ -6,12 +6,14 @@ import bisect
 import itertools
 import json
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from torchrl_ckpt.plugin_api.checked_environment import CheckedEnvironment
+from torchrl_ckpt.plugin_api.environments import Problem
 from torchrl_ckpt.plugin_api.errors import DataError
 from torchrl_ckpt.plugin_api.models import Tokenizer
 from torchrl_ckpt.trainer.data_file import DataFile
@@ -31,7 +33,7 @@ class DataSet(Protocol):
         ...
 
     def origin(self, index: int) -> str:
-        """Return where a sample comes from, as in a message."""
+        """Return where a sample comes from: its `name`."""
         ...
 
 
@@ -53,11 +55,13 @@ class FileSamples:
 
     def __getitem__(self, index: int) -> TrainSample:
         file, line = self._place(index)
-        with _named(lambda: self.origin(index)):
+        with _named(name := self.origin(index)):
             record = _record(file.line(line))
             if "messages" in record:
-                return conversation(self._tokenizer, record["messages"])
-            return completion(self._tokenizer, record["prompt"], record["completion"])
+                sample = conversation(self._tokenizer, record["messages"])
+            else:
+                sample = completion(self._tokenizer, record["prompt"], record["completion"])
+        return replace(sample, name=name)
 
     def origin(self, index: int) -> str:
         file, line = self._place(index)
@@ -90,14 +94,18 @@ class EnvironmentSamples:
 
     def __getitem__(self, index: int) -> TrainSample:
         problem = self._environment.problem("train", index)
-        with _named(lambda: self.origin(index)):
+        with _named(name := self._name(problem, index)):
             if isinstance(problem.prompt, str):
-                return completion(self._tokenizer, problem.prompt, problem.answer)
-            answer = {"role": "assistant", "content": problem.answer}
-            return conversation(self._tokenizer, [*problem.prompt, answer])
+                sample = completion(self._tokenizer, problem.prompt, problem.answer)
+            else:
+                answer = {"role": "assistant", "content": problem.answer}
+                sample = conversation(self._tokenizer, [*problem.prompt, answer])
+        return replace(sample, name=name)
 
     def origin(self, index: int) -> str:
-        problem = self._environment.problem("train", index)
+        return self._name(self._environment.problem("train", index), index)
+
+    def _name(self, problem: Problem, index: int) -> str:
         return f"environment `{self._environment.name}`, problem {problem.id!r} (train {index})"
 
 
@@ -149,15 +157,15 @@ def _extend(
 
 
 @contextmanager
-def _named(origin: Callable[[], str]) -> Iterator[None]:
+def _named(name: str) -> Iterator[None]:
     """Raise whatever a sample's form or the tokenizer's chat template raises as a `DataError`."""
     try:
         yield
     except DataError as error:
-        raise DataError(f"{origin()}: {error}") from error.__cause__
+        raise DataError(f"{name}: {error}") from error.__cause__
     except Exception as error:
         kind = type(error).__name__
-        raise DataError(f"{origin()}: it cannot be tokenized: {kind}: {error}") from error
+        raise DataError(f"{name}: it cannot be tokenized: {kind}: {error}") from error
 
 
 def _record(line: bytes) -> Mapping[str, Any]:
@@ -209,6 +217,8 @@ def _messages_fault(messages: Any) -> str | None:
 def _text_fault(value: Any) -> str | None:
     if not isinstance(value, str):
         return f"must be text, and is {textwrap.shorten(json.dumps(value), 60, placeholder=' ...')}"
-    if any("\ud800" <= character <= "\udfff" for character in value if character > "\ud7ff"):
+    try:
+        value.encode()
+    except UnicodeEncodeError:
         return "has half of a surrogate pair (`\\ud800` to `\\udfff`), which is no character"
     return None
