@@ -21,8 +21,16 @@ def start_saver() -> Iterator[Saver]:
     saver.close()
 
 
+@pytest.fixture(scope="package", name="invariants")
+def make_invariants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Invariants]:
+    with one_rank_world() as world:
+        yield Invariants(world, tmp_path_factory.mktemp("expected"))
+
+
 @pytest.fixture(scope="package", name="trials_of")
-def make_trials_of(saver: Saver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrialsOf]:
+def make_trials_of(
+    saver: Saver, invariants: Invariants, tmp_path_factory: pytest.TempPathFactory
+) -> TrialsOf:
     """Return the trials of a scenario; skip the test where strace cannot be used."""
     if reason := strace.unavailable():
         pytest.skip(reason)
@@ -35,6 +43,4 @@ def make_trials_of(saver: Saver, tmp_path_factory: pytest.TempPathFactory) -> It
             recorded[key] = ScenarioTrials(scenario, saver, invariants, directory)
         return recorded[key]
 
-    with one_rank_world() as world:
-        invariants = Invariants(world, tmp_path_factory.mktemp("expected"))
-        yield trials_of
+    return trials_of

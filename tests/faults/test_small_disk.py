@@ -9,6 +9,7 @@ from typing import Literal
 
 import pytest
 
+from tests.support.faults import small_disk
 from tests.support.faults.job import MAX_STEPS, Job
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.verify import verify
@@ -19,26 +20,19 @@ pytestmark = pytest.mark.slow
 _DISK_SIZE = "16m"
 
 
-@pytest.fixture(name="small_disk")
+@pytest.fixture(name="disk")
 def mount_small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_SIZE}", "tmpfs", str(disk)]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no `mount` here")
-    if done.returncode != 0:
-        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    if reason := small_disk.unavailable():
+        pytest.skip(reason)
+    with small_disk.small_disk(tmp_path / "disk", _DISK_SIZE) as disk:
+        yield disk
 
 
 @pytest.mark.parametrize(("on_failure", "save_async"), [("continue", True), ("stop", False)])
 def test_a_run_that_fills_its_disk_keeps_its_checkpoints(
-    on_failure: Literal["continue", "stop"], save_async: bool, small_disk: Path, tmp_path: Path
+    on_failure: Literal["continue", "stop"], save_async: bool, disk: Path, tmp_path: Path
 ) -> None:
-    checkpoints = small_disk / "checkpoints"
+    checkpoints = disk / "checkpoints"
     options = ["--ckpt.directory", str(checkpoints), "--ckpt.on-failure", on_failure]
     done = subprocess.run(
         [*Job(save_async=save_async).argv(tmp_path / "run"), *options],

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tests.support.rollouts import ATTEMPT_ID
 from torchrl_ckpt.checkpoint.layout import TRAINER, Layout
@@ -60,6 +60,7 @@ class SaveOptions:
     keep: int | None = 2
     resume_step: int | None = None
     on_failure: Literal["continue", "stop"] = "stop"
+    ranks: int = 1
 
     def config(self) -> CheckpointConfig:
         return CheckpointConfig(
@@ -91,7 +92,7 @@ def _recipe(run: Path, ckpt: CheckpointConfig) -> RlRecipe:
 
 
 class ToyTraining:
-    """Trainer and orchestrator of a run, in one process.
+    """One rank of a run's trainer and, in rank 0's process, the orchestrator.
 
     After step n both states depend on n alone, however often they were saved and restored before.
     """
@@ -120,7 +121,8 @@ class ToyTraining:
         self._problems = ShuffledStream(_PROBLEMS, SEED)
         self.orchestrator = OrchestratorState(self._problems, async_level=ASYNC_LEVEL)
         self._rollouts = RolloutStore(self.run.rollouts)
-        self._rollouts.clear()
+        if world.is_rank_zero:
+            self._rollouts.clear()
 
     @property
     def step(self) -> int:
@@ -130,7 +132,7 @@ class ToyTraining:
         """Train up to and including `step`."""
         while self.step < step:
             self._update(self.step + 1)
-        while self.orchestrator.generated.step < step + ASYNC_LEVEL:
+        while self._world.is_rank_zero and self.orchestrator.generated.step < step + ASYNC_LEVEL:
             self._generate(self.orchestrator.generated.step + 1)
 
     def checkpointer(self, options: SaveOptions) -> Checkpointer:
@@ -157,7 +159,8 @@ class ToyTraining:
     def save(self, checkpointer: Checkpointer) -> None:
         """Checkpoint the current step by the calls of both loops, in their order."""
         if checkpointer.request(self.step, last=True):
-            self.orchestrator.answer_requests(self.layout, self._rollouts)
+            if self._world.is_rank_zero:
+                self.orchestrator.answer_requests(self.layout, self._rollouts)
             checkpointer.save(self.step, self.trainer)
             checkpointer.maybe_wait_for_staging()
 
@@ -192,8 +195,12 @@ class ToyTraining:
             parameter.grad = torch.zeros_like(parameter)
             gradient = parameter.grad
             assert isinstance(gradient, DTensor)
-            local = gradient.to_local()
-            local.copy_(torch.randn(local.shape, generator=generator))
+            whole = torch.randn(gradient.shape, generator=generator)
+            gradient.copy_(
+                distribute_tensor(
+                    whole, gradient.device_mesh, gradient.placements, src_data_rank=None
+                )
+            )
         self._optimizer.step()
         self._scheduler.step()
         self._data.stream.take(_BATCH_SIZE)

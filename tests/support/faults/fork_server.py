@@ -16,25 +16,39 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
-from tests.support.faults.forked_worker import fork_workers
-from tests.support.one_rank_world import one_rank_world
+from tests.support.faults.forked_processes import ForkedRanks, fork_workers
+from tests.support.one_rank_world import world_of_ranks
 from tests.support.toy_training import SaveOptions, ToyTraining, resumed_attempt
 from torchrl_ckpt.plugin_api.errors import UserError
 from torchrl_ckpt.registry.loading import load_plugin
 from torchrl_ckpt.run import logs
 
 
-def save(run: Path, options: SaveOptions, steps: list[int], wait: Callable[[], None]) -> None:
+@dataclass(frozen=True)
+class Task:
+    """What a child does as one of `options.ranks` ranks, which meet in the file `meeting`."""
+
+    run: Path
+    options: SaveOptions
+    steps: list[int]
+    meeting: Path
+    rank: int
+
+
+def save(task: Task, wait: Callable[[], None]) -> None:
     """Train through `steps` and save a checkpoint after each."""
-    with one_rank_world() as world:
+    run, options, steps = task.run, task.options, task.steps
+    with world_of_ranks(task.rank, options.ranks, task.meeting) as world:
         training = ToyTraining(run, world)
         _redirect_stderr(training.run.log("trainer"))
         checkpointer = training.checkpointer(options)
@@ -47,11 +61,11 @@ def save(run: Path, options: SaveOptions, steps: list[int], wait: Callable[[], N
         checkpointer.close()
 
 
-def restart(run: Path, options: SaveOptions, _: list[int], wait: Callable[[], None]) -> None:
+def restart(task: Task, wait: Callable[[], None]) -> None:
     """Begin another attempt from the latest checkpoint."""
     logging.disable()
     wait()
-    with resumed_attempt(run, options):
+    with resumed_attempt(task.run, task.options):
         pass
 
 
@@ -65,8 +79,9 @@ def main() -> None:
     # Do the imports that torch and the registry put off until first use.
     torch.use_deterministic_algorithms(True, warn_only=True)
     load_plugin("checkpoint_backends", "async_dcp")
-    for line in sys.stdin:
-        _serve(json.loads(line))
+    with tempfile.TemporaryDirectory() as directory:
+        for number, line in enumerate(sys.stdin):
+            _serve({**json.loads(line), "meeting": f"{directory}/ranks_{number}"})
 
 
 def _serve(task: dict[str, Any]) -> None:
@@ -78,18 +93,32 @@ def _serve(task: dict[str, Any]) -> None:
         _execute(task, go[0], ready[1], result[1])
     for end in (go[0], ready[1], result[1]):
         os.close(end)
-    waits = os.read(ready[0], 1) == b"!"
-    workers = sorted(worker.pid for worker in psutil.Process(child).children()) if waits else []
-    _answer([child, *workers] if waits else None)
+    ranks = task["options"]["ranks"]
+    waits = all(os.read(ready[0], 1) == b"!" for _ in range(ranks))
+    _answer(_processes(child, ranks) if waits else None)
     sys.stdin.readline()
     if waits:
-        os.write(go[1], b"!")
+        os.write(go[1], b"!" * ranks)
     with open(result[0], "rb") as outcome:
         error = outcome.read().decode()
     _, status = os.waitpid(child, 0)
     os.close(go[1])
     os.close(ready[0])
     _answer({"exit_code": os.waitstatus_to_exitcode(status), "error": error})
+
+
+def _processes(child: int, ranks: int) -> list[int]:
+    """Return the ids of all ranks, then those of rank 0's workers, and so on."""
+    descendants = sorted(process.pid for process in psutil.Process(child).children(recursive=True))
+    # The other ranks are forked before anything else.
+    all_ranks = [child, *descendants[: ranks - 1]]
+    workers = [
+        worker
+        for rank in all_ranks
+        for worker in sorted(process.pid for process in psutil.Process(rank).children())
+        if worker not in all_ranks
+    ]
+    return [*all_ranks, *workers]
 
 
 def _execute(task: dict[str, Any], go: int, ready: int, result: int) -> None:
@@ -100,18 +129,22 @@ def _execute(task: dict[str, Any], go: int, ready: int, result: int) -> None:
         os.write(ready, b"!")
         os.read(go, 1)
 
-    fork_workers(die_with_worker=task["die_together"])
+    die_together, options = task["die_together"], SaveOptions(**task["options"])
+    ranks = ForkedRanks(options.ranks, die_together=die_together)
+    fork_workers(die_with_worker=die_together)
     code = 0
     try:
-        options = SaveOptions(**task["options"])
-        TASKS[task["name"]](Path(task["run"]), options, task["steps"], wait)
+        run = Path(task["run"])
+        TASKS[task["name"]](
+            Task(run, options, task["steps"], Path(task["meeting"]), ranks.rank), wait
+        )
     except UserError as error:
         code = 1
         os.write(result, str(error).encode())
     except BaseException:
         code = 2
         os.write(result, traceback.format_exc().encode())
-    os._exit(code)
+    os._exit(code or ranks.wait())
 
 
 def _redirect_stderr(path: Path) -> None:

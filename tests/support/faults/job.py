@@ -9,7 +9,8 @@ from typing import Literal
 
 MAX_STEPS = 6
 
-Victim = Literal["launcher", "torchrun", "trainer", "orchestrator", "inference"]
+Victim = Literal["launcher", "torchrun", "trainer", "worker", "orchestrator", "inference"]
+"""A process of a job; `worker` is a writer or committer of the trainer."""
 
 _RECIPES = Path(__file__).parents[3] / "recipes"
 
@@ -29,11 +30,12 @@ class Job:
 
     @property
     def victims(self) -> tuple[Victim, ...]:
-        """The processes that can be killed."""
-        shared: tuple[Victim, ...] = ("launcher", "trainer")
-        if self.ranks > 1:
-            shared = (*shared, "torchrun")
-        return shared if self.async_level is None else (*shared, "orchestrator", "inference")
+        """The processes that faults can hit."""
+        victims: list[Victim] = ["launcher", "trainer"]
+        victims += ["torchrun"] if self.ranks > 1 else []
+        victims += ["worker"] if self.save_async else []
+        victims += ["orchestrator", "inference"] if self.async_level is not None else []
+        return tuple(victims)
 
     def argv(self, output_dir: Path) -> list[str]:
         if self.async_level is None:

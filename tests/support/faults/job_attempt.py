@@ -1,4 +1,4 @@
-"""One start of a job, watched from outside, and the kill of one of its processes."""
+"""One start of a job, watched from outside, and a fault that hits one of its processes."""
 
 from __future__ import annotations
 
@@ -9,47 +9,37 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import psutil
 
+from tests.support.faults import shortage as shortages
 from tests.support.faults.job import Victim
+from tests.support.faults.job_fault import JobFault, Moment
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.run import metrics
-
-Moment = Literal["start", "step", "save"]
 
 _MARK = "TORCHRL_CKPT_FAULT_HARNESS"
 _POLL_SECONDS = 0.002
 _ATTEMPT_SECONDS = 180.0
+_TAIL_CHARACTERS = 4000
 _EXIT_SECONDS = 20.0
 
 
-@dataclass(frozen=True)
-class JobKill:
-    """SIGKILL to `victim`, `delay` seconds after the start of an attempt, the end of a step or the
-    beginning of a save."""
-
-    victim: Victim
-    moment: Moment
-    delay: float
-
-    def __str__(self) -> str:
-        return f"{self.victim} {self.delay:.3f} s after the {self.moment}"
-
-
 class JobAttempt:
-    """A running job, from its start to the end of its last process."""
+    """A running job, from its start to the end of its last process.
 
-    def __init__(self, argv: Sequence[str], output_dir: Path) -> None:
+    What it prints goes below `logs`. A disk that is to be filled is the parent of `output_dir`.
+    """
+
+    def __init__(self, argv: Sequence[str], output_dir: Path, logs: Path) -> None:
         self._mark = uuid.uuid4().hex
         self._metrics = output_dir / "metrics.jsonl"
         self._layout = Layout(output_dir / "checkpoints")
         self._started = time.time()
+        self._disk = output_dir.parent
         output_dir.mkdir(parents=True, exist_ok=True)
-        self._log = output_dir / f"output.{self._mark[:8]}.txt"
+        self._log = logs / f"output.{self._mark[:8]}.txt"
         with open(self._log, "wb") as log:
             self._launcher = subprocess.Popen(
                 argv,
@@ -59,22 +49,39 @@ class JobAttempt:
                 env={**os.environ, _MARK: self._mark},
             )
 
-    def kill(self, kill: JobKill) -> str | None:
-        """Carry out `kill` when its moment has come.
+    def inject(self, fault: JobFault) -> str | None:
+        """Carry out `fault` when its moment has come; return once it is over.
 
-        Return what was killed, or None if the job ended before.
+        Return what was done, or None if the job ended before.
         """
-        if not self._wait_until(self._condition(kill.moment)):
+        if not self._wait_until(self._condition(fault.moment)):
             return None
-        time.sleep(kill.delay)
+        time.sleep(fault.delay)
         running = self._running()
-        # A process that has not been started yet cannot be killed; the launcher can.
-        victim = kill.victim if kill.victim in running else "launcher"
+        # A process that has not been started yet cannot be hit; the launcher can.
+        victim = fault.victim if fault.victim in running else "launcher"
         if victim not in running:
             return None
+        if victim != fault.victim and fault.effect == "stop":
+            return None  # Nobody watches the launcher.
         with suppress(ProcessLookupError):
-            os.kill(running[victim], signal.SIGKILL)
-        return str(kill) if victim == kill.victim else f"launcher instead of {kill}"
+            self._carry_out(fault, running[victim])
+        return str(fault) if victim == fault.victim else f"launcher instead: {fault}"
+
+    def _carry_out(self, fault: JobFault, process: int) -> None:
+        match fault.effect:
+            case "kill":
+                os.kill(process, signal.SIGKILL)
+            case "stop":
+                os.kill(process, signal.SIGSTOP)
+            case "pause":
+                os.kill(process, signal.SIGSTOP)
+                time.sleep(fault.held)
+                os.kill(process, signal.SIGCONT)
+            case shortage:
+                shortages.begin(shortage, [process], self._disk)
+                self._sleep(fault.held)
+                shortages.end(shortage, self._disk)
 
     def wait(self) -> int:
         """Wait for the launcher; return its exit code. Raises `RuntimeError` if the job hangs."""
@@ -87,7 +94,7 @@ class JobAttempt:
 
     def output(self) -> str:
         """Return the end of what the job printed."""
-        return self._log.read_text(errors="replace")[-4000:]
+        return self._log.read_text(errors="replace")[-_TAIL_CHARACTERS:]
 
     def left_behind(self) -> list[str]:
         """Kill the processes that outlive the launcher, and return their command lines."""
@@ -117,6 +124,12 @@ class JobAttempt:
             time.sleep(_POLL_SECONDS)
         return True
 
+    def _sleep(self, seconds: float) -> None:
+        """Sleep, but no longer than the job lives."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self._launcher.poll() is None:
+            time.sleep(_POLL_SECONDS)
+
     def _has_done_a_step(self) -> bool:
         rows = metrics.read(self._metrics)
         return any(row["component"] == "trainer" and row["time"] > self._started for row in rows)
@@ -143,6 +156,8 @@ class JobAttempt:
         words = process.cmdline()
         if "torchrl_ckpt.launcher.torchrun" in words:
             return "torchrun"
+        if "torchrl_ckpt.plugin_api.worker_process" in words:
+            return "worker"
         roles: tuple[Victim, ...] = ("trainer", "orchestrator", "inference")
         return next((role for role in roles if role in words), None)
 

@@ -1,15 +1,15 @@
-"""Trials of whole jobs, whose processes are killed at random moments."""
+"""Trials of whole jobs, which faults hit at random moments."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.support.faults.job import MAX_STEPS, Job
-from tests.support.faults.job_attempt import JobAttempt, JobKill
+from tests.support.faults.job_attempt import JobAttempt
+from tests.support.faults.job_fault import JobFault
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.manifest import Manifest
 from torchrl_ckpt.checkpoint.verify import verify
@@ -17,28 +17,16 @@ from torchrl_ckpt.plugin_api.durable_files import digest_file
 from torchrl_ckpt.plugin_api.errors import UserError
 from torchrl_ckpt.run import metrics
 
-_MAX_START_DELAY_SECONDS = 10.0
-_MAX_DELAY_SECONDS = 0.3
-
-
-def draw_kills(job: Job, count: int, seed: int) -> list[JobKill]:
-    """Draw kills at random; every third comes just after the beginning of a save."""
-    generator = random.Random(f"{job} {seed}")
-    kills = []
-    for number in range(count):
-        moment: Any = generator.choice(["start", "step", "save"]) if number % 3 else "save"
-        longest = _MAX_START_DELAY_SECONDS if moment == "start" else _MAX_DELAY_SECONDS
-        victim = generator.choice(job.victims)
-        kills.append(JobKill(victim, moment, generator.uniform(0, longest)))
-    return kills
+STALL_SECONDS = 15.0
+"""`launcher.stall_timeout` of the jobs that have a process stopped."""
 
 
 @dataclass
 class JobTrial:
-    """The kills that a job went through, and the invariants that were violated."""
+    """The faults that a job went through, and the invariants that were violated."""
 
     job: Job
-    kills: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
 
 
@@ -52,37 +40,54 @@ class JobResult:
 
 def run_uninterrupted(job: Job, output_dir: Path) -> JobResult:
     """Run `job` to its end. Raises `RuntimeError` if it fails."""
-    attempt = JobAttempt(job.argv(output_dir), output_dir)
+    attempt = JobAttempt(job.argv(output_dir), output_dir, _logs(output_dir))
     code = attempt.wait()
     if code != 0:
         raise RuntimeError(f"{job} failed without a fault:\n{attempt.output()}")
     return _result(output_dir)
 
 
-def run_with_kills(
-    job: Job, output_dir: Path, kills: Sequence[JobKill], expected: JobResult
+def run_with_faults(
+    job: Job, output_dir: Path, faults: Sequence[JobFault], expected: JobResult
 ) -> JobTrial:
-    """Start and resume `job` until it is finished, with one kill in each of the first attempts, and
-    compare its result with that of an uninterrupted run."""
+    """Start and resume `job` until it is finished, with one fault in each of the first attempts,
+    and compare its result with that of an uninterrupted run.
+
+    `output_dir` is on a small disk of its own where a fault is of the disk.
+    """
     trial = JobTrial(job)
     layout = Layout(output_dir / "checkpoints")
-    remaining = list(kills)
+    remaining = list(faults)
     while MAX_STEPS not in layout.steps():
         before = layout.steps()
-        resume = ["--ckpt.resume-step", "latest"] if before else []
-        attempt = JobAttempt([*job.argv(output_dir), *resume], output_dir)
-        killed = attempt.kill(remaining.pop(0)) if remaining else None
-        if killed is not None:
-            trial.kills.append(killed)
+        fault = remaining.pop(0) if remaining else None
+        argv = job.argv(output_dir)
+        argv += ["--ckpt.resume-step", "latest"] if before else []
+        if fault is not None and fault.effect == "stop":
+            argv += ["--launcher.stall-timeout", str(STALL_SECONDS)]
+        attempt = JobAttempt(argv, output_dir, _logs(output_dir))
+        injected = attempt.inject(fault) if fault else None
         code = attempt.wait()
         if left := attempt.left_behind():
             trial.violations.append(f"processes were left behind: {left}")
-        if code != 0 and killed is None:
-            trial.violations.append(f"an attempt failed without a kill:\n{attempt.output()}")
+        if injected is not None:
+            trial.faults.append(injected)
+            if code > 0 and "error: " not in attempt.output():
+                trial.violations.append(f"ended without a reason:\n{attempt.output()}")
+        if code != 0 and not (injected and fault and fault.may_fail_the_attempt):
+            trial.violations.append(f"an attempt failed without need:\n{attempt.output()}")
             return trial
         trial.violations += _checkpoint_violations(layout, before)
-    trial.violations += _differences(_result(output_dir), expected)
+    may_lack_rows = any(fault.loses_rows for fault in faults)
+    trial.violations += _differences(_result(output_dir), expected, may_lack_rows)
     return trial
+
+
+def _logs(output_dir: Path) -> Path:
+    """Make the directory of what a job prints: beside its disk, which may be full."""
+    logs = output_dir.parent.with_name(f"{output_dir.parent.name}.logs")
+    logs.mkdir(exist_ok=True)
+    return logs
 
 
 def _checkpoint_violations(layout: Layout, before: Sequence[int]) -> Iterator[str]:
@@ -126,15 +131,23 @@ def _without_times(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _differences(result: JobResult, expected: JobResult) -> Iterator[str]:
+def _differences(
+    result: JobResult, expected: JobResult, may_lack_rows: bool = False
+) -> Iterator[str]:
     # A job that was killed between the last commit and the export has no final weights.
     for name, digest in expected.digests.items():
         found = result.digests.get(name)
         if found != digest and not (found is None and "/" not in name):
             yield f"{name} differs from the uninterrupted run"
-    numbers = [(row["component"], row["step"]) for row in result.rows]
-    if numbers != [(row["component"], row["step"]) for row in expected.rows]:
-        yield f"the rows in metrics.jsonl are {numbers}"
-    else:
-        pairs = zip(result.rows, expected.rows, strict=True)
-        yield from (f"{row} instead of {right}" for row, right in pairs if row != right)
+    found_rows, expected_rows = _by_step(result), _by_step(expected)
+    if len(found_rows) < len(result.rows) or not found_rows.keys() <= expected_rows.keys():
+        yield f"metrics.jsonl has rows twice or that do not belong there: {list(found_rows)}"
+    elif len(found_rows) < len(expected_rows) and not may_lack_rows:
+        yield f"metrics.jsonl lacks rows: {expected_rows.keys() - found_rows.keys()}"
+    for key, row in found_rows.items():
+        if row != (right := expected_rows.get(key)):
+            yield f"{row} instead of {right}"
+
+
+def _by_step(result: JobResult) -> dict[tuple[str, int], dict[str, Any]]:
+    return {(row["component"], row["step"]): row for row in result.rows}

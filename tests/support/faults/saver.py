@@ -6,10 +6,13 @@ This is the client of the fork server `tests.support.faults.fork_server`.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +21,8 @@ from tests.support.faults import strace
 
 if TYPE_CHECKING:
     from tests.support.toy_training import SaveOptions
+
+AtStop = Callable[[Sequence[int]], bool]
 
 _ROOT = Path(__file__).parents[3]
 _EXIT_SECONDS = 10.0
@@ -51,14 +56,17 @@ class Saver:
         *,
         fault: strace.Fault | None = None,
         die_together: bool = True,
+        at_stop: AtStop | None = None,
         log: Path | None = None,
     ) -> Outcome:
         """Train and save each of `steps`, with a `fault`, or with the system calls recorded in
         `log`.
 
         If one of the job's processes is killed, the others are as well, unless not `die_together`.
+        Where the fault stops a process, `at_stop` is called with the ids of all, and says whether
+        it continues.
         """
-        return self._execute("save", run, options, steps, fault, log, die_together)
+        return self._execute("save", run, options, steps, fault, log, die_together, at_stop)
 
     def restart(
         self,
@@ -85,6 +93,7 @@ class Saver:
         fault: strace.Fault | None,
         log: Path | None,
         die_together: bool = True,
+        at_stop: AtStop | None = None,
     ) -> Outcome:
         processes = self._ask(
             {
@@ -102,7 +111,10 @@ class Saver:
             tracing = strace.injecting(processes, run, fault)
         elif log is not None:
             tracing = strace.recording(processes, log)
-        with tracing:
+        stopping: AbstractContextManager[None] = nullcontext()
+        if fault is not None and at_stop is not None:
+            stopping = _continuing(processes, fault.point.process, at_stop)
+        with tracing, stopping:
             return Outcome(**self._ask("go"))
 
     def _ask(self, request: Any) -> Any:
@@ -111,3 +123,24 @@ class Saver:
         self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
         return json.loads(self._server.stdout.readline())
+
+
+@contextmanager
+def _continuing(processes: Sequence[int], stopped: int, at_stop: AtStop) -> Iterator[None]:
+    """Call `at_stop` when the process with index `stopped` has been stopped, and let it continue if
+    that says so."""
+    has_ended = threading.Event()
+
+    def watch() -> None:
+        process = processes[stopped]
+        if strace.wait_until_stopped(process, has_ended.is_set) and at_stop(processes):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        has_ended.set()
+        watcher.join()

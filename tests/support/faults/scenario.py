@@ -32,12 +32,12 @@ class Scenario:
 
 
 def save_scenarios(
-    backend: str, backend_options: Mapping[str, Any] | None = None
+    backend: str, backend_options: Mapping[str, Any] | None = None, ranks: int = 1
 ) -> list[Scenario]:
     """Return saves in every situation that takes another path through the code."""
 
     def options(keep: int | None = 2, resume_step: int | None = None) -> SaveOptions:
-        return SaveOptions(backend, backend_options or {}, keep, resume_step)
+        return SaveOptions(backend, backend_options or {}, keep, resume_step, ranks=ranks)
 
     return [
         Scenario("the first save", options(), committed=(), step=1),

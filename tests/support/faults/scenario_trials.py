@@ -1,8 +1,10 @@
-"""Trials of a scenario: kills and failing calls at the fault points of a save or a restart."""
+"""Trials of a scenario: kills, failing calls, pauses and shortages at the fault points of a save or
+a restart."""
 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,18 +12,22 @@ from typing import Any, Literal
 
 from tests.support.faults.damage import flip_bit
 from tests.support.faults.invariants import Invariants
-from tests.support.faults.saver import Outcome, Saver
+from tests.support.faults.saver import AtStop, Outcome, Saver
 from tests.support.faults.scenario import Scenario
+from tests.support.faults.shortage import Shortage, begin, end
 from tests.support.faults.strace import RENAMES, Fault, FaultPoint, fault_points
 from tests.support.toy_training import SaveOptions
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.run import json_lines
 from torchrl_ckpt.run.directory import RunDirectory
 
-Errno = Literal["ENOSPC", "EIO"]
+Errno = Literal["ENOSPC", "EIO", "EMFILE"]
 
 KILL = "signal=SIGKILL"
+STOP = "signal=SIGSTOP"
 KILLED = -9
+
+_PAUSE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -31,13 +37,19 @@ class Trial:
     scenario: str
     fault: Fault
     violations: Sequence[str]
+    shortage: Shortage | None = None
 
     def __str__(self) -> str:
-        return f"{self.scenario}, {self.fault.effect} at {self.fault.point}: {self.violations}"
+        effect = f"no {self.shortage} from then on" if self.shortage else self.fault.effect
+        return f"{self.scenario}, {effect} at {self.fault.point}: {self.violations}"
 
 
 class ScenarioTrials:
-    """Repeats one scenario with a fault at any of its `fault_points`, and checks the invariants."""
+    """Repeats one scenario with a fault at any of its `fault_points`, and checks the invariants.
+
+    All files are below `directory`, which must be the root of a small disk where a disk is to be
+    filled.
+    """
 
     def __init__(
         self, scenario: Scenario, saver: Saver, invariants: Invariants, directory: Path
@@ -45,6 +57,7 @@ class ScenarioTrials:
         self.scenario = scenario
         self._saver = saver
         self._invariants = invariants
+        self._directory = directory
         self._template = directory / "template"
         self._run = directory / "run"
         self._prepare_template()
@@ -70,6 +83,42 @@ class ScenarioTrials:
         """Kill, right before `point`, only the process that makes the call, a worker of the
         trainer. Training must continue and save the next step."""
         return self._continue_after(Fault(point, KILL), die_together=False)
+
+    def pause(self, point: FaultPoint) -> Trial:
+        """Stop the process after the call, and let it continue a little later: all must be as if
+        nothing had happened."""
+        self._reset_run()
+
+        def at_stop(_: Sequence[int]) -> bool:
+            time.sleep(_PAUSE_SECONDS)
+            return True
+
+        fault = Fault(point, STOP)
+        outcome = self._save_once(fault, at_stop)
+        violations = list(self._violations_if_continued(outcome))
+        if self._step_failed():
+            violations.append("a save that was only paused failed")
+        return Trial(self.scenario.name, fault, violations)
+
+    def run_short(self, point: FaultPoint, shortage: Shortage) -> Trial:
+        """Let something run out after the call, for the rest of this process.
+
+        Training must continue, and report the failure if the step is not saved. A process without
+        memory may also die.
+        """
+        self._reset_run()
+
+        def at_stop(processes: Sequence[int]) -> bool:
+            begin(shortage, processes, self._directory)
+            return True
+
+        fault = Fault(point, STOP)
+        try:
+            outcome = self._save_once(fault, at_stop)
+        finally:
+            end(shortage, self._directory)
+        violations = list(self._violations_after_shortage(outcome, shortage))
+        return Trial(self.scenario.name, fault, violations, shortage)
 
     def is_commit(self, point: FaultPoint) -> bool:
         """Whether the call is the rename that commits the step."""
@@ -120,6 +169,42 @@ class ScenarioTrials:
         else:
             violations = list(self._violations_after_failure(fault.point))
         return Trial(self.scenario.name, fault, violations)
+
+    def _save_once(self, fault: Fault, at_stop: AtStop) -> Outcome:
+        options = replace(self.scenario.options, on_failure="continue")
+        return self._execute(
+            options, [self.scenario.step], fault=fault, die_together=False, at_stop=at_stop
+        )
+
+    def _violations_if_continued(self, outcome: Outcome) -> Iterator[str]:
+        """Check a run that saved the scenario's step, or failed to."""
+        before = set(self.scenario.committed)
+        steps = before | {self.scenario.step}
+        is_listed = self.scenario.step in Layout(self._run / "checkpoints").steps()
+        if outcome.exit_code != 0:
+            yield f"training did not continue: {outcome.error}"
+        yield from self._invariants.violations(
+            self._run,
+            self.scenario.options,
+            required=self._retained(steps) if is_listed else before,
+            allowed=steps,
+        )
+
+    def _violations_after_shortage(self, outcome: Outcome, shortage: Shortage) -> Iterator[str]:
+        if shortage == "memory" and outcome.exit_code != 0:
+            outcome = Outcome(0, "")
+        elif shortage not in ("disk", "inodes") and not self._step_failed():
+            # On a full disk there may be no room for the report; `job_trial` sees the output.
+            is_listed = self.scenario.step in Layout(self._run / "checkpoints").steps()
+            if not is_listed:
+                yield "the failure was not reported"
+        yield from self._violations_if_continued(outcome)
+
+    def _step_failed(self) -> bool:
+        """Whether the scenario's step was reported as not saved."""
+        text = f"of step {self.scenario.step} failed: "
+        lines = RunDirectory(self._run, attempt=1).log("trainer").read_text().splitlines()
+        return any(text in line for line in [*lines, *self._messages()])
 
     def _violations_after_kill(self, passed: Sequence[FaultPoint]) -> list[str]:
         """Check the run of a process that was killed after the calls of `passed`."""

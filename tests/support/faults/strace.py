@@ -13,8 +13,8 @@ import shutil
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from operator import itemgetter
@@ -34,6 +34,7 @@ _PROCESS = "PROCESS"  # Stands for the process id in the name of a temporary fil
 _ORDER = "processes.json"
 _ATTACH_SECONDS = 10.0
 _POLL_SECONDS = 0.001
+_STOPPED_SECONDS = 0.1
 _CALL = re.compile(r"(?P<thread>\d+) +(?P<time>[\d.]+) +(?P<name>\w+)\((?P<arguments>.*)")
 _DESCRIPTOR_OR_STRING = re.compile(
     r'\b\d+<(?P<open>/[^>]*)>|AT_FDCWD(?:<[^>]*>)?|"(?P<text>[^"]*)"'
@@ -60,7 +61,8 @@ class FaultPoint:
 
 @dataclass(frozen=True)
 class Fault:
-    """`effect` is strace's: `signal=SIGKILL` before the call, or `error=ENOSPC` instead of it."""
+    """`effect` is strace's: `signal=SIGKILL` before the call, `signal=SIGSTOP` right after it, or
+    `error=ENOSPC` instead of it."""
 
     point: FaultPoint
     effect: str
@@ -119,6 +121,32 @@ def _attached(process: int, log: Path, arguments: Sequence[str]) -> Iterator[Non
         tracer.kill()
         tracer.wait()
         tracer.stderr.close()
+
+
+def wait_until_stopped(process: int, has_ended: Callable[[], bool]) -> bool:
+    """Return True once a traced process stands still, or False once `has_ended`.
+
+    Every traced call stops it for a moment, so it must be stopped for a while.
+    """
+    stopped_since: float | None = None
+    while not has_ended():
+        now = time.monotonic()
+        if not _is_stopped(process):
+            stopped_since = None
+        elif stopped_since is None:
+            stopped_since = now
+        elif now - stopped_since > _STOPPED_SECONDS:
+            return True
+        time.sleep(_POLL_SECONDS)
+    return False
+
+
+def _is_stopped(process: int) -> bool:
+    """Whether every thread is stopped, by a signal or by its tracer."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        threads = Path(f"/proc/{process}/task").iterdir()
+        return all(re.search("^State:\t[tT]", (t / "status").read_text(), re.M) for t in threads)
+    return False
 
 
 def _is_traced(process: int) -> bool:

@@ -1,19 +1,57 @@
-"""Worker processes that are forked: a new program would import torch for seconds in every trial."""
+"""Ranks and worker processes that are forked: a new program would import torch for seconds in every
+trial."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
+import threading
 import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
+from torchrl_ckpt.plugin_api.parent_death import die_with_parent
 from torchrl_ckpt.plugin_api.worker_process import WorkerProcess, serve
 
 _POLL_SECONDS = 0.005
+
+
+class ForkedRanks:
+    """This process as rank 0, and the other ranks, which are its children and die with it.
+
+    With `die_together`, rank 0 kills itself as soon as another rank has died. In the other ranks'
+    processes this object is the same but for `rank`.
+    """
+
+    def __init__(self, size: int, *, die_together: bool) -> None:
+        self.rank = 0
+        self._die_together = die_together
+        self._exit_codes: dict[int, int] = {}
+        self._watchers: list[threading.Thread] = []
+        for rank in range(1, size):
+            pid = os.fork()
+            if pid == 0:
+                self.rank, self._watchers = rank, []
+                die_with_parent()
+                return
+            self._watchers.append(threading.Thread(target=self._watch, args=(pid,), daemon=True))
+        for watcher in self._watchers:
+            watcher.start()
+
+    def wait(self) -> int:
+        """Wait for the other ranks; return the exit code of one that failed, or 0."""
+        for watcher in self._watchers:
+            watcher.join()
+        return next((abs(code) for code in self._exit_codes.values() if code), 0)
+
+    def _watch(self, pid: int) -> None:
+        _, status = os.waitpid(pid, 0)
+        code = self._exit_codes[pid] = os.waitstatus_to_exitcode(status)
+        if code < 0 and self._die_together:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def fork_workers(*, die_with_worker: bool) -> None:
