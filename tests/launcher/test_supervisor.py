@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 import time
 from collections.abc import Callable
@@ -242,6 +244,33 @@ def test_the_first_signal_lets_the_trainer_finish(
     assert (tmp_path / "saved").exists()
     assert "stopping after the current step" in output
     assert output.endswith("finished\n")
+    assert launcher.returncode == 0
+
+
+def test_a_terminal_that_is_closed_stops_the_job_as_sigterm_does(
+    start_launcher: StartLauncher, tmp_path: Path
+) -> None:
+    mine, terminal = pty.openpty()
+    launcher = start_launcher(trainer=SAVES_ON_STOP, terminal=terminal)
+    os.close(terminal)
+    wait_until(lambda: _is_training(tmp_path))
+    os.close(mine)  # The kernel sends SIGHUP, and what is printed from now on fails.
+    launcher.communicate(timeout=10)
+    assert launcher.returncode == 0
+    assert (tmp_path / "saved").exists()
+
+
+def test_nohup_keeps_a_job_running_when_the_terminal_is_closed(
+    start_launcher: StartLauncher, tmp_path: Path
+) -> None:
+    launcher = start_launcher(trainer=SAVES_ON_STOP, nohup=True)
+    wait_until(lambda: _is_training(tmp_path))
+    launcher.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    assert launcher.poll() is None
+    assert not (tmp_path / "stop").exists()
+    launcher.send_signal(signal.SIGTERM)
+    launcher.communicate(timeout=10)
     assert launcher.returncode == 0
 
 

@@ -85,13 +85,23 @@ def living_processes_fixture(tmp_path: Path) -> Iterator[LivingProcesses]:
 
 @pytest.fixture(name="start_launcher")
 def start_launcher_fixture(tmp_path: Path) -> Iterator[StartLauncher]:
-    """Starts `LAUNCHER` with components that are given as name and code."""
+    """Starts `LAUNCHER` with components that are given as name and code, on a terminal if one is
+    given, or by `nohup`."""
     launchers: list[subprocess.Popen[str]] = []
 
-    def start(**components: str) -> subprocess.Popen[str]:
-        argv = [sys.executable, "-c", LAUNCHER, tmp_path, json.dumps(components)]
-        launchers.append(subprocess.Popen(argv, stdout=subprocess.PIPE, text=True))
-        return launchers[-1]
+    def start(
+        terminal: int | None = None, nohup: bool = False, **components: str
+    ) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-c", LAUNCHER, str(tmp_path), json.dumps(components)]
+        if terminal is None:
+            argv = ["nohup", *argv] if nohup else argv
+            launcher = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        else:
+            # `setsid --ctty` makes standard input the controlling terminal.
+            ends = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
+            launcher = subprocess.Popen(["setsid", "--ctty", *argv], **ends)  # type: ignore[call-overload]
+        launchers.append(launcher)
+        return launcher
 
     yield start
     for launcher in launchers:

@@ -38,12 +38,12 @@ def supervise(
     allows, unless its log names a mistake of the user's. No process is left behind, whatever
     happens; what has not ended `grace_seconds` after SIGTERM is killed. Call it in the main thread.
 
-    The first SIGTERM or Ctrl-C calls `on_stop_requested`, and waiting goes on.
+    The first SIGTERM, SIGHUP or Ctrl-C calls `on_stop_requested`, and waiting goes on.
 
     Raises:
         ComponentFailed: a component failed. The message is that of the user's mistake in its log,
             or the end of the log; of several failures the first one comes first.
-        RunInterrupted: SIGTERM or Ctrl-C came a second time.
+        RunInterrupted: such a signal came a second time.
     """
     adopt_orphans()
     earlier_children = living_descendants()
@@ -130,7 +130,9 @@ class _RestartCounter:
 
 
 class _StopRequests:
-    """Counts SIGTERM and SIGINT while it is entered, in place of the previous signal handlers.
+    """Counts SIGTERM, SIGINT and SIGHUP while it is entered, in place of the previous handlers.
+
+    SIGHUP, which a closed terminal sends, stays ignored where it is, as `nohup` wants it.
 
     Signals within half a second count as one: `timeout`, `uv run` and batch systems send a signal
     to the process and to its group.
@@ -142,7 +144,10 @@ class _StopRequests:
         self._previous_handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> _StopRequests:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        for number in numbers:
             self._previous_handlers[number] = signal.signal(number, self._on_signal)
         return self
 

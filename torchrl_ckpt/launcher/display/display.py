@@ -6,11 +6,12 @@ process has to send it anything.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any, Protocol, cast
 
 from rich.console import Console
 from rich.text import Text
@@ -61,7 +62,7 @@ class Display:
         self._metrics = Tail(run.metrics, skip_existing=True)
         self._progress = ProgressTail(run.progress)
         self._last_refresh = float("-inf")
-        self._console = _PipeSafeConsole(highlight=False)
+        self._console = Console(file=cast(IO[str], _LossyOutput()), highlight=False)
         self._finished = False
         self._screen: Screen
         is_terminal = self._console.is_interactive and self._console.file.isatty()
@@ -110,11 +111,36 @@ class Display:
         self._screen.refresh()
 
 
-class _PipeSafeConsole(Console):
-    """Stops printing when the reader of its output has gone, as with `| head`, and goes on."""
+class _LossyOutput(io.TextIOBase):
+    """Standard output that goes nowhere once it cannot be written to, and raises nothing.
 
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, sys.stdout.fileno())
-        os.close(devnull)
+    Its reader may have gone, as with `| head`, its terminal may be closed, or its disk full.
+    """
+
+    def __init__(self) -> None:
+        self._stream = sys.stdout  # A live screen puts something of its own in its place.
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError:
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, self._stream.fileno())
+            os.close(devnull)
