@@ -222,15 +222,15 @@ def test_plain_lines_mention_a_task_that_takes_long(
     ProgressLog(run.progress, "orchestrator").task("waiting for policy 3")
     began = time.time()
     display = Display("run", run, last_steps={}, plain=True)
-    for seconds in (5, 11, 15, 23):
+    for seconds in (4, 6, 11, 13):
         monkeypatch.setattr(time, "time", lambda seconds=seconds: began + seconds)
         monkeypatch.setattr(time, "monotonic", lambda seconds=seconds: seconds)
         display.refresh()
     display.finish()
     assert capsys.readouterr().out.splitlines() == [
         "run",
-        "orchestrator  waiting for policy 3 for 11 s now",
-        "orchestrator  waiting for policy 3 for 23 s now",
+        "orchestrator  waiting for policy 3 for 6 s now",
+        "orchestrator  waiting for policy 3 for 13 s now",
     ]
 
 

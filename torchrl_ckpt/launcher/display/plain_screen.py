@@ -13,7 +13,7 @@ from rich.text import Text
 from torchrl_ckpt.launcher.display.lines import COMPONENT_WIDTH, message_text, metrics_text
 from torchrl_ckpt.run.progress import ProgressMessage, TaskUpdate
 
-_FIRST_NOTICE_SECONDS = 10.0
+_FIRST_NOTICE_SECONDS = 5.0
 
 
 @dataclass
