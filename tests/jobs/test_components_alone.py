@@ -15,20 +15,16 @@ STEPS = 4
 def together(workplace: Path, port: int, *more: object) -> None:
     """Run trainer and orchestrator, each by its own command, to the end."""
     shared = ("--output-dir", "outputs/alone", "--ckpt", *more)
-    orchestrator = start(
-        (
-            *("orchestrator", "@", RECIPES / "reverse/orch.toml", *shared),
-            *("--prompts-per-step", 16, "--no-evaluation"),
-            *("--client.base-url", f"http://127.0.0.1:{port}"),
-        ),
-        workplace,
-        {},
-        subprocess.PIPE,
+    orchestrator = (
+        *("orchestrator", "@", RECIPES / "reverse/orch.toml", *shared),
+        *("--prompts-per-step", 16, "--no-evaluation"),
+        *("--client.base-url", f"http://127.0.0.1:{port}"),
     )
-    trainer = ("trainer", "@", RECIPES / "reverse/train.toml", *shared)
-    trained = succeed(*trainer, "--rollout-timeout", 60, cwd=workplace)
-    out, err = orchestrator.communicate(timeout=60)
-    assert orchestrator.returncode == 0, out + err + trained.out
+    trainer = ("trainer", "@", RECIPES / "reverse/train.toml", *shared, "--rollout-timeout", 60)
+    pair = [start(argv, workplace, {}, subprocess.PIPE) for argv in (orchestrator, trainer)]
+    for process in pair:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, out + err
 
 
 def test_a_resume_takes_the_weights_of_the_checkpoint_and_needs_no_warm_start(
@@ -51,6 +47,7 @@ def test_a_resume_takes_the_weights_of_the_checkpoint_and_needs_no_warm_start(
     for component in ("trainer", "orchestrator"):
         attempt = read_json(run / f"logs/attempt_2/{component}.json")["attempt"]
         assert attempt["resume_step"] == STEPS // 2
+    assert (run / "logs/attempt_1").stat().st_mode & 0o777 == 0o700
 
     flags = ("--max-steps", STEPS, "--ckpt", "--orchestrator.prompts-per-step", 16)
     rl = ("rl", "@", RECIPES / "rl_reverse.toml", *flags, "--no-orchestrator.evaluation")

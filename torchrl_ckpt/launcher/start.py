@@ -31,7 +31,7 @@ from torchrl_ckpt.launcher.recipe_diff import notes_on_resume
 from torchrl_ckpt.plugin_api.errors import RecipeError
 from torchrl_ckpt.run import metrics
 from torchrl_ckpt.run.attempt import Attempt
-from torchrl_ckpt.run.directory import RunDirectory, next_attempt, settle_run_id
+from torchrl_ckpt.run.directory import LOGS_MODE, RunDirectory, next_attempt, settle_run_id
 from torchrl_ckpt.run.resolved import write_resolved
 from torchrl_ckpt.run.run_lock import component_lock, join_pair, locked_run
 
@@ -65,8 +65,7 @@ def begin_attempt(command: str, recipe: SftRecipe | RlRecipe) -> Iterator[Start]
             if shared.ckpt is not None and shared.ckpt.resume_from is not None:
                 fork(find(shared.ckpt.resume_from).layout.step(manifest.step), layout)
         run = start.attempt.run
-        # For its owner only: nobody knows what plugins and libraries print.
-        run.logs.mkdir(mode=0o700, parents=True)
+        run.logs.mkdir(LOGS_MODE, parents=True)
         last_kept = -1 if manifest is None else manifest.step
         metrics.truncate_after(run.metrics, last_kept, backup=run.logs / "metrics.before.jsonl")
         yield start

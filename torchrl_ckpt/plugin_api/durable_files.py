@@ -112,12 +112,15 @@ def _fsync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
-def make_directory(directory: Path) -> None:
-    """Create `directory` and its missing parents, and make each new name durable."""
+def make_directory(directory: Path, mode: int = 0o777) -> None:
+    """Create `directory` and its missing parents, and make each new name durable.
+
+    `mode` is that of `directory` itself, less the umask.
+    """
     if directory.is_dir():
         return
     make_directory(directory.parent)
-    directory.mkdir(exist_ok=True)
+    directory.mkdir(mode, exist_ok=True)
     fsync_directory(directory.parent)
 
 

@@ -11,6 +11,9 @@ from torchrl_ckpt.plugin_api.durable_files import make_directory, read_json, wri
 from torchrl_ckpt.plugin_api.errors import RunDirectoryDamaged
 
 _IDENTITY = "run.json"
+# For their owner only: nobody knows what plugins and libraries print.
+LOGS_MODE = 0o700
+
 _ATTEMPT = re.compile(r"attempt_(0|[1-9]\d*)")
 _ID_BYTES = 16
 

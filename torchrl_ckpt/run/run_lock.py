@@ -24,7 +24,7 @@ from torchrl_ckpt.plugin_api.errors import (
     RunDirectoryUnwritable,
 )
 from torchrl_ckpt.plugin_api.plugin import Json
-from torchrl_ckpt.run.directory import RunDirectory, new_id, next_attempt, settle_run_id
+from torchrl_ckpt.run.directory import LOGS_MODE, RunDirectory, new_id, next_attempt, settle_run_id
 
 COMPONENTS = ("trainer", "orchestrator")
 """What can be started by hand on one run's directory."""
@@ -89,7 +89,7 @@ def join_pair(root: Path, component: str, options: dict[str, Json]) -> Pair:
         if partner is None:
             settle_run_id(root)
             pair = Pair(id=new_id(), number=next_attempt(root), components=[], options=options)
-            make_directory(RunDirectory(root, pair.number).logs)
+            make_directory(RunDirectory(root, pair.number).logs, LOGS_MODE)
         else:
             pair = _read_pair(path)
             if component in pair.components:
