@@ -14,15 +14,43 @@ environment_python() {
   return 1
 }
 
-make_environment() {
-  local extras="${extras:-}" stamp="$here/.venv/.made-from" source made_from="" made_with="" python
+# Succeeds if the environment is as it should be; sets $source, what it is made from.
+environment_is_made() {
+  local stamp="$here/.venv/.made-from" made_from="" made_with=""
   # The checkout's path counts: an environment does not survive being moved.
   source="$here $(cksum <"$here/pyproject.toml")"
   if [ -f "$stamp" ]; then
     { read -r made_from && read -r made_with; } <"$stamp" || true
   fi
   # An environment with the development tools serves those who need none.
-  if [ "$made_from" = "$source" ] && { [ "$made_with" = "$extras" ] || [ "$made_with" = "[dev]" ]; }; then
+  [ "$made_from" = "$source" ] && { [ "$made_with" = "${extras:-}" ] || [ "$made_with" = "[dev]" ]; }
+}
+
+# Waits until no other process makes the environment, and keeps others from it while this shell
+# lives. The kernel releases the lock. Python takes it, since macOS has no `flock`; it stays with
+# file descriptor 9, which the shell has opened.
+lock_environment() {
+  local python
+  python="$(environment_python)"
+  exec 9>>"$here/.venv.lock"
+  "$python" -I -c '
+import fcntl, sys
+try:
+    fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print("waiting: another process is setting up the environment in .venv", file=sys.stderr)
+    fcntl.flock(9, fcntl.LOCK_EX)
+'
+}
+
+make_environment() {
+  local extras="${extras:-}" stamp="$here/.venv/.made-from" source="" python
+  if environment_is_made; then
+    return
+  fi
+  lock_environment
+  if environment_is_made; then # by the process that was waited for
+    exec 9>&-
     return
   fi
   echo "setting up the environment in .venv (first use; takes a minute or two)" >&2
@@ -39,6 +67,7 @@ make_environment() {
     return 1
   fi
   printf '%s\n' "$source" "$extras" >"$stamp"
+  exec 9>&-
   echo "  done" >&2
 }
 
