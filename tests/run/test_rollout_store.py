@@ -86,7 +86,7 @@ def test_a_batch_of_another_format_is_refused_by_both_readers(
 ) -> None:
     store.write(metadata(4), ROLLOUTS)
     change_metadata(store, 4, format=1)
-    message = r"batch\.json has format 1, and this version of torchrl-ckpt reads format 2"
+    message = r"batch\.json has format 1, and this version of torchrl-ckpt reads format 3"
     with pytest.raises(DataError, match=message):
         store.read(4, attempt_id=FIRST)
     with pytest.raises(DataError, match=message):
@@ -107,7 +107,7 @@ def test_a_restored_batch_is_the_same_to_the_bit_and_of_the_new_attempt(
 def test_used_batches_are_deleted(store: RolloutStore) -> None:
     for step in (4, 5, 6):
         store.write(metadata(step), ROLLOUTS)
-    store.delete_through(5)
+    store.delete_before(6)
     assert [store.read(step, FIRST) is not None for step in (4, 5, 6)] == [False, False, True]
 
 
@@ -162,7 +162,7 @@ def test_names_that_are_not_its_own_are_left_alone_and_named(
     (store.root / "notes.txt").write_text("mine")
     (store.root / ".step_4.tmp").mkdir()  # of a killed run
     store.write(metadata(4), ROLLOUTS)
-    store.delete_through(30)
+    store.delete_before(31)
     store.clear()
     assert sorted(path.name for path in store.root.iterdir()) == ["notes.txt", "step_20.bak"]
     assert "step_20.bak" in caplog.text

@@ -42,4 +42,6 @@ def metadata(
     policy_version: int = POLICY_VERSION,
     temperature: float = 0.7,
 ) -> BatchMetadata:
-    return BatchMetadata(step, attempt_id, policy_version, temperature, {"reward/mean": 0.75})
+    state = {"async_level": 1, "generated": {"step": step}, "problems": {"position": step}}
+    metrics = {"reward/mean": 0.75}
+    return BatchMetadata(step, attempt_id, policy_version, temperature, state, metrics)

@@ -229,7 +229,14 @@ class ToyTraining:
             for index in self._problems.take(2)
         ]
         self.orchestrator.count(step, num_problems=2, num_samples=2, num_tokens=4)
-        metadata = BatchMetadata(step, ATTEMPT_ID, policy_version, 1.0, {"reward": 0.5})
+        metadata = BatchMetadata(
+            step,
+            ATTEMPT_ID,
+            policy_version,
+            temperature=1.0,
+            state=self.orchestrator.to_json(),
+            metrics={"reward": 0.5},
+        )
         self._rollouts.write(metadata, rollouts)
 
 

@@ -7,13 +7,12 @@ an interrupted save or deletion left behind.
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -56,6 +55,8 @@ def _mebibytes(size: int) -> str:
 def request(layout: Layout, step: int, parts: Sequence[str]) -> Path:
     """Ask every process in `parts` for its part of the checkpoint of `step`.
 
+    A part that nobody is asked for is made by the committer.
+
     Returns the directory of the partial checkpoint. Nothing is fsynced: training waits for this,
     and a checkpoint that is not committed need not survive a power failure.
     """
@@ -68,8 +69,15 @@ def request(layout: Layout, step: int, parts: Sequence[str]) -> Path:
     return partial
 
 
-def wait_for_parts(partial: Path, parts: Sequence[str], timeout: float) -> list[FileRecord]:
+def wait_for_parts(
+    partial: Path,
+    parts: Sequence[str],
+    timeout: float,
+    on_wait: Callable[[str], object] = lambda part: None,
+) -> list[FileRecord]:
     """Return the files of all `parts`, relative to `partial`, once every part is whole.
+
+    `on_wait` is called with the name of a part whenever that is still missing.
 
     Raises `CheckpointFailed` where one of them cannot be written, `WaitTimeout` after `timeout`
     seconds.
@@ -78,7 +86,13 @@ def wait_for_parts(partial: Path, parts: Sequence[str], timeout: float) -> list[
     records: list[FileRecord] = []
     for part in parts:
         awaited = f"the {part}'s part of {partial.name}"
-        files = wait_for(functools.partial(read_part, partial, part), awaited, deadline)
+
+        def look(part: str = part) -> list[FileRecord] | None:
+            if (found := read_part(partial, part)) is None:
+                on_wait(part)
+            return found
+
+        files = wait_for(look, awaited, deadline)
         records += [replace(file, path=f"{part}/{file.path}") for file in files]
     return records
 

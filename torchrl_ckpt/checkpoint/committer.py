@@ -9,11 +9,13 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torchrl_ckpt.checkpoint.commit import commit, wait_for_parts
 from torchrl_ckpt.checkpoint.layout import TRAINER, Layout
 from torchrl_ckpt.checkpoint.part import finish_part
 from torchrl_ckpt.checkpoint.retention import prune, retention_rules
+from torchrl_ckpt.checkpoint.rollout_part import ORCHESTRATOR, is_asked, write_from_files
 from torchrl_ckpt.plugin_api.checkpoint_backends import FileRecord
 from torchrl_ckpt.plugin_api.durable_files import fsync_directory
 from torchrl_ckpt.plugin_api.errors import WorkerProcessDied
@@ -43,7 +45,12 @@ class Committer:
         partial = self.layout.partial(step)
         finish_part(partial / TRAINER, files)
         began = time.perf_counter()
-        all_files = wait_for_parts(partial, self.parts, self.attempt.ckpt.timeout)
+        all_files = wait_for_parts(
+            partial,
+            self.parts,
+            self.attempt.ckpt.timeout,
+            on_wait=lambda part: self._replace(part, partial, step),
+        )
         waited = time.perf_counter() - began
         commit(self.layout, step, self.parts, all_files, metadata)
         try:
@@ -51,6 +58,16 @@ class Committer:
         except OSError as error:
             _log.warning("step_%d is committed; older steps are not deleted yet: %s", step, error)
         return waited
+
+    def _replace(self, part: str, partial: Path, step: int) -> None:
+        """Write the orchestrator's part in its place where the run leaves.
+
+        It may have died, or may wait for a server that has.
+        """
+        if part != ORCHESTRATOR or (partial / part).exists():
+            return
+        if self.attempt.run.stop.exists() or not is_asked(partial):
+            write_from_files(partial, step, self.attempt)
 
 
 class CommitterProcess:

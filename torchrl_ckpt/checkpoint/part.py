@@ -17,9 +17,12 @@ from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointFailed
 
 
 def open_part(partial: Path, component: str) -> Path:
-    """Create the directory for `component`'s files in a partial checkpoint and return it."""
+    """Create the directory for `component`'s files in a partial checkpoint and return it.
+
+    Raises `FileExistsError` where somebody else writes the part.
+    """
     directory = partial / component
-    directory.mkdir(exist_ok=True)
+    directory.mkdir()
     return directory
 
 

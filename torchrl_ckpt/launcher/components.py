@@ -26,7 +26,8 @@ class Component:
     `env` is added to the launcher's environment, `log` gets all output, and the file descriptors
     `pass_fds` stay open. A server (`is_server`) holds no state and runs until the job stops it; if
     it ends earlier, it is restarted up to `max_restarts` times, and as often again after it has
-    lived for `restart_reset_seconds`. Any other component ends by itself.
+    lived for `restart_reset_seconds`. Any other component ends by itself. One that
+    `saves_on_stop` gets the time to do so where another one fails.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Component:
     is_server: bool = False
     max_restarts: int = 0
     restart_reset_seconds: float = 3600.0
+    saves_on_stop: bool = False
 
 
 def trainer(run: RunDirectory, config: TrainerConfig, resolved: Path | None = None) -> Component:
@@ -48,6 +50,7 @@ def trainer(run: RunDirectory, config: TrainerConfig, resolved: Path | None = No
         rank if config.ranks == 1 else several,
         run.log("trainer"),
         env=_OPENMP,
+        saves_on_stop=config.ckpt is not None,
     )
 
 

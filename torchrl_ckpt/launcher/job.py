@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from torchrl_ckpt.launcher.components import Component
 from torchrl_ckpt.launcher.display.display import Display
 from torchrl_ckpt.launcher.start import Start
+from torchrl_ckpt.launcher.summary import saved_line
 from torchrl_ckpt.launcher.supervisor import supervise
+from torchrl_ckpt.plugin_api.errors import ComponentFailed
 
 _COUNT_STEPS = ("trainer", "orchestrator")
 
@@ -29,5 +31,10 @@ def finished_job(start: Start, components: Sequence[Component], *, title: str) -
     ) as display:
         for note in start.notes:
             display.message(note, "warning")
-        supervise(components, display=display, on_stop_requested=run.stop.touch)
+        try:
+            supervise(components, display=display, on_stop_requested=run.stop.touch)
+        except ComponentFailed as failure:
+            if (line := saved_line(attempt)) is not None:
+                failure.args = (f"{failure}\n  {line}",)
+            raise
         yield display

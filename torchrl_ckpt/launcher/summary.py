@@ -42,16 +42,43 @@ def checkpoint_lines(attempt: Attempt) -> list[str]:
     return lines
 
 
+def saved_line(attempt: Attempt) -> str | None:
+    """Say what a run that has failed has saved; None where checkpointing is off."""
+    if attempt.ckpt is None:
+        return None
+    saved = _saved_steps(attempt)
+    step = _last_step(attempt, saved)
+    if not saved:
+        return f"step {step} was finished, and no checkpoint is saved" if step else None
+    which = (
+        f"step {step}, the last one that was finished, is saved"
+        if step == saved[-1]
+        else f"step {step} was finished, step {saved[-1]} is the newest that is saved"
+    )
+    return f"{which}: resume with `--ckpt.resume-step latest`"
+
+
+def _saved_steps(attempt: Attempt) -> list[int]:
+    if attempt.ckpt is None:
+        return []
+    return Layout.of_run(attempt.output_dir, attempt.ckpt).steps()
+
+
+def _last_step(attempt: Attempt, saved: Sequence[int]) -> int:
+    """The last step that the trainer has finished, 0 for none."""
+    rows = metrics.read(attempt.run.metrics)
+    # A full disk may have taken the last rows.
+    return max([row["step"] for row in rows if row["component"] == "trainer"] + [*saved, 0])
+
+
 def stopped_early(attempt: Attempt) -> str | None:
     """Say how to resume, if the trainer stopped before its last step on request; else None."""
-    run = attempt.run
-    rows = metrics.read(run.metrics)
-    saved = [] if attempt.ckpt is None else Layout.of_run(attempt.output_dir, attempt.ckpt).steps()
-    # A full disk may have taken the last rows.
-    trained = [row["step"] for row in rows if row["component"] == "trainer"]
-    step = max([*trained, *saved], default=0)
-    if not run.stop.exists() or step >= attempt.max_steps:
+    saved = _saved_steps(attempt)
+    step = _last_step(attempt, saved)
+    if not attempt.run.stop.exists() or step >= attempt.max_steps:
         return None
+    if step == (attempt.resume_step or 0):
+        return "stopped before the first step, as requested; there was nothing to save"
     text = f"stopped after step {step} of {attempt.max_steps}, as requested"
     if attempt.ckpt is None:
         return f"{text}; nothing was saved, since checkpointing is off (`--ckpt`)"

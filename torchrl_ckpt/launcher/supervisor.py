@@ -21,6 +21,12 @@ _FOLLOWING_FAILURES_SECONDS = 0.5
 _INTERRUPT_GRACE_SECONDS = 1.0
 _SAME_SIGNAL_SECONDS = 0.5
 
+# After a failure elsewhere: a step under way, and a save. A step may take minutes.
+_SAVE_SECONDS = 600.0
+
+# After a requested stop: what the other components may still take when everything is saved.
+_USELESS_SECONDS = 30.0
+
 _LINES_SHOWN = 20
 _LINES_SEARCHED = 200
 
@@ -38,7 +44,8 @@ def supervise(
     allows, unless its log names a mistake of the user's. No process is left behind, whatever
     happens; what has not ended `grace_seconds` after SIGTERM is killed. Call it in the main thread.
 
-    The first SIGTERM, SIGHUP or Ctrl-C calls `on_stop_requested`, and waiting goes on.
+    The first SIGTERM, SIGHUP or Ctrl-C calls `on_stop_requested`, and waiting goes on. So does a
+    failure, where another component `saves_on_stop`, before it is raised.
 
     Raises:
         ComponentFailed: a component failed. The message is that of the user's mistake in its log,
@@ -68,11 +75,14 @@ def _watch(
     on_stop_requested: Callable[[], None],
 ) -> None:
     stop_requested = False
+    saved_at: float | None = None
     restarts = _RestartCounter(processes)
     while any(process.poll() != 0 for process in processes if not process.component.is_server):
         _restart_servers(processes, display, restarts)
         if _failed(processes):
-            raise _failure(_in_order_of_failure(processes))
+            order = _in_order_of_failure(processes)
+            order += _let_save(processes, order[0], display, requests, on_stop_requested)
+            raise _failure(order)
         if requests.count > 1:
             raise RunInterrupted("stopped at once, as requested; nothing was saved")
         if requests.count == 1 and not stop_requested:
@@ -81,8 +91,48 @@ def _watch(
                 "stopping after the current step; Ctrl-C or SIGTERM once more stops at once"
             )
             on_stop_requested()
+        if stop_requested and saved_at is None and _have_saved(processes):
+            saved_at = time.monotonic()
+        if saved_at is not None and time.monotonic() > saved_at + _USELESS_SECONDS:
+            return
         display.refresh()
         time.sleep(_POLL_SECONDS)
+
+
+def _let_save(
+    processes: Sequence[ComponentProcess],
+    failed: ComponentProcess,
+    display: Display,
+    requests: _StopRequests,
+    on_stop_requested: Callable[[], None],
+) -> list[ComponentProcess]:
+    """Let those that save on a stop save what is finished, although `failed` has ended the job.
+
+    Returns those that have failed to. A signal, or the limit, ends the wait.
+    """
+    saving = [p for p in processes if p.component.saves_on_stop and p.poll() is None]
+    if not saving or requests.count > 1:
+        return []
+    names = " and ".join(process.name for process in saving)
+    display.message(
+        f"{failed.name} {failed.describe_exit()}; the {names} saves the last finished step "
+        f"(at most {_SAVE_SECONDS:.0f} s; Ctrl-C or SIGTERM stops at once)",
+        "warning",
+    )
+    on_stop_requested()
+    earlier, deadline = requests.count, time.monotonic() + _SAVE_SECONDS
+    while any(process.poll() is None for process in saving):
+        if requests.count > earlier or time.monotonic() > deadline:
+            return []
+        display.refresh()
+        time.sleep(_POLL_SECONDS)
+    return [process for process in saving if process.poll() != 0]
+
+
+def _have_saved(processes: Sequence[ComponentProcess]) -> bool:
+    """Whether the components that save on a stop have ended rightly, and there is one."""
+    codes = [process.poll() for process in processes if process.component.saves_on_stop]
+    return bool(codes) and all(code == 0 for code in codes)
 
 
 def _restart_servers(

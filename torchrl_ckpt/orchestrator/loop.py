@@ -67,7 +67,7 @@ class Loop:
         # A checkpoint of the last step carries what a longer run would train on next.
         ahead = self._config.async_level if self._attempt.ckpt is not None else 0
         for step in range(self._state.generated.step + 1, self._attempt.max_steps + ahead + 1):
-            version = max(self._attempt.resume_step or 0, step - 1 - self._config.async_level)
+            version = max(0, step - 1 - self._config.async_level)
             policy, attestation = await self._serve(version)
             if policy.last:
                 return
@@ -90,9 +90,10 @@ class Loop:
         if self._served is None or self._served[0] != policy.version:
             attestation = await self._pool.serve(policy, self._weights.path(policy.version))
             self._served = policy.version, attestation
-            # Its existence means that the batches up to it are trained on.
+            # Its existence means that the batches up to it are trained on. The last of them stays:
+            # it has the state that belongs to a checkpoint of this policy's step.
             self._weights.delete_before(policy.version)
-            self._rollouts.delete_through(policy.version)
+            self._rollouts.delete_before(policy.version)
             await self._evaluate(policy)
         return policy, self._served[1]
 
@@ -138,6 +139,7 @@ class Loop:
             attempt_id=self._attempt.id,
             policy_version=policy.version,
             temperature=config.sampling.temperature,
+            state=self._state.to_json(),
             metrics={
                 **rollout_metrics(rollouts),
                 "reward/no_signal": without_signal,

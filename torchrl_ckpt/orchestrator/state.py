@@ -4,20 +4,19 @@ part of a checkpoint, which carries the batches that are generated but not yet t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import STATE, Layout
-from torchrl_ckpt.checkpoint.part import finish_part, open_part, refuse_part, requests_for
-from torchrl_ckpt.plugin_api.checkpoint_backends import FileRecord
-from torchrl_ckpt.plugin_api.durable_files import read_json, record_json, recorded_file
+from torchrl_ckpt.checkpoint.part import open_part, refuse_part, requests_for
+from torchrl_ckpt.checkpoint.rollout_part import ORCHESTRATOR, write_part
+from torchrl_ckpt.plugin_api.durable_files import read_json
 from torchrl_ckpt.plugin_api.errors import CheckpointMismatch
 from torchrl_ckpt.plugin_api.plugin import Json
-from torchrl_ckpt.run.rollout_store import METADATA, TENSORS, RolloutStore
+from torchrl_ckpt.run.rollout_store import RolloutStore
 from torchrl_ckpt.shuffled_stream import ShuffledStream
 
-COMPONENT = "orchestrator"
+COMPONENT = ORCHESTRATOR
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +52,10 @@ class OrchestratorState:
                 continue
             carried = range(step + 1, self.generated.step + 1)
             try:
-                self._write_part(open_part(partial, COMPONENT), step, carried, rollouts)
+                directory = open_part(partial, COMPONENT)
+                write_part(directory, step, self.to_json(), carried, rollouts.root)
+            except FileExistsError:
+                continue  # The run leaves, and the trainer has written the part itself.
             except OSError as error:
                 _log.warning("cannot write the part of checkpoint step_%d: %s", step, error)
                 refuse_part(partial, COMPONENT, str(error))
@@ -90,27 +92,10 @@ class OrchestratorState:
         self.problems.load_state_dict(state["problems"])
         return [directory / "rollouts" / f"step_{carried}" for carried in state["carried"]]
 
-    def _write_part(
-        self, directory: Path, step: int, carried: Iterable[int], rollouts: RolloutStore
-    ) -> None:
-        records = [record_json(directory, STATE, self._to_json(step, carried))]
-        for number in carried:
-            for name in (METADATA, TENSORS):
-                source = rollouts.path(number) / name
-                records.append(_copied(source, directory, f"rollouts/step_{number}/{name}"))
-        finish_part(directory, records)
-
-    def _to_json(self, step: int, carried: Iterable[int]) -> Json:
+    def to_json(self) -> Json:
+        """Return the state after the batches so far."""
         return {
-            "step": step,
             "async_level": self._async_level,
             "generated": asdict(self.generated),
             "problems": self.problems.state_dict(),
-            "carried": list(carried),
         }
-
-
-def _copied(source: Path, root: Path, relative: str) -> FileRecord:
-    with recorded_file(root, relative) as (stream, records):
-        stream.write(source.read_bytes())
-    return records[0]

@@ -26,7 +26,7 @@ from torchrl_ckpt.run.step_directories import StepDirectories
 TENSORS = "batch.safetensors"
 METADATA = "batch.json"
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,16 @@ class Rollout:
 
 @dataclass(frozen=True)
 class BatchMetadata:
-    """How the batch of `step` was generated, and the row of metrics about it."""
+    """How the batch of `step` was generated, and the row of metrics about it.
+
+    `state` is the orchestrator's after this batch, as in its part of a checkpoint.
+    """
 
     step: int
     attempt_id: str
     policy_version: int
     temperature: float
+    state: Mapping[str, Json]
     metrics: Mapping[str, float]
 
 
@@ -87,6 +91,7 @@ class _BatchFile(BaseModel):
     attempt_id: str
     policy_version: int
     temperature: float
+    state: dict[str, Any]
     metrics: dict[str, int | float]
     problems: list[str]
     policy_versions: list[int]
@@ -95,7 +100,12 @@ class _BatchFile(BaseModel):
     @property
     def metadata(self) -> BatchMetadata:
         return BatchMetadata(
-            self.step, self.attempt_id, self.policy_version, self.temperature, self.metrics
+            self.step,
+            self.attempt_id,
+            self.policy_version,
+            self.temperature,
+            self.state,
+            self.metrics,
         )
 
 
@@ -139,6 +149,13 @@ class RolloutStore:
             (temporary / METADATA).write_text(json.dumps(content))
         return metadata
 
+    def read_metadata(self, step: int, attempt_id: str) -> BatchMetadata | None:
+        """Return the metadata of the batch of `step`, as `read` does."""
+        content = self._directories.read_json(step, METADATA)
+        if content is None or content.get("attempt_id") != attempt_id:
+            return None
+        return _checked(content, self.path(step)).metadata
+
     def read(self, step: int, attempt_id: str) -> RolloutBatch | None:
         """Return the batch of `step`, or None while it does not exist or is another attempt's.
 
@@ -162,10 +179,10 @@ class RolloutStore:
             advantages=columns["advantages"],
         )
 
-    def delete_through(self, step: int) -> None:
-        """Delete the batches up to and including `step`, which are trained on and saved."""
+    def delete_before(self, step: int) -> None:
+        """Delete the batches before `step`, which are trained on and saved."""
         for earlier in self._directories.steps():
-            if earlier <= step:
+            if earlier < step:
                 shutil.rmtree(self.path(earlier))
 
 

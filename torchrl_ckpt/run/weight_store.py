@@ -13,10 +13,12 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
+from torchrl_ckpt.plugin_api.durable_files import read_json, write_json
 from torchrl_ckpt.run.step_directories import StepDirectories
 
 _METADATA = "policy.json"
@@ -85,6 +87,17 @@ class WeightStore:
             if policy is not None:
                 (temporary / _METADATA).write_text(json.dumps(asdict(policy)))
 
+    def restore(self, directory: Path, version: int, attempt_id: str) -> None:
+        """Copy the policy in `directory`, of an earlier attempt, as one of `attempt_id`."""
+        temporary = self._directories.begin(version)
+        shutil.copytree(directory, temporary, dirs_exist_ok=True)
+        self._rewrite(temporary, attempt_id=attempt_id, last=False)
+        self._directories.show(version)
+
+    def mark_last(self, version: int) -> None:
+        """Say of a published policy that no later one follows."""
+        self._rewrite(self.path(version), last=True)
+
     def read(self, version: int, attempt_id: str) -> Policy | None:
         """Return the policy of `version`; None while it does not exist or is another attempt's."""
         policy = self._read(version)
@@ -103,6 +116,10 @@ class WeightStore:
         for earlier in self._directories.steps():
             if earlier < version and self._is_temporary(earlier):
                 shutil.rmtree(self.path(earlier))
+
+    def _rewrite(self, directory: Path, **changes: Any) -> None:
+        content = read_json(directory / _METADATA)
+        write_json(directory / _METADATA, content | changes)
 
     def _is_temporary(self, version: int) -> bool:
         """Whether it is a policy other than the last one of a training."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,13 +17,15 @@ from torchrl_ckpt.checkpoint.commit import check_space, request
 from torchrl_ckpt.checkpoint.committer import Committer, CommitterProcess
 from torchrl_ckpt.checkpoint.layout import STATE, TENSORS, TRAINER, Layout
 from torchrl_ckpt.checkpoint.part import open_part
+from torchrl_ckpt.checkpoint.rollout_part import ORCHESTRATOR, restore_policies
 from torchrl_ckpt.plugin_api.checkpoint_backends import CheckpointBackend, Save
 from torchrl_ckpt.plugin_api.durable_files import read_json
-from torchrl_ckpt.plugin_api.errors import CheckpointMismatch
+from torchrl_ckpt.plugin_api.errors import CheckpointFailed, CheckpointMismatch
 from torchrl_ckpt.plugin_api.plugin import Json
 from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.metrics import MetricsLog
 from torchrl_ckpt.run.progress import ProgressLog
+from torchrl_ckpt.run.weight_store import WeightStore
 from torchrl_ckpt.trainer.distributed import World, seed_everything
 from torchrl_ckpt.trainer.finite_save import FiniteSave, first_nonfinite
 from torchrl_ckpt.trainer.part_writer import PartWriter, TrainerPart
@@ -33,6 +36,8 @@ _REPORTED_WAIT_SECONDS = 1.0
 _FINAL_WAIT_SECONDS = 60.0
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 
 class Checkpointer:
@@ -82,6 +87,7 @@ class Checkpointer:
         self._num_bytes = 0
         self._stage_at_once = False
         self._requested: _Requested | None = None
+        self._latest_begun: int | None = None
         self._in_progress: _InProgress | None = None
 
     def load(self, state: TrainingState) -> None:
@@ -105,6 +111,11 @@ class Checkpointer:
             # The checkpoint was saved by fewer ranks: this one gets a stream of its own.
             seed_everything(self._seed, (step << 16) + self._world.rank + 1)
 
+    def restore_policies(self, weights: WeightStore) -> None:
+        """Publish the policies again that the orchestrator has still to generate batches with."""
+        if (step := self._attempt.resume_step) is not None:
+            restore_policies(self._layout.step(step) / ORCHESTRATOR, weights, self._attempt.id)
+
     def prepare(self, state: TrainingState) -> None:
         """Set up what saves need, before the first step; some of it while the first steps run."""
         template = state.template()
@@ -114,11 +125,13 @@ class Checkpointer:
         self._backend.prepare(template, self._world.checkpoint_group)
         self._start_committer()
 
-    def request(self, step: int, *, last: bool) -> bool:
+    def request(self, step: int, *, last: bool, leaving: bool = False) -> bool:
         """Begin a checkpoint of `step` if one is due: ask the other processes for their parts.
 
         Call it before the policy of `step` is published: no process can then have gone beyond what
-        belongs to this checkpoint when it sees the request. Returns whether a checkpoint was begun.
+        belongs to this checkpoint when it sees the request. With `leaving` no other process is
+        asked, and it may be called later as well: the parts are made of the run's files. Returns
+        whether a checkpoint was begun.
         """
         self._note_end()
         due = last or (self._interval is not None and step % self._interval == 0)
@@ -135,13 +148,32 @@ class Checkpointer:
             if self._world.is_rank_zero:
                 check_space(self._layout.root, self._num_bytes)
                 # No rank creates a directory later: it could fail where others wait for it.
-                open_part(request(self._layout, step, self._parts), TRAINER)
+                asked = (TRAINER,) if leaving else self._parts
+                open_part(request(self._layout, step, asked), TRAINER)
         if outcome.succeeded:
+            self._latest_begun = step
             self._requested = _Requested(step, time.perf_counter() - began)
         return outcome.succeeded
 
-    def save(self, step: int, state: TrainingState) -> None:
+    def save_on_the_way_out(self, step: int, state: TrainingState, rng: Json) -> None:
+        """Save `step`, after which the run has to leave, unless it is saved already.
+
+        `rng` is the `rng_state` after the step. Returns once the checkpoint is committed; a failure
+        is only reported, since the run leaves for another reason.
+        """
+        try:
+            if step not in (0, self._attempt.resume_step, self._latest_begun) and (
+                self.request(step, last=True, leaving=True)
+            ):
+                self.save(step, state, rng)
+            self.finish()
+        except CheckpointFailed as error:
+            _log.warning("step %d could not be saved on the way out: %s", step, error)
+
+    def save(self, step: int, state: TrainingState, rng: Json | None = None) -> None:
         """Save `state` and commit, if `request` has begun this step's checkpoint.
+
+        `rng` is the `rng_state` to save; None: as it is now.
 
         With a backend that writes in the background, this returns before the state is copied: call
         `maybe_wait_for_staging` before the parameters change.
@@ -153,7 +185,7 @@ class Checkpointer:
         began = time.perf_counter()
         directory = self._layout.partial(step) / TRAINER
         tensors, state_json = state.snapshot()
-        json_files = {_rng_file(self._world.rank): rng_state()}
+        json_files = {_rng_file(self._world.rank): rng_state() if rng is None else rng}
         if self._world.is_rank_zero:
             json_files[STATE] = state_json
         metadata = {
@@ -244,11 +276,17 @@ class NullCheckpointer:
     def load(self, state: TrainingState) -> None:
         pass
 
+    def restore_policies(self, weights: WeightStore) -> None:
+        pass
+
     def prepare(self, state: TrainingState) -> None:
         pass
 
-    def request(self, step: int, *, last: bool) -> bool:
+    def request(self, step: int, *, last: bool, leaving: bool = False) -> bool:
         return False
+
+    def save_on_the_way_out(self, step: int, state: TrainingState, rng: Json) -> None:
+        pass
 
     def save(self, step: int, state: TrainingState) -> None:
         pass

@@ -8,12 +8,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from torchrl_ckpt.checkpoint.layout import TRAINER
+from torchrl_ckpt.plugin_api.errors import NotFinite, WrongPolicy
+from torchrl_ckpt.plugin_api.plugin import Json
 from torchrl_ckpt.run.metrics import MetricsLog
 from torchrl_ckpt.run.progress import ProgressLog
 from torchrl_ckpt.trainer.checkpointer import Checkpointer, NullCheckpointer
 from torchrl_ckpt.trainer.distributed import World
 from torchrl_ckpt.trainer.publisher import Publisher
-from torchrl_ckpt.trainer.state import TrainingState
+from torchrl_ckpt.trainer.source import TrainBatch
+from torchrl_ckpt.trainer.state import TrainingState, rng_state
 from torchrl_ckpt.trainer.train_step import TrainStep
 
 _log = logging.getLogger(__name__)
@@ -40,6 +43,14 @@ class LoopLogs:
 
     metrics: MetricsLog
     progress: ProgressLog
+
+
+@dataclass(frozen=True)
+class _Arrived:
+    """A batch, and how long training waited for it."""
+
+    batch: TrainBatch
+    wait_seconds: float
 
 
 class Loop:
@@ -69,7 +80,18 @@ class Loop:
         if options.publish_policies:
             self._publisher.publish(state.progress.step, last=False)
         while state.progress.step < options.max_steps:
-            row = self._step()
+            rng = rng_state()
+            batch, failure = self._next_batch()
+            if batch is None:
+                self._leave(rng, failure)
+                return
+            try:
+                row = self._step(batch)
+            except (NotFinite, WrongPolicy):  # On all ranks, and no parameter has changed.
+                state.source.put_back()
+                if not state.changes_in_forward:
+                    checkpointer.save_on_the_way_out(state.progress.step, state, rng)
+                raise
             step = state.progress.step
             # Before the commit, so that a run resumed from this step finds the row.
             if self._world.is_rank_zero:
@@ -78,7 +100,7 @@ class Loop:
             last = stopping or step == options.max_steps
             # The orchestrator's part of a checkpoint relies on this order: see
             # `Checkpointer.request`. A committed last step means that its model is there as well.
-            checkpointer.request(step, last=last)
+            checkpointer.request(step, last=last, leaving=stopping)
             if options.publish_policies:
                 self._publisher.publish(step, last=last)
             elif options.export_weights and step == options.max_steps:
@@ -88,12 +110,34 @@ class Loop:
                 _log.warning("stopped after step %d of %d, as requested", step, options.max_steps)
                 return
 
-    def _step(self) -> dict[str, float]:
-        """Do the next step; return its row of metrics."""
-        progress = self._state.progress
+    def _next_batch(self) -> tuple[_Arrived | None, Exception | None]:
+        """The batch of the next step, on all ranks or on none; and why this rank has none."""
+        batch, failure = None, None
         began = time.perf_counter()
-        batch = self._state.source.batch(progress.step + 1)
-        arrived = time.perf_counter()
+        try:
+            batch = self._state.source.batch(self._state.progress.step + 1)
+        except Exception as error:
+            failure = error
+        if not self._world.max(float(batch is None)):
+            assert batch is not None
+            return _Arrived(batch, time.perf_counter() - began), None
+        self._state.source.put_back()
+        return None, failure
+
+    def _leave(self, rng: Json, failure: Exception | None) -> None:
+        """Save the last finished step, since no other one will follow it; raise `failure`."""
+        step = self._state.progress.step
+        self._checkpointer.save_on_the_way_out(step, self._state, rng)
+        if failure is not None:
+            raise failure
+        if self._options.publish_policies:
+            self._publisher.mark_last(step)
+        _log.warning("stopped after step %d of %d", step, self._options.max_steps)
+
+    def _step(self, arrived: _Arrived) -> dict[str, float]:
+        """Do the next step; return its row of metrics."""
+        progress, batch = self._state.progress, arrived.batch
+        began = time.perf_counter()
         result = self._train_step(
             progress.step + 1, batch, before_change=self._checkpointer.maybe_wait_for_staging
         )
@@ -110,9 +154,9 @@ class Loop:
             **row,
             **({} if skipped is None else {"skipped_update": 1}),
             **batch.metrics,
-            "tokens_per_second": result.tokens / (ended - arrived),
-            "wait_seconds": arrived - began,
-            "update_seconds": ended - arrived,
+            "tokens_per_second": result.tokens / (ended - began),
+            "wait_seconds": arrived.wait_seconds,
+            "update_seconds": ended - began,
         }
 
     def _stop_requested(self) -> bool:

@@ -54,7 +54,7 @@ def train(
         plugin = create("models", config.model)
         progress = ProgressLog(attempt.run.progress, TRAINER)
         seed_everything(config.seed, stream=0)  # for plugins' code
-        source = _source(config, attempt, plugin, world, progress)
+        source = _source(config, attempt, plugin, world, progress, stop)
         seed_everything(config.seed, stream=0)  # The same on all ranks: they build one model.
         model = plugin.build(pretrained=attempt.resume_step is None)
         dtype = torch.bfloat16 if world.device.type == "cuda" else torch.float32
@@ -96,6 +96,7 @@ def train(
             checkpointer.prepare(state)
             if is_rl and world.is_rank_zero:
                 weights.clear()
+                checkpointer.restore_policies(weights)
             logs = LoopLogs(MetricsLog(attempt.run.metrics), progress)
             Loop(state, train_step, publisher, checkpointer, logs, world, options).run()
 
@@ -131,12 +132,14 @@ def _source(
     plugin: Model,
     world: World,
     progress: ProgressLog,
+    stop: _StopRequest,
 ) -> BatchSource:
     if isinstance(config, RlTrainerConfig):
         return RolloutSource(
             RolloutStore(attempt.run.rollouts),
             attempt_id=attempt.id,
             timeout=config.rollout_timeout,
+            stop_requested=stop.requested,
             rank=world.rank,
             world_size=world.size,
         )

@@ -54,6 +54,11 @@ class Publisher:
             self._write(version, state, Policy(version, self._attempt_id, last, canary, digest))
         dist.barrier()
 
+    def mark_last(self, version: int) -> None:
+        """Say of the policy of step `version`, which is published, that no later one follows."""
+        if self._world.is_rank_zero:
+            self._store.mark_last(version)
+
     def export_final(self, version: int) -> None:
         """Write the model of step `version` as a result that is not a policy; collective."""
         state = self._gather()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import numpy as np
 
 from torchrl_ckpt.plugin_api.errors import DataError
@@ -26,26 +29,37 @@ class RolloutSource:
         *,
         attempt_id: str,
         timeout: float,
+        stop_requested: Callable[[], bool] = lambda: False,
         rank: int,
         world_size: int,
     ) -> None:
         self._rollouts = rollouts
         self._attempt_id = attempt_id
         self._timeout = timeout
+        self._stop_requested = stop_requested
         self._rank = rank
         self._world_size = world_size
 
-    def batch(self, step: int) -> TrainBatch:
+    def batch(self, step: int) -> TrainBatch | None:
         """Wait for the batch of `step` and return this rank's share of it.
+
+        Returns None as soon as `stop_requested` returns true.
 
         Raises `WaitTimeout` after `timeout` seconds, `DataError` for a batch that must not be used,
         such as one with numbers that are not finite.
         """
+        store = self._rollouts
+
+        def look() -> RolloutBatch | Literal["stopped"] | None:
+            return "stopped" if self._stop_requested() else store.read(step, self._attempt_id)
+
         batch = wait_for(
-            lambda: self._rollouts.read(step, self._attempt_id),
-            f"the rollouts of step {step} in {self._rollouts.root}",
+            look,
+            f"the rollouts of step {step} in {store.root}",
             Deadline(self._timeout, "trainer.rollout_timeout"),
         )
+        if not isinstance(batch, RolloutBatch):
+            return None
         _check_finite(batch)
         share = range(self._rank, len(batch.prompts), self._world_size)
         return TrainBatch(
@@ -53,6 +67,9 @@ class RolloutSource:
             temperature=batch.metadata.temperature or 1.0,
             metrics={"policy_version": batch.metadata.policy_version},
         )
+
+    def put_back(self) -> None:
+        pass
 
     def state_dict(self) -> Json:
         return {}

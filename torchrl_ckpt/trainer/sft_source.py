@@ -59,6 +59,8 @@ class SftSource:
     ) -> None:
         self._stream = ShuffledStream(len(samples), seed)
         self._position = self._stream.state_dict()
+        self._position_before = self._position["position"]
+        self._is_loader_ahead = False
         self._batch_size = batch_size
         self._num_workers = num_workers
         self._loader: StatefulDataLoader[Sequence[TrainSample]] = StatefulDataLoader(
@@ -73,6 +75,7 @@ class SftSource:
         self._iterator: Iterator[Sequence[TrainSample]] | None = None
 
     def batch(self, step: int) -> TrainBatch:
+        self._position_before = self._position["position"]
         # Created at the first batch and not before: a state loaded later is ignored.
         if self._iterator is None:
             self._iterator = iter(self._loader)
@@ -81,11 +84,15 @@ class SftSource:
         self._position["position"] += self._batch_size
         return TrainBatch(samples)
 
+    def put_back(self) -> None:
+        self._position["position"] = self._position_before
+        self._is_loader_ahead = True
+
     def state_dict(self) -> Json:
         return {
             "stream": dict(self._position),
             "num_workers": self._num_workers,
-            "loader": self._loader.state_dict(),
+            "loader": None if self._is_loader_ahead else self._loader.state_dict(),
         }
 
     def load_state_dict(self, state: Json) -> None:
@@ -93,7 +100,7 @@ class SftSource:
         self._position = self._stream.state_dict()
         # The loader's state depends on the number of workers. Without it the position is enough,
         # because a sample is a function of its index here.
-        if state["num_workers"] == self._num_workers:
+        if state["num_workers"] == self._num_workers and state["loader"] is not None:
             self._loader.load_state_dict(state["loader"])
 
 

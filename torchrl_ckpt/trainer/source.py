@@ -43,7 +43,13 @@ class BatchSource(Protocol):
     provides: frozenset[str]
     """What its samples have for a loss: `advantages`, `old_logprobs`."""
 
-    def batch(self, step: int) -> TrainBatch: ...
+    def batch(self, step: int) -> TrainBatch | None:
+        """Return the batch of `step`; None where the run is asked to stop while it waits."""
+        ...
+
+    def put_back(self) -> None:
+        """Undo the last `batch`, even one that has failed: it was not trained on."""
+        ...
 
     def state_dict(self) -> Json: ...
 
