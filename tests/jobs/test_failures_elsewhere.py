@@ -44,7 +44,7 @@ class Failing(ReverseText):
 """
 
 SMALL = (
-    *("--max-steps", STEPS, "--ckpt", "--no-orchestrator.evaluation"),
+    *("--ckpt", "--no-orchestrator.evaluation"),
     *("--orchestrator.prompts-per-step", PROMPTS, "--orchestrator.samples-per-prompt", SAMPLES),
 )
 
@@ -90,7 +90,17 @@ def test_a_scorer_that_raises_costs_no_finished_step(
     sft_run: Path, workplace: Path, recipe: Path, async_level: int
 ) -> None:
     job, whole = (workplace / f"scorer_{async_level}_{name}" for name in ("failed", "whole"))
-    rl = ("rl", "@", recipe, *SMALL, "--orchestrator.async-level", async_level, "--output-dir")
+    rl = (
+        "rl",
+        "@",
+        recipe,
+        *SMALL,
+        "--max-steps",
+        STEPS,
+        "--orchestrator.async-level",
+        async_level,
+        "--output-dir",
+    )
     succeed(*rl, whole, cwd=workplace, env=environment(recipe))
     finished = run(*rl, job, cwd=workplace, env=environment(recipe, fails_in_step=4))
     assert finished.code == 2

@@ -191,7 +191,8 @@ async def test_a_step_waits_for_its_policy_and_used_files_are_deleted(jobs: Jobs
     assert job.rollouts.read(3, job.attempt.id) is None
     job.publish(1)
     await job.batch(3)
-    assert job.rollouts.read(1, job.attempt.id) is None
+    # The last batch that is used stays: a checkpoint of step 1 may need the state after it.
+    assert job.rollouts.read(1, job.attempt.id) is not None
     weights = WeightStore(job.attempt.run.weights)
     assert [weights.path(version).exists() for version in (0, 1)] == [False, True]
     job.publish(3, last=True)

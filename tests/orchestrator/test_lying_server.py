@@ -54,7 +54,7 @@ def error_of_orchestrator(run: Path, base_url: str) -> UserError:
         ckpt=None,
     )
     with pytest.raises(UserError) as caught:
-        orchestrate(config, attempt)
+        orchestrate(config, attempt, None)
     return caught.value
 
 
@@ -65,9 +65,10 @@ def rollouts(run: Path) -> list[str]:
 def test_the_rollouts_of_an_honest_server_are_used(
     run: Path, honest_server: RestartableServer
 ) -> None:
-    # Steps 1 and 2 are by policy 0, step 3 by policy 1; that one means that batch 1 is used.
+    # Steps 1 and 2 are by policy 0, step 3 by policy 1; that one means that batch 1 is used:
+    # the last one that is stays.
     assert isinstance(error_of_orchestrator(run, honest_server.base_url), WaitTimeout)
-    assert rollouts(run) == ["step_2", "step_3"]
+    assert rollouts(run) == ["step_1", "step_2", "step_3"]
 
 
 @pytest.mark.parametrize(
