@@ -89,10 +89,9 @@ class WeightStore:
 
     def restore(self, directory: Path, version: int, attempt_id: str) -> None:
         """Copy the policy in `directory`, of an earlier attempt, as one of `attempt_id`."""
-        temporary = self._directories.begin(version)
-        shutil.copytree(directory, temporary, dirs_exist_ok=True)
-        self._rewrite(temporary, attempt_id=attempt_id, last=False)
-        self._directories.show(version)
+        with self._directories.new(version) as temporary:
+            shutil.copytree(directory, temporary, dirs_exist_ok=True)
+            self._rewrite(temporary, attempt_id=attempt_id, last=False)
 
     def mark_last(self, version: int) -> None:
         """Say of a published policy that no later one follows."""
