@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-pytest_plugins = ["tests.support.component_processes", "tests.support.inference_server"]
+pytest_plugins = [
+    "tests.support.component_processes",
+    "tests.support.inference_server",
+    "tests.support.saved_run_fixtures",
+]
 
 TESTS = Path(__file__).parent
 

@@ -11,7 +11,7 @@ from torchrl_ckpt.checkpoint.layout import MANIFEST, Layout
 from torchrl_ckpt.checkpoint.locate import find, find_one
 from torchrl_ckpt.config.ckpt import CheckpointConfig
 from torchrl_ckpt.plugin_api.durable_files import write_json
-from torchrl_ckpt.plugin_api.errors import CheckpointNotFound
+from torchrl_ckpt.plugin_api.errors import CheckpointNotFound, OutsideDirectory
 from torchrl_ckpt.run.attempt import Attempt
 
 
@@ -33,7 +33,10 @@ def test_the_directory_is_the_one_of_the_latest_attempt(tmp_path: Path, save: Sa
     ckpt = CheckpointConfig(directory=str(tmp_path / "elsewhere"))
     attempt = Attempt(output_dir=run, number=1, max_steps=9, resume_step=None, ckpt=ckpt)
     write_json(run / "resolved.json", {"attempt": attempt.model_dump(mode="json")})
-    assert find(run).layout.steps() == [2]
+    # It is outside of the run's, so its files are not enough to be sent there.
+    with pytest.raises(OutsideDirectory, match="elsewhere"):
+        find(run)
+    assert find(tmp_path / "elsewhere").layout.steps() == [2]
     # The directory does not tell which run it belongs to.
     assert find(tmp_path / "elsewhere").run is None
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.support.plain_checkpoint import Save
-from torchrl_ckpt.checkpoint.verify import verify
+from torchrl_ckpt.checkpoint.verify import strays, verify
 from torchrl_ckpt.plugin_api.errors import CheckpointDamaged
 
 
@@ -43,11 +43,11 @@ def test_truncated_and_missing_files_are_named(save: Save, name: str) -> None:
         verify(directory)
 
 
-def test_a_file_that_does_not_belong_there_is_named(save: Save) -> None:
+def test_a_file_that_does_not_belong_there_is_named_and_no_damage(save: Save) -> None:
     directory = save(1)
-    (directory / "trainer" / "stray").write_text("?")
-    with pytest.raises(CheckpointDamaged, match="trainer/stray is not in the manifest"):
-        verify(directory)
+    (directory / "trainer" / ".nfs0001").write_text("?")
+    (directory / "link").symlink_to("/dev/zero")
+    assert list(strays(directory, verify(directory))) == ["link", "trainer/.nfs0001"]
 
 
 def test_verifying_needs_no_torch(save: Save) -> None:

@@ -30,8 +30,8 @@ def test_a_run_with_checkpoints_is_refused(ckpt: CkptCommand, run: Path, tmp_pat
 
 
 def test_a_damaged_checkpoint_is_refused(ckpt: CkptCommand, run: Path, tmp_path: Path) -> None:
-    (run / "checkpoints/step_6/trainer/stray").write_text("?")
+    (run / "checkpoints/step_6/trainer/state.json").write_text("?")
     done = ckpt("fork", run, tmp_path / "new")
     assert done.exit_code == 4
-    assert "trainer/stray is not in the manifest" in done.err
+    assert "trainer/state.json has 1 bytes" in done.err
     assert not (tmp_path / "new").exists()

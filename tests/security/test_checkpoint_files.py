@@ -2,61 +2,174 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
-import tracemalloc
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
-import torch.distributed as dist
-from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
-from torchrl_ckpt_dcp.dcp_backend import DcpBackend, DcpConfig
 
-from tests.support.crafted_pickles import CRAFTED
-from tests.support.saved_run import process_group
-from torchrl_ckpt.plugin_api.errors import CheckpointDamaged
-
-MAX_GROWTH_BYTES = 16 * 1024 * 1024
-
-TENSORS = {
-    "model.a": torch.ones(64, 33),
-    "model.b": torch.ones(17),
-    "optim.step": torch.tensor(7.0),
-}
+from tests.support.ckpt_command import CkptCommand
+from tests.support.commands import BIN
+from tests.support.crafted_manifests import ODD_FIELDS, ODD_TEXTS, edit_manifest
+from torchrl_ckpt.checkpoint.layout import MANIFEST, Layout
+from torchrl_ckpt.checkpoint.locate import find
+from torchrl_ckpt.checkpoint.resume import choose
+from torchrl_ckpt.plugin_api.durable_files import read_json, write_json
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, OutsideDirectory
 
 
-@pytest.fixture(name="written", scope="module")
-def write_tensors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What the `dcp` backend has written, within a process group. Do not change it."""
-    root = tmp_path_factory.mktemp("written")
-    with process_group(root / "store"):
-        save = DcpBackend(DcpConfig()).save(TENSORS, root / "tensors", dist.group.WORLD)
-        save.wait_written()
-        yield root / "tensors"
+@pytest.mark.parametrize("what", [*ODD_FIELDS, *ODD_TEXTS])
+def test_an_odd_manifest_is_damage_and_latest_steps_back(
+    what: str, run: Path, ckpt: CkptCommand, tmp_path: Path
+) -> None:
+    step = run / "checkpoints/step_6"
+    if what in ODD_FIELDS:
+        edit_manifest(step, ODD_FIELDS[what])
+    else:
+        (step / MANIFEST).write_text(ODD_TEXTS[what])
+    for command in ("inspect", "verify", "export", "fork", "diff"):
+        more = [tmp_path / "new"] if command in ("export", "fork") else []
+        more = [run / "checkpoints/step_4"] if command == "diff" else more
+        done = ckpt(command, step, *more)
+        assert done.exit_code == CheckpointDamaged.exit_code, (command, done.err)
+    assert ckpt("ls", run).exit_code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert choose(Layout(run / "checkpoints"), "latest", quarantine=False).step == 4
 
 
-@pytest.fixture(name="tensor_directory")
-def copy_tensors(written: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(written, tmp_path / "tensors")
+@pytest.mark.parametrize(
+    "edit",
+    [
+        pytest.param(lambda recipe: recipe.clear(), id="empty"),
+        pytest.param(lambda recipe: recipe.update(ckpt=7), id="ckpt of another type"),
+        pytest.param(lambda recipe: recipe["ckpt"].update(directory=[]), id="a list for a path"),
+        pytest.param(lambda recipe: recipe["ckpt"].update(backend={"type": 7}), id="no backend"),
+        pytest.param(lambda recipe: recipe.update(model=None), id="no model"),
+    ],
+)
+def test_an_odd_recipe_in_a_manifest_is_damage(
+    edit: Callable[[dict[str, Any]], Any], run: Path, ckpt: CkptCommand, tmp_path: Path
+) -> None:
+    step = run / "checkpoints/step_6"
+    edit_manifest(step, lambda content: edit(content["recipe"]))
+    codes = {
+        ckpt("inspect", step).exit_code,
+        ckpt("export", step, tmp_path / "exported").exit_code,
+        ckpt("fork", step, tmp_path / "forked").exit_code,
+    }
+    assert codes <= {0, CheckpointDamaged.exit_code}
+    assert CheckpointDamaged.exit_code in codes
 
 
-@pytest.mark.parametrize("what", CRAFTED)
-def test_odd_metadata_is_damage_and_takes_no_memory(what: str, tensor_directory: Path) -> None:
-    path = tensor_directory / ".metadata"
-    path.write_bytes(CRAFTED[what](path))
-    backend = DcpBackend(DcpConfig())
-    targets = {name: torch.zeros_like(tensor) for name, tensor in TENSORS.items()}
-    tracemalloc.start()
-    try:
-        with pytest.raises(CheckpointDamaged):
-            backend.describe(tensor_directory)
-        with pytest.raises(CheckpointDamaged):
-            backend.read(tensor_directory, ["model.a"])
-        with pytest.raises(CheckpointDamaged):
-            backend.load(targets, tensor_directory, dist.group.WORLD)
-        assert tracemalloc.get_traced_memory()[1] < MAX_GROWTH_BYTES
-    finally:
-        tracemalloc.stop()
-    assert not hasattr(Metadata, "poison")
-    assert hash(MetadataIndex("model.a")) == hash(MetadataIndex("model.a"))
+@pytest.mark.parametrize("what", ["fifo", "device", "link", "directory that is a link"])
+def test_what_is_no_file_of_the_checkpoint_is_not_opened(
+    what: str, run: Path, ckpt: CkptCommand, tmp_path: Path
+) -> None:
+    directory = run / "checkpoints/step_6"
+    path = directory / "trainer/state.json"
+    match what:
+        case "fifo":
+            path.unlink()
+            os.mkfifo(path)
+        case "device":
+            path.unlink()
+            path.symlink_to("/dev/zero")
+        case "link":
+            path.rename(tmp_path / "state.json")
+            path.symlink_to(tmp_path / "state.json")
+        case _:
+            (directory / "trainer").rename(tmp_path / "trainer")
+            (directory / "trainer").symlink_to(tmp_path / "trainer")
+    command = [BIN / "torchrl-ckpt", "ckpt", "verify", directory]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert done.returncode == CheckpointDamaged.exit_code
+    assert "state.json cannot be read (" in done.stdout
+    for link in ([], ["--link"]):
+        done_fork = ckpt("fork", run, tmp_path / "new", "--step", 6, *link)
+        assert done_fork.exit_code == CheckpointDamaged.exit_code
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "resolved.json"])
+def test_a_fifo_in_place_of_a_record_is_not_waited_for(name: str, run: Path) -> None:
+    path = run / name if name == "resolved.json" else run / "checkpoints/step_6" / name
+    path.unlink()
+    os.mkfifo(path)
+    for command in ("ls", "verify", "inspect"):
+        argv = [BIN / "torchrl-ckpt", "ckpt", command, run, *(["--step", 6] * (command != "ls"))]
+        subprocess.run([*map(str, argv)], capture_output=True, timeout=30)
+
+
+def test_a_file_that_something_else_left_is_a_warning(run: Path, ckpt: CkptCommand) -> None:
+    (run / "checkpoints/step_6/trainer/.nfs0000000000a1").write_text("?")
+    done = ckpt("verify", run, "--step", 6)
+    assert done.exit_code == 0
+    assert "warning: 'trainer/.nfs0000000000a1' is not part of it" in done.out
+    (result,) = json.loads(ckpt("verify", run, "--step", 6, "--json").out)
+    assert result["state"] == "good"
+    assert len(result["warnings"]) == 1
+    assert choose(Layout(run / "checkpoints"), "latest").step == 6
+
+
+def _point_elsewhere(foreign: Path, how: str, target: Path) -> None:
+    """Let the run `foreign`, which has no checkpoints of its own, have those in `target`."""
+    shutil.rmtree(foreign / "checkpoints")
+    if how == "link":
+        (foreign / "checkpoints").symlink_to(target)
+        return
+    directory = str(target) if how == "absolute" else os.path.relpath(target, foreign)
+    resolved = read_json(foreign / "resolved.json")
+    resolved["attempt"]["ckpt"]["directory"] = directory
+    write_json(foreign / "resolved.json", resolved)
+
+
+@pytest.mark.parametrize("how", ["absolute", "above", "link"])
+def test_a_foreign_run_cannot_name_checkpoints_outside_of_it(
+    how: str, run: Path, ckpt: CkptCommand, tmp_path: Path
+) -> None:
+    foreign = shutil.copytree(run, tmp_path / "foreign")
+    _point_elsewhere(foreign, how, run / "checkpoints")
+    for command, *arguments in (
+        ("prune", "--keep", 1, "--yes"),
+        ("ls",),
+        ("verify",),
+        ("inspect",),
+        ("export", tmp_path / "new"),
+        ("fork", tmp_path / "new"),
+        ("diff", run),
+    ):
+        done = ckpt(command, foreign, *arguments)
+        assert done.exit_code == OutsideDirectory.exit_code
+        assert "outside of it" in done.err
+    with pytest.raises(OutsideDirectory):
+        find(foreign)
+    assert Layout(run / "checkpoints").steps() == [2, 4, 6]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{" * 5000, '{"attempt": {"ckpt": 7}}', "\0"])
+def test_an_odd_record_of_a_run_is_an_error_that_says_where(
+    content: str, run: Path, ckpt: CkptCommand
+) -> None:
+    (run / "resolved.json").write_text(content)
+    done = ckpt("ls", run)
+    assert done.exit_code == 2
+    assert "resolved.json is not the record of a run" in done.err
+    assert ckpt("ls", run / "checkpoints").exit_code == 0
+
+
+@pytest.mark.parametrize("directory", ["{}/elsewhere", "../elsewhere"])
+def test_a_fork_writes_below_its_target_whatever_the_manifest_says(
+    directory: str, run: Path, ckpt: CkptCommand, tmp_path: Path
+) -> None:
+    def name_elsewhere(content: dict[str, Any]) -> None:
+        content["recipe"]["ckpt"]["directory"] = directory.format(tmp_path)
+
+    edit_manifest(run / "checkpoints/step_6", name_elsewhere)
+    done = ckpt("fork", run, tmp_path / "new")
+    assert done.exit_code == 0
+    assert "--ckpt.directory checkpoints --ckpt.resume-step 6" in done.out
+    assert Layout(tmp_path / "new/checkpoints").steps() == [6]
+    assert not (tmp_path / "elsewhere").exists()

@@ -16,6 +16,7 @@ from torchrl_ckpt.plugin_api.durable_files import (
     recorded_file,
 )
 from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointFailed, RunDirectoryInUse
+from torchrl_ckpt.plugin_api.untrusted_files import open_below
 
 _CHUNK_BYTES = 16 * 1024 * 1024
 
@@ -49,16 +50,24 @@ def fork(origin: Path, target: Layout, *, link: bool = False) -> Path:
 
 def _copy(origin: Path, partial: Path, expected: FileRecord) -> None:
     with (
-        open(origin / expected.path, "rb") as file,
+        open_below(origin, expected.path) as file,
         recorded_file(partial, expected.path) as (stream, records),
     ):
-        shutil.copyfileobj(file, stream, _CHUNK_BYTES)
+        while stream.size < expected.size and (chunk := file.read(_chunk(expected, stream.size))):
+            stream.write(chunk)
     if records != [expected]:
         raise CheckpointDamaged(f"{origin / expected.path} differs from what its manifest says")
 
 
+def _chunk(expected: FileRecord, done: int) -> int:
+    """How many bytes to read next: never more than the file should have."""
+    return min(_CHUNK_BYTES, expected.size - done)
+
+
 def _link(origin: Path, partial: Path, expected: FileRecord) -> None:
     path = partial / expected.path
+    with open_below(origin, expected.path):
+        pass  # It is a file, and no link leads to it.
     make_directory(path.parent)
     os.link(origin / expected.path, path)
     fsync_directory(path.parent)

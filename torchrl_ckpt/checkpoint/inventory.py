@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from torchrl_ckpt.checkpoint.layout import PART, Layout
+from torchrl_ckpt.checkpoint.layout import PART, Layout, step_in_name
 from torchrl_ckpt.checkpoint.manifest import read_manifest
 from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointMismatch
 
@@ -44,7 +44,7 @@ def list_entries(layout: Layout, *, last: int | None = None) -> list[Entry]:
         *_entries("partial", layout.partials().items()),
         *_entries("deleting", layout.deletions().items()),
         *_entries("replaced", layout.replacements().items()),
-        *_entries("quarantined", ((_step(path), path) for path in layout.quarantined())),
+        *_entries("quarantined", _quarantined(layout)),
     ]
     newest = layout.newest()
     marked = (
@@ -52,6 +52,12 @@ def list_entries(layout: Layout, *, last: int | None = None) -> list[Entry]:
         for entry in entries
     )
     return sorted(marked, key=lambda entry: entry.step)
+
+
+def _quarantined(layout: Layout) -> Iterator[tuple[int, Path]]:
+    for path in layout.quarantined():
+        if (step := step_in_name(path.name)) is not None:
+            yield step, path
 
 
 def _entries(state: EntryState, found: Iterable[tuple[int, Path]]) -> Iterator[Entry]:
@@ -77,8 +83,3 @@ def _other(state: EntryState, step: int, path: Path) -> Entry:
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     parts = tuple(sorted(part.parent.name for part in path.glob(f"*/{PART}")))
     return Entry(step, state, path, path.stat().st_mtime, size, parts)
-
-
-def _step(path: Path) -> int:
-    """Return 25 for `step_25` and for `step_25.2`, the second one in quarantine."""
-    return int(path.name.removeprefix("step_").partition(".")[0])

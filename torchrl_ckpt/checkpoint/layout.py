@@ -25,7 +25,15 @@ _NUMBER = r"(0|[1-9]\d*)"
 _STEP = re.compile(rf"step_{_NUMBER}")
 _PARTIAL = re.compile(rf"\.step_{_NUMBER}\.partial")
 _DELETING = re.compile(rf"\.step_{_NUMBER}\.deleting")
+_QUARANTINED = re.compile(rf"step_{_NUMBER}(\.\d+)?")
 _REPLACED = re.compile(rf"\.step_{_NUMBER}\.replaced")
+
+
+def step_in_name(name: str) -> int | None:
+    """Return 25 for `step_25` and for `step_25.2`, the second one in quarantine; None for another
+    name."""
+    match = _QUARANTINED.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,8 @@ class Layout:
 
     def quarantined(self) -> list[Path]:
         """Checkpoints in quarantine."""
-        return sorted((self.root / "quarantine").glob("step_*"))
+        found = (self.root / "quarantine").glob("step_*")
+        return sorted(path for path in found if step_in_name(path.name) is not None)
 
     def leftovers(self) -> list[Path]:
         """What an interrupted save or deletion left behind."""

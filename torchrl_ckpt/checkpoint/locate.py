@@ -7,8 +7,9 @@ from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import MANIFEST, Layout
 from torchrl_ckpt.checkpoint.resume import describe_steps
+from torchrl_ckpt.checkpoint.stored_json import is_below
 from torchrl_ckpt.config.ckpt import CheckpointConfig
-from torchrl_ckpt.plugin_api.errors import CheckpointNotFound
+from torchrl_ckpt.plugin_api.errors import CheckpointNotFound, DataError, OutsideDirectory
 from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.directory import RunDirectory
 from torchrl_ckpt.run.resolved import read_attempt
@@ -42,13 +43,22 @@ class CheckpointLocation:
 def find(path: Path) -> CheckpointLocation:
     """Find the checkpoints of a run's directory, or those in a checkpoint directory.
 
-    Raises `CheckpointNotFound` for a path that is neither.
+    What is found is below `path`: the run's files, which somebody else may have made, cannot choose
+    another place. Raises `CheckpointNotFound` for a path that is neither, `OutsideDirectory` for a
+    run whose checkpoints are elsewhere, and `DataError` for one whose record is odd.
     """
     if not path.is_dir():
         raise CheckpointNotFound(f"{path} is not a directory")
     run = RunDirectory(path, attempt=0)
     layout = _layout(run)
     if run.resolved.is_file() or layout.root.is_dir():
+        if not is_below(path, layout.root):
+            raise OutsideDirectory(
+                f"the checkpoints of the run in {path} are outside of it, in {layout.root}, as "
+                f"{run.resolved} or a link says, and files that are read do not choose what is "
+                "touched. If you know that place and mean it, give it in place of the run's "
+                "directory (`ckpt prune` takes both: `RUN --checkpoints DIRECTORY`)"
+            )
         return CheckpointLocation(layout, run)
     layout, above = Layout(path), RunDirectory(path.absolute().parent, attempt=0)
     if not (layout.named() or layout.leftovers() or layout.quarantined()):
@@ -56,8 +66,15 @@ def find(path: Path) -> CheckpointLocation:
             f"{path} is neither a run's directory nor a checkpoint directory: it has no "
             f"{run.resolved.name}, no {_layout(run).root.name} and no step"
         )
-    is_of_run = _layout(above).root.resolve() == path.resolve()
-    return CheckpointLocation(layout, above if is_of_run else None)
+    return CheckpointLocation(layout, above if _is_of(above, path) else None)
+
+
+def _is_of(run: RunDirectory, path: Path) -> bool:
+    """Whether `path` is the checkpoint directory of `run`."""
+    try:
+        return _layout(run).root.resolve() == path.resolve()
+    except (DataError, OSError, RuntimeError, ValueError):
+        return False
 
 
 def find_one(path: Path, step: int | None) -> Path:

@@ -6,19 +6,32 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import xxhash
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
-from torchrl_ckpt.checkpoint.layout import MANIFEST
+from torchrl_ckpt.checkpoint.layout import MANIFEST, step_in_name
+from torchrl_ckpt.checkpoint.stored_json import (
+    PlainName,
+    Step,
+    StoredFiles,
+    StoredModel,
+    checked,
+    parse_stored,
+)
 from torchrl_ckpt.plugin_api.checkpoint_backends import FileRecord
 from torchrl_ckpt.plugin_api.durable_files import record_json
 from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointMismatch
 from torchrl_ckpt.plugin_api.plugin import Json
+from torchrl_ckpt.plugin_api.untrusted_files import read_bounded
 from torchrl_ckpt.run.resolved import recipe_sections
 
 FORMAT = 2
 """The format of whole checkpoints: the manifest, the parts, and the batches in them."""
+
+_MAX_MANIFEST_BYTES = 16 * 1024 * 1024  # More than 100,000 files.
+_YEAR_9999 = 253_402_300_799
 
 
 @dataclass(frozen=True)
@@ -32,18 +45,69 @@ class Manifest:
 
     @property
     def trainer_recipe(self) -> Json:
-        """The trainer's section of the recipe, whatever kind of job it was."""
-        return self.recipe_sections["trainer"]
+        """The trainer's section of the recipe, whatever kind of job it was; `ckpt.backend`,
+        `ckpt.directory` and `model` are there. Raises `CheckpointDamaged`."""
+        trainer = self.recipe_sections.get("trainer")
+        return checked(trainer, _TrainerRecipe, Path(MANIFEST)).model_dump()
 
     @property
     def recipe_sections(self) -> dict[str, Json]:
-        """The sections of the recipe that saved it, by component."""
-        return recipe_sections(self.metadata["command"], self.metadata["recipe"])
+        """The sections of the recipe that saved it, by component. Raises `CheckpointDamaged`."""
+        command, recipe = self.metadata["command"], self.metadata["recipe"]
+        needed = {"trainer", "orchestrator"} if command == "rl" else set[str]()
+        if command is None or recipe is None or not needed <= recipe.keys():
+            raise CheckpointDamaged(f"the manifest of step {self.step} has no recipe")
+        return checked(recipe_sections(command, recipe), dict[str, dict[str, Json]], Path(MANIFEST))
 
     @property
     def size(self) -> int:
         """The size of all its files, in bytes."""
         return sum(file.size for file in self.files)
+
+
+class _Plugin(StoredModel):
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    distribution: str
+    version: str | None
+
+
+def _no_manifest(files: StoredFiles) -> StoredFiles:
+    if any(file.path == MANIFEST for file in files):
+        raise ValueError("the manifest cannot name itself")
+    return files
+
+
+class _Content(StoredModel):
+    """`manifest.json` without its seal."""
+
+    model_config = ConfigDict(extra="allow")
+
+    step: Step
+    parts: Annotated[list[PlainName], Field(max_length=100)]
+    files: Annotated[StoredFiles, AfterValidator(_no_manifest)]
+    created: Annotated[float, Field(ge=0, le=_YEAR_9999)]
+    command: str | None = None
+    recipe: dict[str, Json] | None = None
+    progress: dict[str, int] = Field(default_factory=dict)
+    world_size: int = 1
+    versions: dict[str, str] = Field(default_factory=dict)
+    plugins: dict[str, _Plugin] = Field(default_factory=dict)
+
+
+class _Checkpointing(StoredModel):
+    model_config = ConfigDict(extra="allow")
+
+    directory: str = "checkpoints"
+    backend: dict[str, Json] | str = "dcp"
+
+
+class _TrainerRecipe(StoredModel):
+    model_config = ConfigDict(extra="allow")
+
+    model: dict[str, Json] | str
+    ckpt: Annotated[_Checkpointing, BeforeValidator(lambda value: value or {})] = _Checkpointing()
 
 
 def write_manifest(directory: Path, content: Mapping[str, Json]) -> None:
@@ -55,21 +119,21 @@ def write_manifest(directory: Path, content: Mapping[str, Json]) -> None:
 def read_manifest(directory: Path) -> Manifest:
     """Read and check the record.
 
-    Raises `CheckpointDamaged` for one that is missing or changed, and `CheckpointMismatch` for one
-    of another format.
+    Raises `CheckpointDamaged` for one that is missing, changed or odd, and `CheckpointMismatch` for
+    one of another format.
     """
     path = directory / MANIFEST
     try:
-        content = json.loads(path.read_bytes())
-        seal = content.pop("seal")
+        raw = read_bounded(path, _MAX_MANIFEST_BYTES)
     except FileNotFoundError:
         raise CheckpointDamaged(f"{path} is missing") from None
     except OSError as error:
         raise CheckpointDamaged(f"{path} cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, AttributeError) as error:
-        raise CheckpointDamaged(f"{path} is not a manifest: {error}") from None
-    whole = json.dumps({**content, "seal": seal}, indent=1, sort_keys=True) + "\n"
-    if seal != _seal(content) or whole.encode() != path.read_bytes():
+    content = parse_stored(raw, path)
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        raise CheckpointDamaged(f"{path} is not a manifest")
+    seal = content.pop("seal", None)
+    if seal != _seal(content) or _whole(content, seal) != raw:
         raise CheckpointDamaged(f"{path} has changed: its seal does not match")
     if content["format"] != FORMAT:
         # Not `CheckpointDamaged`: `latest` would move it to quarantine.
@@ -78,11 +142,18 @@ def read_manifest(directory: Path) -> Manifest:
             f"reads format {FORMAT}. Resume with the version that wrote it, or export its model "
             "with that version and start a new run from the weights"
         )
-    files = tuple(FileRecord(**file) for file in content.pop("files"))
-    for file in files:
-        if Path(file.path).is_absolute() or ".." in Path(file.path).parts:
-            raise CheckpointDamaged(f"{path} names a file outside its directory: {file.path}")
-    return Manifest(content.pop("step"), tuple(content.pop("parts")), files, content)
+    found = checked(content, _Content, path)
+    named = step_in_name(directory.absolute().name)
+    if named is not None and named != found.step:
+        raise CheckpointDamaged(f"{path} is of step {found.step}, and its directory of {named}")
+    metadata = found.model_dump(exclude={"step", "parts", "files"})
+    records = tuple(file.record for file in found.files)
+    return Manifest(found.step, tuple(found.parts), records, metadata)
+
+
+def _whole(content: Mapping[str, Json], seal: Json) -> bytes:
+    """The bytes of the manifest as `write_manifest` writes them."""
+    return (json.dumps({**content, "seal": seal}, indent=1, sort_keys=True) + "\n").encode()
 
 
 def _seal(content: Mapping[str, Json]) -> str:

@@ -3,7 +3,6 @@ whole."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -11,9 +10,31 @@ from dataclasses import asdict
 from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import PART, REFUSAL, REQUEST, Layout
+from torchrl_ckpt.checkpoint.stored_json import (
+    NotJson,
+    PlainName,
+    Step,
+    StoredFiles,
+    StoredModel,
+    read_stored,
+)
 from torchrl_ckpt.plugin_api.checkpoint_backends import FileRecord
-from torchrl_ckpt.plugin_api.durable_files import read_json, record_json, write_json
+from torchrl_ckpt.plugin_api.durable_files import record_json, write_json
 from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointFailed
+
+
+class _Request(StoredModel):
+    step: Step
+    parts: list[PlainName]
+
+
+class _Part(StoredModel):
+    files: StoredFiles
+
+
+class _Refusal(StoredModel):
+    component: PlainName
+    reason: str
 
 
 def open_part(partial: Path, component: str) -> Path:
@@ -48,35 +69,35 @@ def refuse_part(partial: Path, component: str, reason: str) -> None:
 def read_part(partial: Path, component: str) -> list[FileRecord] | None:
     """Return the files of a finished part, or None while it is being written.
 
-    Raises `CheckpointFailed` where `component` has given it up.
+    Raises `CheckpointFailed` where `component` has given it up, `CheckpointDamaged` for an odd one.
     """
     with suppress(FileNotFoundError):
-        refusal = read_json(partial / REFUSAL)
+        refusal = read_stored(partial / REFUSAL, _Refusal)
         raise CheckpointFailed(
-            f"the {refusal['component']} could not write its part: {refusal['reason']}"
+            f"the {refusal.component} could not write its part: {refusal.reason}"
         )
     try:
-        part = read_json(partial / component / PART)
+        part = read_stored(partial / component / PART, _Part)
     except FileNotFoundError:
         if not (partial / REQUEST).exists():
             raise CheckpointFailed(
                 f"the {component} could not write its part; its log says why"
             ) from None
         return None
-    except json.JSONDecodeError:
+    except NotJson:
         return None  # It is being written.
-    return [FileRecord(**file) for file in part["files"]]
+    return [file.record for file in part.files]
 
 
 def requests_for(layout: Layout, component: str) -> Iterator[tuple[int, Path]]:
     """Yield step and directory of each partial checkpoint that waits for `component`'s part."""
     for step, partial in layout.partials().items():
         try:
-            request = read_json(partial / REQUEST)
-        except (FileNotFoundError, json.JSONDecodeError):
+            request = read_stored(partial / REQUEST, _Request)
+        except (FileNotFoundError, NotJson):
             continue
         answered = (partial / component / PART).exists() or (partial / REFUSAL).exists()
-        if component in request["parts"] and not answered:
+        if component in request.parts and not answered:
             yield step, partial
 
 
@@ -84,7 +105,7 @@ def check_sizes(directory: Path, records: Iterable[FileRecord]) -> None:
     """Raise `CheckpointDamaged` for a file that is missing or not as long as was written."""
     for record in records:
         path = directory / record.path
-        size = path.stat().st_size if path.is_file() else -1
+        size = path.lstat().st_size if path.is_file() and not path.is_symlink() else -1
         if size != record.size:
             found = "is missing" if size < 0 else f"has {size} bytes"
             raise CheckpointDamaged(f"{path} {found}, but {record.size} bytes were written")

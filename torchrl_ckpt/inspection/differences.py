@@ -11,10 +11,10 @@ import torch
 
 from torchrl_ckpt.checkpoint.layout import PART, REQUEST, TENSORS, TRAINER
 from torchrl_ckpt.checkpoint.manifest import Manifest
+from torchrl_ckpt.checkpoint.stored_json import read_stored_json
 from torchrl_ckpt.checkpoint.verify import verify
 from torchrl_ckpt.inspection.stored_tensors import StoredTensors
 from torchrl_ckpt.plugin_api.checkpoint_backends import Advance, FileRecord, TensorDescription
-from torchrl_ckpt.plugin_api.durable_files import read_json
 from torchrl_ckpt.plugin_api.plugin import Json
 
 ABSENT = "absent"
@@ -106,7 +106,9 @@ def _compare_files(
     for difference in _compare_values("files", files_a, files_b):
         path = difference.key
         if path in files_a and path in files_b and path.endswith(".json"):
-            yield from _compare_values(path, _flat(read_json(a / path)), _flat(read_json(b / path)))
+            yield from _compare_values(
+                path, _flat(read_stored_json(a / path)), _flat(read_stored_json(b / path))
+            )
         else:
             yield difference
 

@@ -6,7 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from torchrl_ckpt.checkpoint.layout import MODEL
+from torchrl_ckpt.checkpoint.layout import MANIFEST, MODEL
+from torchrl_ckpt.checkpoint.stored_json import checked
 from torchrl_ckpt.checkpoint.verify import verify
 from torchrl_ckpt.config.section import PluginTable
 from torchrl_ckpt.inspection.stored_tensors import StoredTensors
@@ -25,9 +26,8 @@ def export(checkpoint: Path, target: Path, *, advance: Advance = lambda _: None)
     if target.exists():
         raise ExportRefused(f"{target} exists already; choose another directory, or remove it")
     manifest = verify(checkpoint, advance=advance)
-    model = create(
-        "models", PluginTable.model_validate(manifest.trainer_recipe["model"]), any_variable=False
-    )
+    table = checked(manifest.trainer_recipe["model"], PluginTable, Path(MANIFEST))
+    model = create("models", table, any_variable=False)
     stored = StoredTensors(checkpoint, manifest)
     names = [t.name for t in stored.describe() if t.name.startswith(MODEL)]
     tensors = {name[len(MODEL) :]: t for name, t in stored.read(names).items()}

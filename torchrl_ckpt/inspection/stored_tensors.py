@@ -6,15 +6,16 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchrl_ckpt.checkpoint.layout import TENSORS, TRAINER
+from torchrl_ckpt.checkpoint.layout import MANIFEST, TENSORS, TRAINER
 from torchrl_ckpt.checkpoint.manifest import Manifest
+from torchrl_ckpt.checkpoint.stored_json import checked
 from torchrl_ckpt.config.section import PluginTable
 from torchrl_ckpt.plugin_api.checkpoint_backends import (
     CheckpointBackend,
     ReadableBackend,
     TensorDescription,
 )
-from torchrl_ckpt.plugin_api.errors import UnsupportedByPlugin
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, UnsupportedByPlugin
 from torchrl_ckpt.registry.loading import create
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class StoredTensors:
             )
         self._backend = backend
         self._directory = directory / TRAINER / TENSORS
+        if not self._directory.resolve().is_relative_to(directory.resolve()):
+            raise CheckpointDamaged(f"{self._directory} is a link that leads out of {directory}")
 
     def describe(self) -> list[TensorDescription]:
         """Describe every tensor, ordered by name."""
@@ -51,4 +54,5 @@ class StoredTensors:
 def checkpoint_backend(manifest: Manifest) -> CheckpointBackend:
     """Create the backend that wrote the tensors. Raises whatever is wrong with the plugin."""
     table = manifest.trainer_recipe["ckpt"]["backend"]
-    return create("checkpoint_backends", PluginTable.model_validate(table), any_variable=False)
+    checked_table = checked(table, PluginTable, Path(MANIFEST))
+    return create("checkpoint_backends", checked_table, any_variable=False)

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,16 +75,25 @@ class DigestingStream:
 
 def digest_file(path: Path, advance: Advance = lambda _: None) -> tuple[int, str]:
     """Return size and xxh3-128 of a file as it is on disk now."""
+    with open(path, "rb", buffering=0) as file:
+        return digest_stream(file, advance)
+
+
+def digest_stream(
+    file: FileIO, advance: Advance = lambda _: None, *, max_bytes: int | None = None
+) -> tuple[int, str]:
+    """Return size and xxh3-128 of what is left of `file`, or of its next `max_bytes`."""
     hasher = xxhash.xxh3_128()
     size = 0
     # One buffer for all chunks: allocating new memory takes longer than filling it.
     memory = memoryview(bytearray(_CHUNK_BYTES))
-    with open(path, "rb", buffering=0) as file:
-        while count := file.readinto(memory):
-            hasher.update(memory[:count])
-            size += count
-            advance(count)
-    return size, hasher.hexdigest()
+    while True:
+        left = len(memory) if max_bytes is None else max_bytes - size
+        if not (count := file.readinto(memory[:left])):
+            return size, hasher.hexdigest()
+        hasher.update(memory[:count])
+        size += count
+        advance(count)
 
 
 def fsync_file(path: Path) -> None:

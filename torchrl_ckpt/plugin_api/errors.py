@@ -65,6 +65,10 @@ class RunDirectoryDamaged(UserError):
     """A file of a run's directory does not hold what this program wrote."""
 
 
+class OutsideDirectory(UserError):
+    """A file that was read names a path outside of the directory that the user has given."""
+
+
 class CheckpointNotFound(UserError):
     """A checkpoint does not exist."""
 

@@ -33,6 +33,21 @@ def open_regular(path: Path) -> Iterator[FileIO]:
         yield file
 
 
+@contextmanager
+def open_below(root: Path, relative: str) -> Iterator[FileIO]:
+    """Open the regular file `root/relative` as `open_regular` does.
+
+    No directory between the two may be a link either. Raises `OSError`.
+    """
+    path = root
+    for name in relative.split("/")[:-1]:
+        path /= name
+        if path.is_symlink():
+            raise OSError(errno.EINVAL, f"{name} is a link, not a directory", str(path))
+    with open_regular(root / relative) as file:
+        yield file
+
+
 def read_bounded(path: Path, max_bytes: int) -> bytes:
     """Read the regular file at `path`. Raises `OSError`, also for more than `max_bytes`."""
     with open_regular(path) as file:

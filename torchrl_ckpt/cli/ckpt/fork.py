@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from torchrl_ckpt.checkpoint.fork import fork
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.manifest import read_manifest
 from torchrl_ckpt.checkpoint.resume import refuse_to_overwrite
+from torchrl_ckpt.checkpoint.stored_json import is_below
 from torchrl_ckpt.checkpoint.verify import verify
 from torchrl_ckpt.cli.ckpt.arguments import (
     add_command,
@@ -19,6 +21,8 @@ from torchrl_ckpt.cli.ckpt.arguments import (
     selected_checkpoint,
 )
 from torchrl_ckpt.cli.ckpt.printing import byte_progress, print_json
+from torchrl_ckpt.config.ckpt import CheckpointConfig
+from torchrl_ckpt.plugin_api.errors import OutsideDirectory
 from torchrl_ckpt.run.run_lock import locked_run
 
 _DESCRIPTION = """\
@@ -57,8 +61,7 @@ def add_parser(commands: Any) -> None:
 def _fork(args: argparse.Namespace) -> int:
     source = selected_checkpoint(args.run, args.step)
     manifest = read_manifest(source)
-    # The new run looks for it there if its recipe is the same.
-    layout = Layout(args.target / manifest.trainer_recipe["ckpt"]["directory"])
+    layout, option = _layout(args.target, manifest.trainer_recipe["ckpt"]["directory"])
     refuse_to_overwrite(layout)
     with byte_progress("verifying", manifest.size) as advance:
         verify(source, advance=advance)
@@ -70,6 +73,21 @@ def _fork(args: argparse.Namespace) -> int:
     else:
         print(
             f"step {manifest.step} of {source.parent} is in {layout.root}; resume from it with "
-            f"`--output-dir {args.target} --ckpt.resume-step {manifest.step}`"
+            f"`--output-dir {args.target}{option} --ckpt.resume-step {manifest.step}`"
         )
     return 0
+
+
+def _layout(target: Path, directory: str) -> tuple[Layout, str]:
+    """The new run's checkpoint directory, and the option that the run needs to find it there.
+
+    The recipe in the manifest calls it `directory`, and the new run looks there if its recipe is
+    the same; but nothing is written outside of `target` because a manifest says so.
+    """
+    layout = Layout(target / directory)
+    if is_below(target, layout.root):
+        return layout, ""
+    layout = Layout.of_run(target, CheckpointConfig())
+    if not is_below(target, layout.root):
+        raise OutsideDirectory(f"{layout.root} leads out of {target}; fork into a new directory")
+    return layout, f" --ckpt.directory {CheckpointConfig().directory}"

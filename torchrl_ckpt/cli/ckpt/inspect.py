@@ -15,6 +15,7 @@ from rich.table import Table
 
 from torchrl_ckpt.checkpoint.layout import MANIFEST
 from torchrl_ckpt.checkpoint.manifest import Manifest, read_manifest
+from torchrl_ckpt.checkpoint.stored_json import read_stored_json
 from torchrl_ckpt.cli.ckpt.arguments import (
     add_command,
     add_json,
@@ -24,7 +25,6 @@ from torchrl_ckpt.cli.ckpt.arguments import (
 )
 from torchrl_ckpt.cli.ckpt.printing import age, console, print_json, table
 from torchrl_ckpt.plugin_api.checkpoint_backends import TensorDescription
-from torchrl_ckpt.plugin_api.durable_files import read_json
 from torchrl_ckpt.plugin_api.plugin import Json
 
 _DESCRIPTION = """\
@@ -58,7 +58,7 @@ def _inspect(args: argparse.Namespace) -> int:
     manifest = read_manifest(directory)
     if args.json:
         tensors = [asdict(tensor) for tensor in _tensors(directory, manifest)]
-        content = read_json(directory / MANIFEST)
+        content = read_stored_json(directory / MANIFEST)
         print_json({"path": directory, "manifest": content, "tensors": tensors})
         return 0
     screen = console()
@@ -96,9 +96,12 @@ def _summary(manifest: Manifest) -> Iterator[tuple[str, str]]:
 def _recipe_in_short(trainer: Json) -> Iterator[tuple[str, str]]:
     """The values that runs usually differ in: model, loss, data, optimiser, steps, seed, ranks."""
     for name in ("model", "loss", "data", "optim", "scheduler"):
-        if name in trainer:
+        if isinstance(trainer.get(name), dict):
             yield f"recipe.{name}", _pairs(_given(trainer[name]))
-    yield "recipe", _pairs({name: trainer[name] for name in ("max_steps", "seed", "ranks")})
+    yield (
+        "recipe",
+        _pairs({name: trainer[name] for name in ("max_steps", "seed", "ranks") if name in trainer}),
+    )
 
 
 def _given(section: Json) -> Json:

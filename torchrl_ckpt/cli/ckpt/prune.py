@@ -6,9 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from torchrl_ckpt.checkpoint.locate import CheckpointLocation, latest_attempt
+from torchrl_ckpt.checkpoint.locate import CheckpointLocation, find, latest_attempt
 from torchrl_ckpt.checkpoint.retention import Retention, Verdict, judge, remove, retention_rules
 from torchrl_ckpt.cli.ckpt.arguments import add_command, add_json, add_run, positive, whole_run
 from torchrl_ckpt.cli.ckpt.printing import console, print_json, table
@@ -43,6 +44,12 @@ def add_parser(commands: Any) -> None:
         examples=_EXAMPLES,
     )
     add_run(parser)
+    parser.add_argument(
+        "--checkpoints",
+        type=Path,
+        metavar="DIRECTORY",
+        help="the checkpoint directory of RUN, if it is outside of RUN",
+    )
     rules = parser.add_argument_group("rules")
     rules.add_argument("--keep", type=positive, metavar="N", help="keep the newest N")
     rules.add_argument("--keep-every", type=positive, metavar="N", help="keep multiples of N too")
@@ -69,7 +76,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _prune(args: argparse.Namespace) -> int:
-    location = whole_run(args.run)
+    location = _location(args)
     run = _run(location)
     if args.dry_run:
         _show(args, judge(location.layout.steps(), _rules(args, run)))
@@ -92,11 +99,18 @@ def _prune(args: argparse.Namespace) -> int:
     return 0
 
 
+def _location(args: argparse.Namespace) -> CheckpointLocation:
+    if args.checkpoints is None:
+        return whole_run(args.run)
+    return CheckpointLocation(find(args.checkpoints).layout, RunDirectory(args.run, attempt=0))
+
+
 def _run(location: CheckpointLocation) -> RunDirectory:
     if location.run is None:
         raise CheckpointNotFound(
             f"{location.layout.root} is not in a run's directory, so the step that its run was "
-            "resumed from, which is always kept, is unknown. Give the run's directory instead"
+            "resumed from, which is always kept, is unknown. Give the run's directory too: "
+            f"`ckpt prune RUN --checkpoints {location.layout.root}`"
         )
     return location.run
 

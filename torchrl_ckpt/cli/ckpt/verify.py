@@ -10,7 +10,7 @@ from rich.filesize import decimal
 
 from torchrl_ckpt.checkpoint.locate import find, is_checkpoint
 from torchrl_ckpt.checkpoint.manifest import read_manifest
-from torchrl_ckpt.checkpoint.verify import verify
+from torchrl_ckpt.checkpoint.verify import strays, verify
 from torchrl_ckpt.cli.ckpt.arguments import (
     add_command,
     add_json,
@@ -23,8 +23,9 @@ from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointMismatch
 
 _DESCRIPTION = """\
 Compare every file of a checkpoint with the size and the xxh3-128 digest that were recorded while it
-was written. Name each file that is missing, has changed, or is not in the manifest. Exits with 0 if
-all checkpoints are good, 4 if one is damaged, and else 3 if there is none or one has the format of
+was written. Name each file that is missing or has changed; a link, a FIFO or a device in its place
+is not followed or waited for. Other files in a checkpoint are a warning. Exits with 0 if all
+checkpoints are good, 4 if one is damaged, and else 3 if there is none or one has the format of
 another version of torchrl-ckpt.
 """
 
@@ -62,6 +63,8 @@ def _verify(args: argparse.Namespace) -> int:
         results.append(result)
         if not args.json:
             print(f"{directory.name}  {result['state']}  {result['explanation']}", flush=True)
+            for warning in result["warnings"]:
+                print(f"{directory.name}  warning: {warning}", flush=True)
     if args.json:
         print_json(results)
     return max(_EXIT_CODES[result["state"]] for result in results)
@@ -76,7 +79,8 @@ def _directories(run: Path, step: int | None) -> list[Path]:
     return found
 
 
-def _result(directory: Path) -> dict[str, str]:
+def _result(directory: Path) -> dict[str, Any]:
+    warnings: list[str] = []
     try:
         size = read_manifest(directory).size
         with byte_progress(directory.name, size) as advance:
@@ -87,4 +91,10 @@ def _result(directory: Path) -> dict[str, str]:
         state, explanation = "other format", str(error)
     else:
         state, explanation = "good", f"{len(manifest.files)} files, {decimal(manifest.size)}"
-    return {"path": str(directory), "state": state, "explanation": explanation}
+        warnings = [f"{name!r} is not part of it" for name in strays(directory, manifest)]
+    return {
+        "path": str(directory),
+        "state": state,
+        "explanation": explanation,
+        "warnings": warnings,
+    }
