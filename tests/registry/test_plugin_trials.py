@@ -125,7 +125,7 @@ def test_a_loss_that_requires_what_there_is_not_is_broken(
         ("def score(self, problem, completion): return 1.0", "score of problem 'p0' returned 1.0"),
         (
             "def score(self, problem, completion): return Score(float('nan'))",
-            "returned with `reward` = nan (float); expected a finite number",
+            "returned `reward` = nan (float); expected a finite number",
         ),
         ("def score(self, problem, completion): return 1 / 0", "raised ZeroDivisionError"),
         ("def __init__(self): raise OSError('no data')", "OSError: no data ("),
