@@ -120,7 +120,7 @@ def test_a_scorer_that_raises_costs_no_finished_step(
 
 @pytest.mark.slow
 def test_a_server_that_dies_for_good_costs_no_finished_step(sft_run: Path, workplace: Path) -> None:
-    job, port = workplace / "server_died", free_port()
+    job, port = workplace / "outputs/server_died", free_port()
     rl = (
         *("rl", "--trainer", "@", RECIPES / "reverse/train.toml"),
         *("--orchestrator", "@", RECIPES / "reverse/orch.toml", *SMALL, "--max-steps", 500),
@@ -142,7 +142,7 @@ def test_a_server_that_dies_for_good_costs_no_finished_step(sft_run: Path, workp
 def test_a_stop_while_the_trainer_waits_for_rollouts_saves_at_once(
     sft_run: Path, workplace: Path
 ) -> None:
-    job, port = workplace / "stopped_waiting", free_port()
+    job, port = workplace / "outputs/stopped_waiting", free_port()
     rl = (
         *("rl", "--trainer", "@", RECIPES / "reverse/train.toml"),
         *("--orchestrator", "@", RECIPES / "reverse/orch.toml", *SMALL, "--max-steps", 500),

@@ -44,4 +44,6 @@ def metadata(
 ) -> BatchMetadata:
     state = {"async_level": 1, "generated": {"step": step}, "problems": {"position": step}}
     metrics = {"reward/mean": 0.75}
-    return BatchMetadata(step, attempt_id, policy_version, temperature, state, metrics)
+    return BatchMetadata(
+        step, attempt_id, policy_version, temperature, "float32", 0.0, state, metrics
+    )

@@ -234,6 +234,8 @@ class ToyTraining:
             ATTEMPT_ID,
             policy_version,
             temperature=1.0,
+            engine_dtype="float32",
+            truncation=0.0,
             state=self.orchestrator.to_json(),
             metrics={"reward": 0.5},
         )

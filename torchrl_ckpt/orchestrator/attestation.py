@@ -50,13 +50,15 @@ class Attestation:
     """The id of weights that are verified to be a policy, and how far its canary was from the
     trainer's.
 
-    Differences are absolute, in nats, over every token of every sequence.
+    Differences are absolute, in nats, over every token of every sequence. `dtype` is what the
+    engine computes in, if it says so.
     """
 
     weights_id: str
     mean_difference: float
     max_difference: float
     answer: CanaryAnswer
+    dtype: str | None
 
 
 async def attest(
@@ -114,7 +116,9 @@ async def _load_and_verify(
     answer = CanaryAnswer(policy.canary, scores.logprobs)
     if latest_answer is not None:
         _check_has_moved(latest_answer, answer, loaded.dtype)
-    return Attestation(weights_id, statistics.fmean(differences), max(differences), answer)
+    return Attestation(
+        weights_id, statistics.fmean(differences), max(differences), answer, loaded.dtype
+    )
 
 
 def _check_report(loaded: LoadedWeights, policy: Policy, directory: Path) -> str:

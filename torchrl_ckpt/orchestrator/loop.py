@@ -6,12 +6,13 @@ a bound, and is why a run does not depend on which process was faster.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import Layout
-from torchrl_ckpt.config.orchestrator import OrchestratorConfig
+from torchrl_ckpt.config.orchestrator import OrchestratorConfig, SamplingConfig
 from torchrl_ckpt.orchestrator.advantages import share_without_signal
 from torchrl_ckpt.orchestrator.attestation import Attestation
 from torchrl_ckpt.orchestrator.evaluation import Evaluator
@@ -139,6 +140,8 @@ class Loop:
             attempt_id=self._attempt.id,
             policy_version=policy.version,
             temperature=config.sampling.temperature,
+            engine_dtype=attestation.dtype,
+            truncation=_truncation(config.sampling),
             state=self._state.to_json(),
             metrics={
                 **rollout_metrics(rollouts),
@@ -181,3 +184,11 @@ class Loop:
         # A batch that no step of this run trains on belongs to the checkpoint only.
         if batch.step <= self._attempt.max_steps:
             self._metrics.write(COMPONENT, batch.step, batch.metrics)
+
+
+def _truncation(sampling: SamplingConfig) -> float | None:
+    """By how much (nats) sampling from the likeliest tokens alone may raise log-probabilities; None
+    where that has no bound."""
+    if sampling.temperature == 0:  # Log-probabilities are then those of the whole distribution.
+        return 0.0
+    return None if sampling.top_k else -math.log(sampling.top_p)

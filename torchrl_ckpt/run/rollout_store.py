@@ -55,6 +55,8 @@ class Rollout:
 class BatchMetadata:
     """How the batch of `step` was generated, and the row of metrics about it.
 
+    `engine_dtype` is what the engine computed in, if known. Sampling from the likeliest tokens
+    alone may have raised log-probabilities by up to `truncation` nats; None: by any amount.
     `state` is the orchestrator's after this batch, as in its part of a checkpoint.
     """
 
@@ -62,6 +64,8 @@ class BatchMetadata:
     attempt_id: str
     policy_version: int
     temperature: float
+    engine_dtype: str | None
+    truncation: float | None
     state: Mapping[str, Json]
     metrics: Mapping[str, float]
 
@@ -91,6 +95,8 @@ class _BatchFile(BaseModel):
     attempt_id: str
     policy_version: int
     temperature: float
+    engine_dtype: str | None
+    truncation: float | None
     state: dict[str, Any]
     metrics: dict[str, int | float]
     problems: list[str]
@@ -104,6 +110,8 @@ class _BatchFile(BaseModel):
             self.attempt_id,
             self.policy_version,
             self.temperature,
+            self.engine_dtype,
+            self.truncation,
             self.state,
             self.metrics,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -10,9 +11,9 @@ import numpy as np
 from torchrl_ckpt.plugin_api.errors import DataError
 from torchrl_ckpt.plugin_api.plugin import Json
 from torchrl_ckpt.run.polling import Deadline, wait_for
-from torchrl_ckpt.run.rollout_store import RolloutBatch, RolloutStore
+from torchrl_ckpt.run.rollout_store import BatchMetadata, RolloutBatch, RolloutStore
 from torchrl_ckpt.trainer.packing import TrainSample
-from torchrl_ckpt.trainer.source import TrainBatch
+from torchrl_ckpt.trainer.source import DrawnBy, TrainBatch
 
 
 class RolloutSource:
@@ -66,6 +67,7 @@ class RolloutSource:
             [_sample(batch, index) for index in share],
             temperature=batch.metadata.temperature or 1.0,
             metrics={"policy_version": batch.metadata.policy_version},
+            drawn_by=_drawn_by(batch.metadata),
         )
 
     def put_back(self) -> None:
@@ -87,6 +89,13 @@ def _sample(batch: RolloutBatch, index: int) -> TrainSample:
         old_logprobs=[0.0] * len(prompt) + batch.logprobs[index].tolist(),
         name=f"problem {batch.problems[index]!r}",
     )
+
+
+def _drawn_by(metadata: BatchMetadata) -> DrawnBy | None:
+    if metadata.policy_version != metadata.step - 1:
+        return None
+    truncation = math.inf if metadata.truncation is None else metadata.truncation
+    return DrawnBy(metadata.engine_dtype, truncation)
 
 
 def _check_finite(batch: RolloutBatch) -> None:
