@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 from tests.support.commands import RECIPES, digests, free_port, running, start, succeed
+from tests.support.waiting import wait_until
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.plugin_api.durable_files import read_json
 
@@ -54,3 +55,24 @@ def test_a_resume_takes_the_weights_of_the_checkpoint_and_needs_no_warm_start(
     succeed(*rl, "--output-dir", "whole", cwd=workplace)
     last = f"checkpoints/step_{STEPS}"
     assert digests(run / last) == digests(workplace / "whole" / last)
+
+
+def test_a_second_trainer_and_a_job_beside_it_are_refused_and_the_first_goes_on(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "outputs/alone"
+    trainer = ("trainer", "@", RECIPES / "reverse/train.toml", "--no-warm-start")
+    first = start((*trainer, "--output-dir", run), tmp_path, {}, subprocess.PIPE)
+    try:
+        wait_until((run / "pair.json").exists, seconds=60)
+        sft = ("sft", "@", RECIPES / "sft_reverse.toml")
+        for second in (trainer, sft):
+            refused = start((*second, "--output-dir", run), tmp_path, {}, subprocess.PIPE)
+            out, err = refused.communicate(timeout=60)
+            assert refused.returncode == 2, out + err
+            assert f"in use by the `trainer` (process {first.pid})" in " ".join(err.split())
+        assert first.poll() is None
+        assert not (run / "logs/attempt_1/stop").exists()
+    finally:
+        first.kill()
+        first.communicate(timeout=60)
