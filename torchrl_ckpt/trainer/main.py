@@ -99,6 +99,7 @@ def train(
                 checkpointer.restore_policies(weights)
             logs = LoopLogs(MetricsLog(attempt.run.metrics), progress)
             Loop(state, train_step, publisher, checkpointer, logs, world, options).run()
+            logs.metrics.flush()
 
 
 class _StopRequest:
