@@ -8,11 +8,12 @@ or begins one, and removes no checkpoint. Both settle the attempt in the same wa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torchrl_ckpt.checkpoint import ownership
 from torchrl_ckpt.checkpoint.commit import recover
 from torchrl_ckpt.checkpoint.fork import fork
 from torchrl_ckpt.checkpoint.layout import Layout
@@ -55,8 +56,8 @@ def begin_attempt(command: str, recipe: SftRecipe | RlRecipe) -> Iterator[Start]
     `RecipeError`.
     """
     shared = _shared_options(recipe)
-    with locked_run(shared.output_dir, command):
-        layout = _layout(shared.output_dir, shared.ckpt)
+    layout = _layout(shared.output_dir, shared.ckpt)
+    with locked_run(shared.output_dir, command), _checkpoints(shared, ownership.owned):
         recover(layout)
         number = next_attempt(shared.output_dir)
         start, manifest = _settle(command, recipe, number, quarantine=True)
@@ -83,7 +84,7 @@ def join_attempt(component: str, config: RlTrainerConfig | OrchestratorConfig) -
             "`ckpt.resume_from` is for `sft` and `rl`; use `torchrl-ckpt ckpt fork` first, then "
             "`--ckpt.resume-step`"
         )
-    with component_lock(config.output_dir, component):
+    with component_lock(config.output_dir, component), _checkpoints(config, ownership.shared):
         start, _ = _settle(component, config, 0, quarantine=False)
         attempt = start.attempt
         options = {"max_steps": attempt.max_steps, "ckpt.resume_step": attempt.resume_step}
@@ -157,6 +158,20 @@ def _shared_options(recipe: Recipe) -> SftRecipe | RlTrainerConfig | Orchestrato
 def _layout(output_dir: Path, ckpt: CheckpointConfig | None) -> Layout:
     # Checkpoints belong to the run even where this start has not switched checkpointing on.
     return Layout.of_run(output_dir, ckpt or CheckpointConfig())
+
+
+@contextmanager
+def _checkpoints(
+    options: SftRecipe | RlTrainerConfig | OrchestratorConfig,
+    hold: Callable[[Layout, Path, str], AbstractContextManager[None]],
+) -> Iterator[None]:
+    """Hold the run's checkpoint directory, if it has one or will have."""
+    layout = _layout(options.output_dir, options.ckpt)
+    if options.ckpt is None and not layout.root.is_dir():
+        yield
+        return
+    with hold(layout, options.output_dir, settle_run_id(options.output_dir)):
+        yield
 
 
 def _checkpoint(layout: Layout, ckpt: CheckpointConfig, *, quarantine: bool) -> Manifest | None:

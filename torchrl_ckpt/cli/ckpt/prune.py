@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torchrl_ckpt.checkpoint.locate import CheckpointLocation, find, latest_attempt
+from torchrl_ckpt.checkpoint.ownership import locked_for_removal
 from torchrl_ckpt.checkpoint.retention import Retention, Verdict, judge, remove, retention_rules
 from torchrl_ckpt.cli.ckpt.arguments import add_command, add_json, add_run, positive, whole_run
 from torchrl_ckpt.cli.ckpt.printing import console, print_json, table
@@ -81,7 +82,7 @@ def _prune(args: argparse.Namespace) -> int:
     if args.dry_run:
         _show(args, judge(location.layout.steps(), _rules(args, run)))
         return 0
-    with locked_run(run.root, "ckpt prune"):
+    with locked_run(run.root, "ckpt prune"), locked_for_removal(location.layout, run.root):
         verdicts = judge(location.layout.steps(), _rules(args, run))
         condemned = [verdict.step for verdict in verdicts if not verdict.kept]
         if args.yes or not condemned:
