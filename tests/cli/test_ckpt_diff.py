@@ -11,7 +11,11 @@ import pytest
 import torch
 
 from tests.support.ckpt_command import CkptCommand
+from torchrl_ckpt.checkpoint.commit import commit, request, wait_for_parts
+from torchrl_ckpt.checkpoint.layout import Layout
+from torchrl_ckpt.checkpoint.part import finish_part, open_part
 from torchrl_ckpt.inspection.differences import TensorDifference, compare_tensors
+from torchrl_ckpt.plugin_api.durable_files import record_json
 
 
 def test_a_copy_is_equal(ckpt: CkptCommand, run: Path, tmp_path: Path) -> None:
@@ -47,6 +51,35 @@ def test_a_damaged_checkpoint_is_not_compared(ckpt: CkptCommand, run: Path) -> N
     done = ckpt("diff", run / "checkpoints/step_2", run / "checkpoints/step_4")
     assert done.exit_code == 4
     assert "state.json" in done.err
+
+
+def _commit_batch(layout: Layout, **batch: object) -> Path:
+    """A checkpoint that carries a batch and nothing else."""
+    partial = request(layout, 2, ["orchestrator"])
+    directory = open_part(partial, "orchestrator")
+    content = {"step": 3, "problems": ["a"], "metrics": {"reward/mean": 0.5}, **batch}
+    finish_part(directory, [record_json(directory, "rollouts/step_3/batch.json", content)])
+    records = wait_for_parts(partial, ["orchestrator"], timeout=1)
+    return commit(layout, 2, ["orchestrator"], records, {})
+
+
+def test_which_start_made_a_carried_batch_is_shown_and_does_not_count(
+    ckpt: CkptCommand, tmp_path: Path
+) -> None:
+    one = {"attempt_id": "1", "weights_ids": ["x"], "metrics": {"generate_seconds": 1.5}}
+    other = {"attempt_id": "2", "weights_ids": ["y"], "metrics": {"generate_seconds": 2.5}}
+    a = _commit_batch(Layout(tmp_path / "a"), **one)
+    b = _commit_batch(Layout(tmp_path / "b"), **other)
+    done = ckpt("diff", a, b)
+    assert done.exit_code == 0
+    assert "which does not count" in done.out
+    assert "bitwise identical" in done.out
+    found = json.loads(ckpt("diff", a, b, "--json").out)
+    assert found["values"] == []
+    keys = {value["key"] for value in found["information"]}
+    assert keys == {"attempt_id", "weights_ids", "metrics.generate_seconds"}
+    c = _commit_batch(Layout(tmp_path / "c"), **(other | {"problems": ["b"]}))
+    assert ckpt("diff", a, c).exit_code == 1
 
 
 def test_bits_decide_and_not_values() -> None:

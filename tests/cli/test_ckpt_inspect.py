@@ -77,3 +77,16 @@ def test_a_backend_that_cannot_show_tensors_is_named_after_the_summary(
     assert done.exit_code == 2
     assert "architecture qwen3" in done.out
     assert "(OpaqueBackend) that has no `describe` and `read`" in done.err
+
+
+def test_values_that_are_not_finite_are_counted(ckpt: CkptCommand, tmp_path: Path) -> None:
+    odd = torch.tensor([1.0, float("nan"), float("inf"), -float("inf")])
+    with process_group(tmp_path / "store"):
+        tensors = {"model.odd": odd, "model.good": torch.ones(3), "model.steps": torch.arange(3)}
+        step = save_checkpoint(Layout(tmp_path / "checkpoints"), 2, tensors)
+    done = ckpt("inspect", step, "--values")
+    assert done.exit_code == 0
+    assert "not finite: 3 values, in 1 tensors" in done.out
+    shown = json.loads(ckpt("inspect", step, "--values", "--json").out)
+    counts = {tensor["name"]: tensor["num_nonfinite"] for tensor in shown["tensors"]}
+    assert counts == {"model.odd": 3, "model.good": 0, "model.steps": 0}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.commands import RECIPES, run, running, wait_for_step
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.verify import verify
 
 
+@pytest.mark.slow
 def test_the_second_run_is_refused_and_the_first_loses_nothing(tmp_path: Path) -> None:
     place = Layout(tmp_path / "place")
     second = tmp_path / "second"

@@ -16,6 +16,8 @@ def assert_same_end(whole: Path, split: Path, step: int) -> None:
     assert (split / model).read_bytes() == (whole / model).read_bytes()
     checkpoint = f"checkpoints/step_{step}"
     assert digests(split / checkpoint) == digests(whole / checkpoint)
+    diff = succeed("torchrl-ckpt", "ckpt", "diff", whole, split, "--step", step, cwd=whole)
+    assert "The states are bitwise identical." in diff.out
     expected, found = metrics(whole), metrics(split)
     # The first half ended with an evaluation, and saved other steps than the whole run.
     additional = {("evaluation", step // 2), *(key for key in found if key[0] == "checkpoint")}

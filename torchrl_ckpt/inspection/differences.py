@@ -13,14 +13,17 @@ from torchrl_ckpt.checkpoint.layout import PART, REQUEST, TENSORS, TRAINER
 from torchrl_ckpt.checkpoint.manifest import Manifest
 from torchrl_ckpt.checkpoint.stored_json import read_stored_json
 from torchrl_ckpt.checkpoint.verify import verify
-from torchrl_ckpt.inspection.stored_tensors import StoredTensors
+from torchrl_ckpt.inspection.stored_tensors import StoredTensors, batches
 from torchrl_ckpt.plugin_api.checkpoint_backends import Advance, FileRecord, TensorDescription
 from torchrl_ckpt.plugin_api.plugin import Json
+from torchrl_ckpt.run.rollout_store import METADATA
 
 ABSENT = "absent"
 """Stands for a value that is in only one of the two."""
 
 _TENSOR_FILES = f"{TRAINER}/{TENSORS}/"
+_ABOUT_THE_START = ("attempt_id", "weights_ids")
+_MEASURED = ("seconds", "tokens_per_second")
 _INTEGER_OF_SIZE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -54,10 +57,15 @@ class ValueDifference:
 
 @dataclass(frozen=True)
 class Differences:
-    """All differences. None at all means that the states are bitwise identical."""
+    """All differences. Without `tensors` and `values` the states are bitwise identical.
+
+    `information` is what differs between any two starts, and says nothing about the state: which
+    start has made a carried batch, what its weights were called, and how long it took.
+    """
 
     tensors: list[TensorDifference]
     values: list[ValueDifference]
+    information: list[ValueDifference]
 
     def __bool__(self) -> bool:
         return bool(self.tensors or self.values)
@@ -72,19 +80,29 @@ def compare(a: Path, b: Path, *, advance: Advance = lambda _: None) -> Differenc
     """
     manifests = verify(a, advance=advance), verify(b, advance=advance)
     files = _state_files(manifests[0]), _state_files(manifests[1])
-    values = list(_compare_files(a, b, *files))
+    found = list(_compare_files(a, b, *files))
+    values = [value for value in found if not _is_information(value)]
+    information = [value for value in found if _is_information(value)]
     tensors: list[TensorDifference] = []
     if _tensor_files(manifests[0]) != _tensor_files(manifests[1]):
         stored = StoredTensors(a, manifests[0]), StoredTensors(b, manifests[1])
         shapes = _shapes(stored[0].describe()), _shapes(stored[1].describe())
         values += _compare_values("tensors", *shapes)
-        common = [name for name in shapes[0] if shapes[0][name] == shapes[1].get(name)]
-        # One by one: two whole checkpoints may not fit into memory.
-        compared = (
-            compare_tensors(name, *(s.read([name])[name] for s in stored)) for name in common
-        )
-        tensors = [difference for difference in compared if difference is not None]
-    return Differences(tensors, values)
+        common = {name for name in shapes[0] if shapes[0][name] == shapes[1].get(name)}
+        described = [tensor for tensor in stored[0].describe() if tensor.name in common]
+        for names in batches(described):
+            read = [s.read(names) for s in stored]
+            compared = (compare_tensors(name, read[0][name], read[1][name]) for name in names)
+            tensors += [difference for difference in compared if difference is not None]
+    return Differences(tensors, values, information)
+
+
+def _is_information(difference: ValueDifference) -> bool:
+    """Whether it is about the start that has made a carried batch, and not about the batch."""
+    name = difference.key.rpartition(".")[2]
+    return Path(difference.where).name == METADATA and (
+        name in _ABOUT_THE_START or name.endswith(_MEASURED)
+    )
 
 
 def _tensor_files(manifest: Manifest) -> list[FileRecord]:

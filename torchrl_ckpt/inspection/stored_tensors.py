@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from torchrl_ckpt.checkpoint.layout import MANIFEST, TENSORS, TRAINER
 from torchrl_ckpt.checkpoint.manifest import Manifest
@@ -18,8 +20,7 @@ from torchrl_ckpt.plugin_api.checkpoint_backends import (
 from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, UnsupportedByPlugin
 from torchrl_ckpt.registry.loading import create
 
-if TYPE_CHECKING:
-    import torch
+_BATCH_BYTES = 256 * 1024 * 1024
 
 
 class StoredTensors:
@@ -49,6 +50,33 @@ class StoredTensors:
     def read(self, names: Collection[str]) -> dict[str, torch.Tensor]:
         """Read the tensors `names`, whole and on CPU."""
         return self._backend.read(self._directory, names)
+
+
+def batches(tensors: Iterable[TensorDescription]) -> Iterator[list[str]]:
+    """Yield names of tensors that are read together.
+
+    A backend reads its index anew for each batch, and two whole checkpoints may not fit into
+    memory.
+    """
+    batch: list[str] = []
+    size = 0
+    for tensor in tensors:
+        batch.append(tensor.name)
+        size += math.prod(tensor.shape) * getattr(torch, tensor.dtype).itemsize
+        if size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def count_nonfinite(stored: StoredTensors) -> dict[str, int]:
+    """Read every tensor; return by name how many of its values are NaN or infinite."""
+    counts: dict[str, int] = {}
+    for names in batches(stored.describe()):
+        for name, tensor in stored.read(names).items():
+            counts[name] = tensor.numel() - int(tensor.isfinite().sum())
+    return counts
 
 
 def checkpoint_backend(manifest: Manifest) -> CheckpointBackend:

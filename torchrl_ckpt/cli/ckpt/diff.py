@@ -31,8 +31,9 @@ _MAX_VALUE_LENGTH = 32
 _DESCRIPTION = """\
 Verify two checkpoints and compare their state bit by bit: tensors, optimiser and scheduler,
 progress, random generators, position in the data, carried rollouts. The time of the save, the
-recipe, and the number of ranks that the tensors were spread over are not compared. Exits with 0 if
-the state is equal, 1 if it differs.
+recipe, and the number of ranks that the tensors were spread over are not compared. Which start made
+a carried batch, and how long that took, is shown and does not count. Exits with 0 if the state is
+equal, 1 if it differs.
 """
 
 _EXAMPLES = """\
@@ -70,6 +71,10 @@ def _diff(args: argparse.Namespace) -> int:
         screen.print(f"a: {a}\nb: {b}")
         _print_tensors(screen, differences.tensors)
         for where, values in groupby(differences.values, key=lambda value: value.where):
+            _print_values(screen, where, list(values))
+        if differences.information:
+            screen.print("about the starts that made them, which does not count:")
+        for where, values in groupby(differences.information, key=lambda value: value.where):
             _print_values(screen, where, list(values))
         if not differences:
             screen.print("The states are bitwise identical.")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.filesize import decimal
 from rich.table import Table
@@ -27,10 +27,14 @@ from torchrl_ckpt.cli.ckpt.printing import age, console, print_json, table
 from torchrl_ckpt.plugin_api.checkpoint_backends import TensorDescription
 from torchrl_ckpt.plugin_api.plugin import Json
 
+if TYPE_CHECKING:
+    from torchrl_ckpt.inspection.stored_tensors import StoredTensors
+
 _DESCRIPTION = """\
 Show a checkpoint's progress, the main values of its recipe, versions, plugins, and the name, dtype
-and shape of each tensor. No tensor is read, and nothing is verified. `--json` prints the whole
-manifest, which contains the whole recipe.
+and shape of each tensor. Nothing is verified, and without `--values` no tensor is read; with it,
+the values that are not finite (NaN and infinities) are counted. `--json` prints the whole manifest,
+which contains the whole recipe.
 """
 
 _EXAMPLES = """\
@@ -50,6 +54,11 @@ def add_parser(commands: Any) -> None:
     )
     add_run_or_checkpoint(parser)
     add_step(parser)
+    parser.add_argument(
+        "--values",
+        action="store_true",
+        help="also read every tensor, and count the values that are not finite",
+    )
     add_json(parser)
 
 
@@ -57,7 +66,10 @@ def _inspect(args: argparse.Namespace) -> int:
     directory = selected_checkpoint(args.run, args.step)
     manifest = read_manifest(directory)
     if args.json:
-        tensors = [asdict(tensor) for tensor in _tensors(directory, manifest)]
+        stored = _stored(directory, manifest)
+        tensors = [asdict(tensor) for tensor in stored.describe()]
+        for name, count in _nonfinite(args, stored).items():
+            next(tensor for tensor in tensors if tensor["name"] == name)["num_nonfinite"] = count
         content = read_stored_json(directory / MANIFEST)
         print_json({"path": directory, "manifest": content, "tensors": tensors})
         return 0
@@ -68,14 +80,26 @@ def _inspect(args: argparse.Namespace) -> int:
     for row in _summary(manifest):
         summary.add_row(*row)
     screen.print(summary)
-    screen.print(_tensor_table(_tensors(directory, manifest)))
+    stored = _stored(directory, manifest)
+    counts = _nonfinite(args, stored)
+    if args.values:
+        affected = sum(count > 0 for count in counts.values())
+        screen.print(f"not finite: {sum(counts.values()):,} values, in {affected:,} tensors")
+    screen.print(_tensor_table(stored.describe(), counts))
     return 0
 
 
-def _tensors(directory: Path, manifest: Manifest) -> list[TensorDescription]:
+def _stored(directory: Path, manifest: Manifest) -> StoredTensors:
     from torchrl_ckpt.inspection.stored_tensors import StoredTensors
 
-    return StoredTensors(directory, manifest).describe()
+    return StoredTensors(directory, manifest)
+
+
+def _nonfinite(args: argparse.Namespace, stored: StoredTensors) -> dict[str, int]:
+    """By tensor, how many of its values are not finite; nothing without `--values`."""
+    from torchrl_ckpt.inspection.stored_tensors import count_nonfinite
+
+    return count_nonfinite(stored) if args.values else {}
 
 
 def _summary(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -117,9 +141,11 @@ def _inline(value: Json) -> str:
     return f"({_pairs(_given(value))})" if isinstance(value, dict) else str(value)
 
 
-def _tensor_table(tensors: Sequence[TensorDescription]) -> Table:
-    rows = table(f"{len(tensors)} tensors", "dtype", "shape", "elements", right=("elements",))
+def _tensor_table(tensors: Sequence[TensorDescription], nonfinite: Mapping[str, int]) -> Table:
+    numbers = ("elements", "not finite") if nonfinite else ("elements",)
+    rows = table(f"{len(tensors)} tensors", "dtype", "shape", *numbers, right=numbers)
     for tensor in tensors:
         elements = math.prod(tensor.shape)
-        rows.add_row(tensor.name, tensor.dtype, str(list(tensor.shape)), f"{elements:,}")
+        counts = [f"{nonfinite[tensor.name]:,}"] if nonfinite else []
+        rows.add_row(tensor.name, tensor.dtype, str(list(tensor.shape)), f"{elements:,}", *counts)
     return rows
