@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
+from torchrl_ckpt.plugin_api import heartbeat
 from torchrl_ckpt.plugin_api.checkpoint_backends import Advance, FileRecord
 from torchrl_ckpt.plugin_api.durable_files import (
     DigestingStream,
@@ -37,6 +38,7 @@ class _ProgressStream(DigestingStream):
 
     def write(self, data: Any) -> int:
         written = super().write(data)
+        heartbeat.beat()
         self._advance(written)
         return written
 

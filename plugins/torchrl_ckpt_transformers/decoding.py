@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from torchrl_ckpt.plugin_api import heartbeat
 from torchrl_ckpt.plugin_api.engines import Sample, Sampling
 from torchrl_ckpt_transformers.noise import uniforms
 from torchrl_ckpt_transformers.sampling import draw
@@ -66,6 +67,7 @@ def decode(
     batch = torch.arange(len(rows), device=device)  # the rows that are still in the batch
     running = torch.ones(len(rows), dtype=torch.bool, device=device)
     for position in range(sampling.max_tokens):
+        heartbeat.beat()
         drawn, tokens_logprobs = draw(logits, noise[batch, position], sampling)
         tokens[batch, position], logprobs[batch, position] = drawn, tokens_logprobs
         on_step(batch[running], drawn[running], tokens_logprobs[running])

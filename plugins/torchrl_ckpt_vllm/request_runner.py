@@ -10,6 +10,8 @@ from vllm import RequestOutput, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.output_processor import RequestOutputCollector
 
+from torchrl_ckpt.plugin_api import heartbeat
+
 
 class RequestRunner:
     """Runs all requests of `llm`, so that every output passes through here.
@@ -76,5 +78,6 @@ class RequestRunner:
         """Replace the engine core's method: a caller that asks again has collected its outputs."""
         self._all_collected = True
         outputs = await self._receive()
+        heartbeat.beat()
         self._all_collected = False
         return outputs

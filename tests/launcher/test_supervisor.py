@@ -17,6 +17,7 @@ from tests.support.waiting import wait_until
 from torchrl_ckpt.launcher.components import Component
 from torchrl_ckpt.launcher.display.display import Display
 from torchrl_ckpt.launcher.supervisor import supervise
+from torchrl_ckpt.launcher.watchdog import Watchdog
 from torchrl_ckpt.plugin_api.errors import CheckpointNotFound, ComponentFailed
 from torchrl_ckpt.run.directory import RunDirectory
 
@@ -68,6 +69,7 @@ def run_job_fixture(
                 supervise(
                     components,
                     display=display,
+                    watchdog=Watchdog(run.heartbeats, None),
                     on_stop_requested=lambda: None,
                     grace_seconds=1.0,
                 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.support.commands import RECIPES, succeed
 
 # Modules that components, companions or what they import ask for by these names.
@@ -12,6 +14,7 @@ IMPORTED = ("xxhash", "json", "logging", "numpy", "torch", "pydantic", "transfor
 AT_START = ("sitecustomize", "usercustomize")
 
 
+@pytest.mark.slow
 def test_modules_in_the_working_directory_are_not_run(tmp_path: Path) -> None:
     marks = tmp_path / "marks"
     marks.mkdir()

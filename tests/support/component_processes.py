@@ -23,6 +23,7 @@ from pathlib import Path
 from torchrl_ckpt.launcher.components import Component
 from torchrl_ckpt.launcher.display.display import Display
 from torchrl_ckpt.launcher.supervisor import supervise
+from torchrl_ckpt.launcher.watchdog import Watchdog
 from torchrl_ckpt.plugin_api.errors import UserError
 from torchrl_ckpt.run.directory import RunDirectory
 
@@ -41,6 +42,7 @@ try:
         supervise(
             components,
             display=display,
+            watchdog=Watchdog(directory / "heartbeats", None),
             on_stop_requested=(directory / "stop").touch,
             grace_seconds=2.0,
         )

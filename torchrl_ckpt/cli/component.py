@@ -21,6 +21,7 @@ from torchrl_ckpt.config.rl_recipe import RlRecipe
 from torchrl_ckpt.config.section import Section
 from torchrl_ckpt.config.sft_recipe import SftRecipe
 from torchrl_ckpt.config.trainer import RlTrainerConfig, TrainerConfig
+from torchrl_ckpt.plugin_api import heartbeat
 from torchrl_ckpt.plugin_api.errors import UserError
 from torchrl_ckpt.plugin_api.parent_death import die_with_parent
 from torchrl_ckpt.run import logs
@@ -43,7 +44,9 @@ def main(argv: list[str]) -> None:
     config = section_of(recipe, component)
     # Elsewhere RANK, if it is set, is of another job, which has started this one.
     has_others = isinstance(config, TrainerConfig) and config.ranks > 1
-    logs.configure(int(os.environ["RANK"]) if has_others else None)
+    rank = int(os.environ["RANK"]) if has_others else None
+    logs.configure(rank)
+    heartbeat.begin(component if rank is None else f"{component} rank {rank}")
     try:
         _run(config, recipe, resolved, argv[2:])
     except UserError as error:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from torchrl_ckpt.config.ckpt import CheckpointConfig
+from torchrl_ckpt.config.launcher import LauncherConfig
 from torchrl_ckpt.config.section import (
     Count,
     EnvironmentTable,
@@ -121,6 +122,9 @@ class OrchestratorConfig(Section):
 
     model: ModelTable
     """The model whose tokenizer to use."""
+
+    launcher: LauncherConfig = LauncherConfig()
+    """How the processes are watched."""
 
     ckpt: CheckpointConfig | None = None
     """Checkpointing, as the trainer's."""

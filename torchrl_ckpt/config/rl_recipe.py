@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torchrl_ckpt.config.ckpt import CheckpointConfig
 from torchrl_ckpt.config.inference import InferenceConfig
+from torchrl_ckpt.config.launcher import LauncherConfig
 from torchrl_ckpt.config.orchestrator import OrchestratorConfig
 from torchrl_ckpt.config.section import Count, ModelTable, PositiveInt, Section
 from torchrl_ckpt.config.trainer import RlTrainerConfig
@@ -15,7 +16,9 @@ from torchrl_ckpt.config.trainer import RlTrainerConfig
 class RlRecipe(Section):
     """Reinforcement learning: trainer, orchestrator and, if its section is on, inference."""
 
-    shared_keys: ClassVar[tuple[str, ...]] = ("max_steps", "seed", "output_dir", "model", "ckpt")
+    shared_keys: ClassVar[tuple[str, ...]] = (
+        *("max_steps", "seed", "output_dir", "model", "ckpt", "launcher"),
+    )
     """Keys of the root that apply to every section that has them."""
 
     max_steps: PositiveInt | None = None
@@ -32,6 +35,9 @@ class RlRecipe(Section):
 
     ckpt: CheckpointConfig | None = None
     """Checkpointing of trainer and orchestrator. `--ckpt` switches it on with its defaults."""
+
+    launcher: LauncherConfig | None = None
+    """How the processes of the job are watched."""
 
     trainer: RlTrainerConfig
     """The training process."""

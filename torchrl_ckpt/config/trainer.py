@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from torchrl_ckpt.config.ckpt import CheckpointConfig
+from torchrl_ckpt.config.launcher import LauncherConfig
 from torchrl_ckpt.config.section import (
     Count,
     LossTable,
@@ -95,6 +96,9 @@ class TrainerConfig(Section):
 
     ckpt: CheckpointConfig | None = None
     """Checkpointing. `--ckpt` switches it on with its defaults."""
+
+    launcher: LauncherConfig = LauncherConfig()
+    """How the processes are watched."""
 
     optim: OptimizerConfig = OptimizerConfig()
     """The optimiser."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torchrl_ckpt.inference.cancel import Interrupted, cancel_when
 from torchrl_ckpt.inference.http_errors import EngineDied, WeightsUnknown
+from torchrl_ckpt.plugin_api import heartbeat
 from torchrl_ckpt.plugin_api.engines import (
     DrawnTokens,
     Engine,
@@ -83,9 +84,10 @@ class ServedPolicy:
         if self.update_in_flight:
             return await self._generate_across_loads(request, on_drawn)
         async with self._fixed_weights() as weights:
-            groups = await self.engine.generate(
-                request, None if on_drawn is None else lambda drawn: on_drawn(drawn, weights)
-            )
+            with heartbeat.working():
+                groups = await self.engine.generate(
+                    request, None if on_drawn is None else lambda drawn: on_drawn(drawn, weights)
+                )
         return [
             (sample, [weights.span(len(sample.token_ids))]) for group in groups for sample in group
         ]
@@ -98,7 +100,8 @@ class ServedPolicy:
         Raises `EngineDied`, `WeightsUnknown`, and what the engine raises.
         """
         async with self._fixed_weights() as weights:
-            return await self.engine.logprobs(sequences), weights
+            with heartbeat.working():
+                return await self.engine.logprobs(sequences), weights
 
     async def load(self, directory: Path, version: int) -> LoadedWeights:
         """Serve the weights in `directory` as `version`.
@@ -109,7 +112,8 @@ class ServedPolicy:
         async with self._turn:
             await self._unused.wait()
             try:
-                await self.engine.load_weights(directory)
+                with heartbeat.working():
+                    await self.engine.load_weights(directory)
             except ModelError:
                 raise
             except BaseException as error:
@@ -159,7 +163,8 @@ class ServedPolicy:
 
         self._weights_lost.add(weights_lost)
         try:
-            groups = await cancel_when(weights_lost, self.engine.generate(request, record))
+            with heartbeat.working():
+                groups = await cancel_when(weights_lost, self.engine.generate(request, record))
         except Interrupted:
             raise WeightsUnknown(
                 "a load of weights failed half-way: load weights, then repeat the request"

@@ -16,6 +16,7 @@ import uvicorn
 
 from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.inference.app import build_app
+from torchrl_ckpt.plugin_api import heartbeat
 from torchrl_ckpt.plugin_api.engines import Engine, FailureReportingEngine
 from torchrl_ckpt.plugin_api.errors import RecipeError
 from torchrl_ckpt.plugin_api.models import Model
@@ -116,6 +117,7 @@ class EngineBoundServer(uvicorn.Server):
         self._engine = engine
 
     async def on_tick(self, counter: int) -> bool:
+        heartbeat.beat_if_idle()
         if counter % _TICKS_PER_SECOND == 0 and isinstance(self._engine, FailureReportingEngine):
             self.failure = self._engine.failure()
             if self.failure is not None:

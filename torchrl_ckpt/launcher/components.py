@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from torchrl_ckpt.config.trainer import TrainerConfig
+from torchrl_ckpt.plugin_api.heartbeat import DIRECTORY_VARIABLE
 from torchrl_ckpt.run.directory import RunDirectory
 
 _ENTRY = "torchrl_ckpt.cli.component"
@@ -49,8 +50,8 @@ def trainer(run: RunDirectory, config: TrainerConfig, resolved: Path | None = No
         "trainer",
         rank if config.ranks == 1 else several,
         run.log("trainer"),
-        env=_OPENMP,
         saves_on_stop=config.ckpt is not None,
+        env=_environment(run),
     )
 
 
@@ -62,7 +63,7 @@ def orchestrator(
         "orchestrator",
         _python(_ENTRY, "orchestrator", str(resolved or run.resolved)),
         run.log("orchestrator"),
-        env={**_OPENMP, **env},
+        env={**_environment(run), **env},
     )
 
 
@@ -77,11 +78,16 @@ def inference(run: RunDirectory, env: Mapping[str, str], listener: int, python: 
         "inference",
         _python(_ENTRY, "inference", str(run.resolved), str(listener), interpreter=python),
         run.log("inference"),
-        env={**_OPENMP, **env},
+        env={**_environment(run), **env},
         pass_fds=(listener,),
         is_server=True,
         max_restarts=_SERVER_RESTARTS,
     )
+
+
+def _environment(run: RunDirectory) -> dict[str, str]:
+    """What every component gets in its environment."""
+    return {**_OPENMP, DIRECTORY_VARIABLE: str(run.heartbeats)}
 
 
 def _python(module: str, *arguments: str, interpreter: Path = Path(sys.executable)) -> list[str]:

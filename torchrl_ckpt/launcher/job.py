@@ -10,6 +10,7 @@ from torchrl_ckpt.launcher.display.display import Display
 from torchrl_ckpt.launcher.start import Start
 from torchrl_ckpt.launcher.summary import saved_line
 from torchrl_ckpt.launcher.supervisor import supervise
+from torchrl_ckpt.launcher.watchdog import Watchdog
 from torchrl_ckpt.plugin_api.errors import ComponentFailed
 
 _COUNT_STEPS = ("trainer", "orchestrator")
@@ -32,7 +33,12 @@ def finished_job(start: Start, components: Sequence[Component], *, title: str) -
         for note in start.notes:
             display.message(note, "warning")
         try:
-            supervise(components, display=display, on_stop_requested=run.stop.touch)
+            supervise(
+                components,
+                display=display,
+                watchdog=Watchdog(run.heartbeats, start.stall_timeout),
+                on_stop_requested=run.stop.touch,
+            )
         except ComponentFailed as failure:
             if (line := saved_line(attempt)) is not None:
                 failure.args = (f"{failure}\n  {line}",)

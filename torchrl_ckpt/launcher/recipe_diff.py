@@ -29,6 +29,7 @@ _NOT_NOTED = (
     "collective_timeout",
     "data.num_workers",
     "export_weights",
+    "launcher",
     "max_steps",
     "orchestrator.ckpt",
     "orchestrator.client.api_key_env",
@@ -37,6 +38,7 @@ _NOT_NOTED = (
     "orchestrator.client.canary_tolerance",
     "orchestrator.client.timeout",
     "orchestrator.evaluation",
+    "orchestrator.launcher",
     "orchestrator.max_steps",
     "orchestrator.model",
     "orchestrator.output_dir",
@@ -47,6 +49,7 @@ _NOT_NOTED = (
     "trainer.ckpt",
     "trainer.collective_timeout",
     "trainer.export_weights",
+    "trainer.launcher",
     "trainer.max_steps",
     "trainer.model",  # A warm start names a directory, which a resume does not need.
     "trainer.output_dir",

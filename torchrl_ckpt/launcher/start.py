@@ -45,6 +45,8 @@ class Start:
 
     attempt: Attempt
     notes: list[str]
+    stall_timeout: float | None
+    """How long a process may show no progress, in seconds (`launcher.stall_timeout`)."""
 
 
 @contextmanager
@@ -135,7 +137,7 @@ def _settle(
         _check_steps_left(manifest.step, shared.max_steps)
         notes += notes_on_resume(manifest, command, to_json(recipe))
     attempt = _attempt(recipe, number, None if manifest is None else manifest.step)
-    return Start(attempt, notes), manifest
+    return Start(attempt, notes, shared.launcher.stall_timeout), manifest
 
 
 def _attempt(recipe: Recipe, number: int, resume_step: int | None) -> Attempt:

@@ -7,12 +7,16 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any
+
+import psutil
 
 from torchrl_ckpt.launcher.components import Component
 from torchrl_ckpt.launcher.display.display import Display
 from torchrl_ckpt.launcher.process import ComponentProcess, living_descendants, stop_processes
+from torchrl_ckpt.launcher.watchdog import Stalled, Watchdog
 from torchrl_ckpt.plugin_api.errors import ComponentFailed, RunInterrupted
 from torchrl_ckpt.plugin_api.parent_death import adopt_orphans
 
@@ -35,14 +39,17 @@ def supervise(
     components: Sequence[Component],
     *,
     display: Display,
+    watchdog: Watchdog,
     on_stop_requested: Callable[[], None],
     grace_seconds: float = 10.0,
 ) -> None:
     """Start `components` and return once all but the servers have ended with exit code 0.
 
     The servers are stopped then. A server that ends earlier is restarted as often as its component
-    allows, unless its log names a mistake of the user's. No process is left behind, whatever
-    happens; what has not ended `grace_seconds` after SIGTERM is killed. Call it in the main thread.
+    allows, unless its log names a mistake of the user's. What `watchdog` finds to hang is killed: a
+    server is restarted then, and a companion of a component replaced by it; any other process ends
+    the job. No process is left behind, whatever happens; what has not ended `grace_seconds` after
+    SIGTERM is killed. Call it in the main thread.
 
     The first SIGTERM, SIGHUP or Ctrl-C calls `on_stop_requested`, and waiting goes on. So does a
     failure, where another component `saves_on_stop`, before it is raised.
@@ -58,7 +65,7 @@ def supervise(
     with _StopRequests() as requests:
         try:
             processes.extend(map(ComponentProcess, components))
-            _watch(processes, display, requests, on_stop_requested)
+            _watch(processes, display, watchdog, requests, on_stop_requested)
         except RunInterrupted:
             stop_processes(
                 processes, grace_seconds=_INTERRUPT_GRACE_SECONDS, exclude=earlier_children
@@ -71,6 +78,7 @@ def supervise(
 def _watch(
     processes: list[ComponentProcess],
     display: Display,
+    watchdog: Watchdog,
     requests: _StopRequests,
     on_stop_requested: Callable[[], None],
 ) -> None:
@@ -81,8 +89,14 @@ def _watch(
         _restart_servers(processes, display, restarts)
         if _failed(processes):
             order = _in_order_of_failure(processes)
-            order += _let_save(processes, order[0], display, requests, on_stop_requested)
+            cause = f"{order[0].name} {order[0].describe_exit()}"
+            order += _let_save(processes, cause, display, requests, on_stop_requested)
             raise _failure(order)
+        if (stalled := watchdog.find()) is not None:
+            if (failure := _kill_stalled(stalled, processes, display)) is not None:
+                if stalled.unit not in _saving(processes):
+                    _let_save(processes, stalled.text, display, requests, on_stop_requested)
+                raise failure
         if requests.count > 1:
             raise RunInterrupted("stopped at once, as requested; nothing was saved")
         if requests.count == 1 and not stop_requested:
@@ -101,12 +115,12 @@ def _watch(
 
 def _let_save(
     processes: Sequence[ComponentProcess],
-    failed: ComponentProcess,
+    cause: str,
     display: Display,
     requests: _StopRequests,
     on_stop_requested: Callable[[], None],
 ) -> list[ComponentProcess]:
-    """Let those that save on a stop save what is finished, although `failed` has ended the job.
+    """Let those that save on a stop save what is finished, although `cause` has ended the job.
 
     Returns those that have failed to. A signal, or the limit, ends the wait.
     """
@@ -115,7 +129,7 @@ def _let_save(
         return []
     names = " and ".join(process.name for process in saving)
     display.message(
-        f"{failed.name} {failed.describe_exit()}; the {names} saves the last finished step "
+        f"{cause}; the {names} saves the last finished step "
         f"(at most {_SAVE_SECONDS:.0f} s; Ctrl-C or SIGTERM stops at once)",
         "warning",
     )
@@ -127,6 +141,11 @@ def _let_save(
         display.refresh()
         time.sleep(_POLL_SECONDS)
     return [process for process in saving if process.poll() != 0]
+
+
+def _saving(processes: Sequence[ComponentProcess]) -> list[str]:
+    """The names of the components that save on a stop."""
+    return [process.name for process in processes if process.component.saves_on_stop]
 
 
 def _have_saved(processes: Sequence[ComponentProcess]) -> bool:
@@ -153,6 +172,25 @@ def _restart_servers(
         )
         process.kill_group()
         processes[index] = ComponentProcess(component)
+
+
+def _kill_stalled(
+    stalled: Stalled, processes: Sequence[ComponentProcess], display: Display
+) -> ComponentFailed | None:
+    """Kill a process that hangs; return why the job ends, unless another process will replace it."""
+    component = next((p for p in processes if p.name == stalled.unit), None)
+    if component is None:
+        with suppress(psutil.NoSuchProcess):
+            stalled.process.kill()
+    else:
+        component.kill_group()
+    if component is None or component.component.is_server:
+        display.message(f"{stalled.text} and is killed; its stacks are in its log", "warning")
+        return None
+    return ComponentFailed(
+        f"{stalled.text}; the stacks of its threads are at the end of {component.log}. A step that "
+        "rightly takes longer needs a higher `launcher.stall_timeout`"
+    )
 
 
 class _RestartCounter:

@@ -17,12 +17,15 @@ from torchrl_ckpt.orchestrator.prompts import Prompts
 from torchrl_ckpt.orchestrator.rollout_generator import RolloutGenerator
 from torchrl_ckpt.orchestrator.server_pool import ServerPool
 from torchrl_ckpt.orchestrator.state import COMPONENT, OrchestratorState
+from torchrl_ckpt.plugin_api import heartbeat
 from torchrl_ckpt.plugin_api.checked_environment import CheckedEnvironment
 from torchrl_ckpt.plugin_api.models import Model
 from torchrl_ckpt.registry.loading import create
 from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.progress import Finding, ProgressLog
 from torchrl_ckpt.shuffled_stream import ShuffledStream
+
+_BEAT_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +79,18 @@ async def _orchestrate(config: OrchestratorConfig, attempt: Attempt, job: RlReci
                 seed=config.seed,
             )
         loop = Loop(config, attempt, state, pool, generator, evaluator, progress)
-        await loop.run(carried)
+        beats = asyncio.create_task(_beat())
+        try:
+            await loop.run(carried)
+        finally:
+            beats.cancel()
+
+
+async def _beat() -> None:
+    """Show that the event loop runs; what it waits for has limits, or heartbeats, of its own."""
+    while True:
+        heartbeat.beat()
+        await asyncio.sleep(_BEAT_SECONDS)
 
 
 def _prompts(

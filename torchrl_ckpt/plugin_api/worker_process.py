@@ -1,6 +1,6 @@
 """A child process that executes calls, so that their work does not hold this process's interpreter.
 
-    python -m torchrl_ckpt.plugin_api.worker_process DESCRIPTOR    # how `WorkerProcess` starts it
+    python -m torchrl_ckpt.plugin_api.worker_process DESCRIPTOR NAME    # how `start` starts it
 
 Calls and results are pickled and sent over a socket pair that only the two processes have: both
 ends are this program. The child is tied to the thread that started it and dies with it, so that
@@ -21,6 +21,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
+from torchrl_ckpt.plugin_api import heartbeat
 from torchrl_ckpt.plugin_api.errors import UserError, WorkerProcessDied
 from torchrl_ckpt.plugin_api.parent_death import die_with_parent
 
@@ -28,6 +29,7 @@ T = TypeVar("T")
 
 _POLL_SECONDS = 0.1
 _EXIT_SECONDS = 5.0
+_IDLE_BEAT_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +88,7 @@ class WorkerProcess:
         """
         return subprocess.Popen(
             # -P: it finds no module in the working directory.
-            [sys.executable, "-P", "-m", __name__, str(connection)],
+            [sys.executable, "-P", "-m", __name__, str(connection), self._name],
             stdin=subprocess.DEVNULL,
             pass_fds=fds,
             env=self._env,
@@ -185,9 +187,12 @@ def serve(connection: Connection) -> None:
         signal.signal(number, signal.SIG_IGN)
     while True:
         try:
+            while not connection.poll(_IDLE_BEAT_SECONDS):
+                heartbeat.beat()
             function, args = connection.recv()
         except EOFError:
             return
+        heartbeat.beat()
         try:
             answer = (True, function(*args))
         except (OSError, UserError) as error:
@@ -199,4 +204,5 @@ def serve(connection: Connection) -> None:
 
 
 if __name__ == "__main__":
+    heartbeat.begin(sys.argv[2])
     serve(Connection(int(sys.argv[1])))

@@ -60,6 +60,11 @@ class RunDirectory:
         """Its existence asks the trainer to leave after the current step."""
         return self.logs / "stop"
 
+    @property
+    def heartbeats(self) -> Path:
+        """The files by which processes show progress (`plugin_api/heartbeat.py`)."""
+        return self.logs / "heartbeats"
+
     def log(self, component: str) -> Path:
         return self.logs / f"{component}.log"
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from torchrl_ckpt.plugin_api import heartbeat
 from torchrl_ckpt.plugin_api.errors import WaitTimeout
 
 T = TypeVar("T")
@@ -39,6 +40,7 @@ def wait_for(look: Callable[[], T | None], awaited: str, deadline: Deadline) -> 
     """
     while (found := look()) is None:
         deadline.check(awaited)
+        heartbeat.beat()
         time.sleep(_POLL_SECONDS)
     return found
 

@@ -18,6 +18,7 @@ from torchrl_ckpt.checkpoint.committer import Committer, CommitterProcess
 from torchrl_ckpt.checkpoint.layout import STATE, TENSORS, TRAINER, Layout
 from torchrl_ckpt.checkpoint.part import open_part
 from torchrl_ckpt.checkpoint.rollout_part import ORCHESTRATOR, restore_policies
+from torchrl_ckpt.plugin_api import heartbeat
 from torchrl_ckpt.plugin_api.checkpoint_backends import CheckpointBackend, Save
 from torchrl_ckpt.plugin_api.durable_files import read_json
 from torchrl_ckpt.plugin_api.errors import CheckpointFailed, CheckpointMismatch
@@ -34,6 +35,7 @@ from torchrl_ckpt.trainer.state import TrainingState, rng_state, set_rng_state
 
 _REPORTED_WAIT_SECONDS = 1.0
 _FINAL_WAIT_SECONDS = 60.0
+_POLL_SECONDS = 0.5
 
 T = TypeVar("T")
 
@@ -226,6 +228,8 @@ class Checkpointer:
         """Return once no save is in progress."""
         if self._in_progress is not None:
             ended, self._in_progress = self._in_progress, None
+            while wait([ended.metrics], _POLL_SECONDS).not_done:
+                heartbeat.beat()  # Those that it waits for have heartbeats of their own.
             self._report(ended.step, ended.metrics.result(), ended.stall)
 
     @property

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from torchrl_ckpt.checkpoint.layout import TRAINER
+from torchrl_ckpt.plugin_api import heartbeat
 from torchrl_ckpt.plugin_api.errors import NotFinite, WrongPolicy
 from torchrl_ckpt.plugin_api.plugin import Json
 from torchrl_ckpt.run.metrics import MetricsLog
@@ -80,6 +81,7 @@ class Loop:
         if options.publish_policies:
             self._publisher.publish(state.progress.step, last=False)
         while state.progress.step < options.max_steps:
+            heartbeat.beat()
             rng = rng_state()
             batch, failure = self._next_batch()
             if batch is None:
@@ -98,6 +100,7 @@ class Loop:
                 self._logs.metrics.write(TRAINER, step, row)
             stopping = step < options.max_steps and self._stop_requested()
             last = stopping or step == options.max_steps
+            heartbeat.beat()
             # The orchestrator's part of a checkpoint relies on this order: see
             # `Checkpointer.request`. A committed last step means that its model is there as well.
             checkpointer.request(step, last=last, leaving=stopping)
@@ -105,6 +108,7 @@ class Loop:
                 self._publisher.publish(step, last=last)
             elif options.export_weights and step == options.max_steps:
                 self._publisher.export_final(step)
+            heartbeat.beat()
             checkpointer.save(step, state)
             if stopping:
                 _log.warning("stopped after step %d of %d, as requested", step, options.max_steps)

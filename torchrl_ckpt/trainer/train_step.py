@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from torchrl_ckpt.config.trainer import PackingConfig
+from torchrl_ckpt.plugin_api import heartbeat
 from torchrl_ckpt.plugin_api.collectives import gather_json
 from torchrl_ckpt.plugin_api.errors import NotFinite, WrongPolicy
 from torchrl_ckpt.plugin_api.losses import Loss, LossInputs
@@ -110,6 +111,7 @@ class TrainStep:
             for name, value in {"loss": output.loss, **output.metrics}.items():
                 sums[name] = sums.get(name, 0.0) + value.detach().double()
             check.add(chosen, loss_inputs, output)
+            heartbeat.beat()
 
         parameters = list(self._model.parameters())
         norm: Any = torch.nn.utils.get_total_norm(
