@@ -92,11 +92,11 @@ def _watch(
             cause = f"{order[0].name} {order[0].describe_exit()}"
             order += _let_save(processes, cause, display, requests, on_stop_requested)
             raise _failure(order)
-        if (stalled := watchdog.find()) is not None:
-            if (failure := _kill_stalled(stalled, processes, display)) is not None:
-                if stalled.unit not in _saving(processes):
-                    _let_save(processes, stalled.text, display, requests, on_stop_requested)
-                raise failure
+        stalled = watchdog.find()
+        if stalled is not None and (failure := _kill_stalled(stalled, processes, display)):
+            if stalled.unit not in _saving(processes):
+                _let_save(processes, stalled.text, display, requests, on_stop_requested)
+            raise failure
         if requests.count > 1:
             raise RunInterrupted("stopped at once, as requested; nothing was saved")
         if requests.count == 1 and not stop_requested:
@@ -177,7 +177,7 @@ def _restart_servers(
 def _kill_stalled(
     stalled: Stalled, processes: Sequence[ComponentProcess], display: Display
 ) -> ComponentFailed | None:
-    """Kill a process that hangs; return why the job ends, unless another process will replace it."""
+    """Kill a process that hangs; return why the job ends, unless another one will replace it."""
     component = next((p for p in processes if p.name == stalled.unit), None)
     if component is None:
         with suppress(psutil.NoSuchProcess):
