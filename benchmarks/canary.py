@@ -35,7 +35,7 @@ from torchrl_ckpt.run.patience import Patience
 from torchrl_ckpt.run.progress import ProgressLog
 from torchrl_ckpt.run.weight_store import Policy, WeightStore
 from torchrl_ckpt.trainer.distributed import World
-from torchrl_ckpt.trainer.publisher import Publisher
+from torchrl_ckpt.trainer.publisher import CanaryOptions, Publisher
 
 _RECIPES = Path(__file__).parents[1] / "recipes" / "reverse"
 _TRAINERS = (torch.float32, torch.bfloat16)
@@ -86,7 +86,13 @@ def publish(plugin: Model, dtype: torch.dtype, root: Path, world: World) -> Iter
         attempt_id = new_id()
         patience = Patience(0.0, "none", ProgressLog(root / "progress.jsonl", "trainer"))
         publisher = Publisher(
-            plugin, module, weights, attempt_id=attempt_id, world=world, patience=patience
+            plugin,
+            module,
+            weights,
+            attempt_id=attempt_id,
+            world=world,
+            patience=patience,
+            canary=CanaryOptions(seed=0, longest=128),
         )
         publisher.publish(version, last=False)
         policy = weights.read(version, attempt_id)

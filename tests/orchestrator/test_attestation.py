@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,25 @@ async def test_a_step_smaller_than_the_tolerance_does_not_hide_the_previous_weig
     await attestation(ScriptedServer([[-0.51, -1.51]], report), previous=previous)
     # A step that changes nothing cannot be told from the previous one.
     await attestation(ScriptedServer([[-0.51, -1.51]], report), previous=make_policy())
+
+
+async def test_policies_are_compared_by_the_sequences_that_they_share() -> None:
+    def policy(logprob: float, changing: list[int]) -> Policy:
+        canary = Canary([[1, 2], changing], [[logprob], [-3.0]], "float32")
+        return replace(make_policy(), canary=canary)
+
+    class Server(ScriptedServer):
+        async def logprobs(self, sequences: list[list[int]]) -> SequenceScores:
+            return SequenceScores([[-0.551], [-3.0]], frozenset({f"load-{self.num_loads}"}))
+
+    report = {"dtype": "bfloat16"}
+    with pytest.raises(WrongPolicy, match="those of the previous policy"):
+        await attestation(Server([], report), policy(-0.5, [4, 5]), previous=policy(-0.55, [8, 9]))
+
+
+async def test_a_cut_canary_is_one_of_the_shorter_sequences() -> None:
+    canary = Canary([[1, 2, 3, 4], [5, 6]], [[-1.0, -2.0, -3.0], [-4.0]], "float32")
+    assert canary.cut(3) == Canary([[1, 2, 3], [5, 6]], [[-1.0, -2.0], [-4.0]], "float32")
 
 
 LATEST = [-0.58, -1.42]  # What the server answered with the previous policy, in 16 bits.

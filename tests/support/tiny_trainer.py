@@ -29,7 +29,7 @@ from torchrl_ckpt.trainer.distributed import World, seed_everything
 from torchrl_ckpt.trainer.loop import Loop, LoopLogs, LoopOptions
 from torchrl_ckpt.trainer.optimizer import build_optimizer, build_scheduler
 from torchrl_ckpt.trainer.packing import TrainSample
-from torchrl_ckpt.trainer.publisher import Publisher
+from torchrl_ckpt.trainer.publisher import CanaryOptions, Publisher
 from torchrl_ckpt.trainer.sft_source import SftSource
 from torchrl_ckpt.trainer.state import Progress, TrainingState
 from torchrl_ckpt.trainer.train_step import TrainStep
@@ -172,6 +172,7 @@ def tiny_trainer(
             attempt_id=attempt.id,
             world=world,
             patience=patience(output_dir),
+            canary=CanaryOptions(seed=0, longest=8),
         ),
         checkpointer,
         Layout.of_run(output_dir, ckpt or CheckpointConfig()),

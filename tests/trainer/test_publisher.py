@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM
 from tests.support.rollouts import ATTEMPT_ID
 from tests.support.tiny_model import logprobs_of, tiny_model
 from tests.support.tiny_trainer import SMALLEST, patience, tiny_trainer
+from torchrl_ckpt.plugin_api.errors import NotFinite
 from torchrl_ckpt.plugin_api.models import Model
 from torchrl_ckpt.run.weight_store import Policy, WeightStore
 from torchrl_ckpt.trainer.distributed import World
-from torchrl_ckpt.trainer.publisher import Publisher
+from torchrl_ckpt.trainer.publisher import CanaryOptions, Publisher
 
 
 class PlainModel:
@@ -47,6 +48,7 @@ def publisher(world: World, run: Path, plugin: Model | None = None) -> Publisher
         attempt_id=ATTEMPT_ID,
         world=world,
         patience=patience(run),
+        canary=CanaryOptions(seed=0, longest=40),
     )
 
 
@@ -61,7 +63,7 @@ def test_the_canary_is_what_the_published_weights_compute(world: World, tmp_path
     canary = published(tmp_path, 7).canary
     served = AutoModelForCausalLM.from_pretrained(tmp_path / "weights/step_7")
     assert canary.dtype == "float32"
-    assert len(canary.sequences) == 4
+    assert list(map(len, canary.sequences)) == [16] * 7 + [40]
     for sequence, logprobs in zip(canary.sequences, canary.logprobs, strict=True):
         tokens = torch.tensor([sequence])
         with torch.no_grad():
@@ -70,14 +72,43 @@ def test_the_canary_is_what_the_published_weights_compute(world: World, tmp_path
         torch.testing.assert_close(torch.tensor(logprobs), expected, rtol=0, atol=1e-5)
 
 
+def test_neighbours_share_the_fixed_sequences_alone_and_a_resume_gives_the_same(
+    world: World, tmp_path: Path
+) -> None:
+    sequences = []
+    for run, version in (("a", 7), ("a", 8), ("b", 8)):
+        publisher(world, tmp_path / run).publish(version, last=False)
+        sequences.append(published(tmp_path / run, version).canary.sequences)
+    shared = [one == other for one, other in zip(*sequences[:2], strict=True)]
+    assert shared == [True] * 4 + [False] * 4
+    assert sequences[1] == sequences[2]
+
+
+def test_a_model_with_nan_is_not_published(world: World, tmp_path: Path) -> None:
+    class BrokenModel(PlainModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.build = self._build_broken
+
+        def _build_broken(self, *, pretrained: bool) -> torch.nn.Module:
+            model = tiny_model(**SMALLEST).build(pretrained=pretrained)
+            for parameter in model.parameters():
+                parameter.data.fill_(float("nan"))
+            return model
+
+    with pytest.raises(NotFinite, match="the model of step 7 gives log-probabilities"):
+        publisher(world, tmp_path, BrokenModel()).publish(7, last=False)
+    assert not (tmp_path / "weights/step_7").exists()
+
+
 def test_the_canary_of_other_weights_is_another_one(world: World, tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, world)
     trainer.run(publish_policies=True)
     first, second = (trainer.weights().read(step, attempt_id=trainer.attempt.id) for step in (1, 2))
     assert first is not None
     assert second is not None
-    assert first.canary.sequences == second.canary.sequences
-    assert first.canary.logprobs != second.canary.logprobs
+    assert first.canary.sequences[:4] == second.canary.sequences[:4]
+    assert first.canary.logprobs[:4] != second.canary.logprobs[:4]
 
 
 def test_the_digest_is_that_of_the_published_tensors(world: World, tmp_path: Path) -> None:
@@ -125,6 +156,7 @@ def test_publishing_leaves_the_model_in_training_mode_and_without_gradients(
         attempt_id=ATTEMPT_ID,
         world=world,
         patience=patience(tmp_path),
+        canary=CanaryOptions(seed=0, longest=40),
     ).publish(0, last=False)
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -59,7 +59,9 @@ async def _orchestrate(config: OrchestratorConfig, attempt: Attempt, job: RlReci
         ShuffledStream(environment.size("train"), config.seed), async_level=config.async_level
     )
     carried = _resume(attempt, state)
-    async with contextlib.aclosing(ServerPool(config.client, progress)) as pool:
+    # A prompt has at least one token.
+    servers = ServerPool(config.client, progress, longest=config.sampling.max_tokens + 1)
+    async with contextlib.aclosing(servers) as pool:
         generator = RolloutGenerator(
             pool,
             environment,

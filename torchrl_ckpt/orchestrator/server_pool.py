@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from torchrl_ckpt.config.orchestrator import ClientConfig
@@ -38,17 +39,24 @@ class ServerPool:
     `WrongPolicy` as soon as any server fails its attestation, or answers with other weights twice
     under one policy; `KeyRefused` as soon as one refuses the key, which only the user can correct.
 
+    No sequence of a canary is sent with more than `longest` tokens, which every server must take.
     `health_timeout` (seconds) bounds a health check; None leaves it to `InferenceClient`.
     """
 
     def __init__(
-        self, config: ClientConfig, progress: ProgressLog, *, health_timeout: float | None = None
+        self,
+        config: ClientConfig,
+        progress: ProgressLog,
+        *,
+        health_timeout: float | None = None,
+        longest: int | None = None,
     ) -> None:
         self.servers = [
             PooledServer(base_url, config, health_timeout=health_timeout)
             for base_url in config.servers
         ]
         self._timeout = config.timeout
+        self._longest = longest
         self._progress = progress
         self._policy: Policy | None = None
         self._previous: Policy | None = None
@@ -62,6 +70,8 @@ class ServerPool:
         A server that loads slowly is waited for while its health checks succeed, up to
         `config.timeout`. Returns the attestation with the largest difference.
         """
+        if self._longest is not None:
+            policy = replace(policy, canary=policy.canary.cut(self._longest))
         self._previous, self._policy, self._directory = self._policy, policy, directory
         for server in self.servers:
             server.attestation, server.num_foreign_answers = None, 0

@@ -27,11 +27,23 @@ _METADATA = "policy.json"
 @dataclass(frozen=True)
 class Canary:
     """Sequences of token ids, and the log-probability of every token but the first of each, in nats
-    and as the trainer computes it in `dtype`."""
+    and as the trainer computes it in `dtype`.
+
+    The first ones are the same for every policy, so that policies can be compared. The others
+    change, so that no server can know them before; the last one is long.
+    """
 
     sequences: list[list[int]]
     logprobs: list[list[float]]
     dtype: str
+
+    def cut(self, length: int) -> Canary:
+        """Return it with the first `length` tokens (at least two) of each sequence."""
+        return Canary(
+            [sequence[:length] for sequence in self.sequences],
+            [values[: length - 1] for values in self.logprobs],
+            self.dtype,
+        )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from torchrl_ckpt.checkpoint.layout import TRAINER
+from torchrl_ckpt.config.length_limit import model_limit, row_limit, smallest
 from torchrl_ckpt.config.sft_recipe import SftRecipe
 from torchrl_ckpt.config.trainer import RlTrainerConfig
 from torchrl_ckpt.plugin_api.errors import RecipeError
@@ -31,7 +32,7 @@ from torchrl_ckpt.trainer.distributed import (
 )
 from torchrl_ckpt.trainer.loop import Loop, LoopLogs, LoopOptions
 from torchrl_ckpt.trainer.optimizer import build_optimizer, build_scheduler
-from torchrl_ckpt.trainer.publisher import Publisher
+from torchrl_ckpt.trainer.publisher import CanaryOptions, Publisher
 from torchrl_ckpt.trainer.rollout_source import RolloutSource
 from torchrl_ckpt.trainer.sft_data import checked_samples
 from torchrl_ckpt.trainer.sft_source import SftSource
@@ -80,8 +81,16 @@ def train(
             "trainer.publish_timeout" if is_rl else "publish_timeout",
             ProgressLog(attempt.run.progress, TRAINER),
         )
+        longest = smallest(row_limit(config.packing), model_limit(plugin))
+        assert longest is not None
         publisher = Publisher(
-            plugin, model, weights, attempt_id=attempt.id, world=world, patience=patience
+            plugin,
+            model,
+            weights,
+            attempt_id=attempt.id,
+            world=world,
+            patience=patience,
+            canary=CanaryOptions(config.seed, longest.tokens),
         )
         options = LoopOptions(
             max_steps=attempt.max_steps,
