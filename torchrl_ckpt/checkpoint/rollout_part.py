@@ -14,8 +14,11 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from pydantic import ConfigDict
+
 from torchrl_ckpt.checkpoint.layout import REQUEST, STATE
 from torchrl_ckpt.checkpoint.part import finish_part, open_part
+from torchrl_ckpt.checkpoint.stored_json import Step, StoredModel, read_stored
 from torchrl_ckpt.plugin_api.checkpoint_backends import FileRecord
 from torchrl_ckpt.plugin_api.durable_files import (
     digest_file,
@@ -33,6 +36,12 @@ from torchrl_ckpt.run.rollout_store import METADATA, TENSORS, BatchMetadata, Rol
 from torchrl_ckpt.run.weight_store import WeightStore
 
 ORCHESTRATOR = "orchestrator"
+
+
+class _Policies(StoredModel):
+    model_config = ConfigDict(extra="ignore")
+
+    policies: list[Step] = []  # noqa: RUF012 - pydantic copies it
 
 
 def write_part(
@@ -78,7 +87,7 @@ def write_from_files(partial: Path, step: int, attempt: Attempt) -> None:
 
 def restore_policies(part: Path, weights: WeightStore, attempt_id: str) -> None:
     """Publish the policies that the orchestrator's `part` carries, as those of `attempt_id`."""
-    for version in read_json(part / STATE).get("policies", ()):
+    for version in read_stored(part / STATE, _Policies).policies:
         weights.restore(part / "weights" / f"step_{version}", version, attempt_id)
 
 

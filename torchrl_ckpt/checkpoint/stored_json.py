@@ -114,14 +114,17 @@ def checked(value: Json, kind: type[T], path: Path) -> T:
 
 
 @contextmanager
-def damage_unless_fit(path: Path) -> Iterator[None]:
+def damage_unless_fit(path: Path, *more: type[Exception]) -> Iterator[None]:
     """Turn what goes wrong when the content of `path` is taken over into `CheckpointDamaged`.
 
     For values that only other libraries know how to check, such as the states of generators.
+    `more` are further errors that can mean nothing else there.
     """
+    odd = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+    kinds: tuple[type[Exception], ...] = (*odd, *more)
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    except kinds as error:
         raise CheckpointDamaged(
             f"{path} does not hold what was saved there: {type(error).__name__}: {error}"
         ) from error

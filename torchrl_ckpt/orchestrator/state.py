@@ -6,15 +6,23 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
+
+from pydantic import ConfigDict
 
 from torchrl_ckpt.checkpoint.layout import STATE, Layout
 from torchrl_ckpt.checkpoint.part import open_part, refuse_part, requests_for
 from torchrl_ckpt.checkpoint.rollout_part import ORCHESTRATOR, write_part
-from torchrl_ckpt.plugin_api.durable_files import read_json
+from torchrl_ckpt.checkpoint.stored_json import (
+    Step,
+    StoredModel,
+    damage_unless_fit,
+    read_stored,
+)
 from torchrl_ckpt.plugin_api.errors import CheckpointMismatch
 from torchrl_ckpt.plugin_api.plugin import Json
 from torchrl_ckpt.run.rollout_store import RolloutStore
-from torchrl_ckpt.shuffled_stream import ShuffledStream
+from torchrl_ckpt.shuffled_stream import ShuffledStream, StreamPosition
 
 COMPONENT = ORCHESTRATOR
 
@@ -29,6 +37,18 @@ class GenerationTotals:
     problems: int = 0
     samples: int = 0
     tokens: int = 0
+
+
+class _SavedState(StoredModel):
+    """The orchestrator's part of a checkpoint, besides the batches and policies that it carries."""
+
+    model_config = ConfigDict(extra="allow")
+
+    step: Step
+    async_level: Step
+    generated: dict[str, Step]
+    problems: dict[str, Step | None]
+    carried: list[Step]
 
 
 class OrchestratorState:
@@ -81,16 +101,17 @@ class OrchestratorState:
                 f"{layout.step(step)} has no orchestrator part: it was not saved by a "
                 "reinforcement learning run"
             )
-        state = read_json(directory / STATE)
-        if state["async_level"] != self._async_level:
+        state = read_stored(directory / STATE, _SavedState)
+        if state.async_level != self._async_level:
             raise CheckpointMismatch(
-                f"{directory} was saved with orchestrator.async_level = {state['async_level']}, "
+                f"{directory} was saved with orchestrator.async_level = {state.async_level}, "
                 f"but the recipe sets {self._async_level}: the carried batches would not fit. "
                 "Resume with the same value"
             )
-        self.generated = GenerationTotals(**state["generated"])
-        self.problems.load_state_dict(state["problems"])
-        return [directory / "rollouts" / f"step_{carried}" for carried in state["carried"]]
+        with damage_unless_fit(directory / STATE):
+            self.generated = GenerationTotals(**state.generated)
+            self.problems.load_state_dict(cast(StreamPosition, state.problems))
+        return [directory / "rollouts" / f"step_{carried}" for carried in state.carried]
 
     def to_json(self) -> Json:
         """Return the state after the batches so far."""

@@ -11,16 +11,18 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import TypeVar
+from typing import Annotated, TypeVar
+
+from pydantic import Field
 
 from torchrl_ckpt.checkpoint.commit import check_space, request
 from torchrl_ckpt.checkpoint.committer import Committer, CommitterProcess
 from torchrl_ckpt.checkpoint.layout import STATE, TENSORS, TRAINER, Layout
 from torchrl_ckpt.checkpoint.part import open_part
 from torchrl_ckpt.checkpoint.rollout_part import ORCHESTRATOR, restore_policies
+from torchrl_ckpt.checkpoint.stored_json import StoredModel, damage_unless_fit, read_stored
 from torchrl_ckpt.plugin_api import heartbeat
 from torchrl_ckpt.plugin_api.checkpoint_backends import CheckpointBackend, Save
-from torchrl_ckpt.plugin_api.durable_files import read_json
 from torchrl_ckpt.plugin_api.errors import CheckpointFailed, CheckpointMismatch
 from torchrl_ckpt.plugin_api.plugin import Json
 from torchrl_ckpt.run.attempt import Attempt
@@ -103,12 +105,16 @@ class Checkpointer:
         directory = self._layout.step(step) / TRAINER
         tensors = state.tensors()
         self._backend.load(tensors, directory / TENSORS, self._world.checkpoint_group)
-        state.restore(tensors, read_json(directory / STATE))
+        saved = read_stored(directory / STATE, _SavedState)
+        with damage_unless_fit(directory / STATE):
+            state.restore(tensors, saved.model_dump())
         if state.progress.step != step:
             raise CheckpointMismatch(f"{directory} is of step {state.progress.step}, not {step}")
         rng = directory / _rng_file(self._world.rank)
         if rng.exists():
-            set_rng_state(read_json(rng))
+            saved_rng = read_stored(rng, dict[str, Json])
+            with damage_unless_fit(rng, RuntimeError):
+                set_rng_state(saved_rng)
         else:
             # The checkpoint was saved by fewer ranks: this one gets a stream of its own.
             seed_everything(self._seed, (step << 16) + self._world.rank + 1)
@@ -303,6 +309,15 @@ class NullCheckpointer:
 
     def __exit__(self, *error: object) -> None:
         pass
+
+
+class _SavedState(StoredModel):
+    """What `TrainingState.snapshot` returns besides the tensors."""
+
+    progress: dict[str, Annotated[int, Field(ge=0)]]
+    optimizer: dict[str, Json]
+    scheduler: dict[str, Json]
+    data: dict[str, Json]
 
 
 @dataclass(frozen=True)
