@@ -10,7 +10,7 @@ bin="$here/.venv/bin"
 
 select=(-m "not slow")
 if [ "${1:-}" = "--all" ]; then
-  select=()
+  select=(--hypothesis-profile=long)
   shift
 fi
 

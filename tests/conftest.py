@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
+
+from tests.support import fuzzing
 
 pytest_plugins = [
     "tests.support.component_processes",
     "tests.support.inference_server",
     "tests.support.saved_run_fixtures",
 ]
+
+settings.load_profile(fuzzing.SHORT)  # `--hypothesis-profile` replaces it.
 
 TESTS = Path(__file__).parent
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import textwrap
@@ -10,12 +11,16 @@ from collections.abc import Callable
 from torchrl_ckpt.config.variables import redacted
 from torchrl_ckpt.plugin_api.errors import RunInterrupted, UserError
 
+# The machine has too little of something, which is no bug.
+_SHORTAGES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
+
 
 def exit_code_of(action: Callable[[], int | None]) -> int:
     """Call `action` and return its exit code (None: 0), or that of the `UserError` it raises.
 
-    The error's message is printed to standard error, without secrets; a stop that was asked for is
-    no error. Any other exception is a bug and is raised further, with its traceback.
+    The error's message is printed to standard error, without secrets; so is that of a
+    full disk or of too many open files. A stop that was asked for is no error. Any other exception
+    is a bug and is raised further, with its traceback.
     """
     try:
         return action() or 0
@@ -33,3 +38,9 @@ def exit_code_of(action: Callable[[], int | None]) -> int:
         # The reader has gone, as with `| head`. Flushing the buffer at exit must not fail as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in _SHORTAGES:
+            raise
+        place = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror}{place}", file=sys.stderr, flush=True)
+        return UserError.exit_code

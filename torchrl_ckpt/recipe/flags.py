@@ -163,7 +163,7 @@ def literal(text: str) -> Any:
     """`text` as a TOML value, or as it is."""
     try:
         document = tomli.loads(f"value = {text}")
-    except tomli.TOMLDecodeError:
+    except (tomli.TOMLDecodeError, RecursionError):
         return text
     value = document.pop("value")
     is_date = isinstance(value, datetime.date | datetime.time)

@@ -137,6 +137,8 @@ def _read(include: Include) -> tuple[str, dict[str, Any]]:
     except tomli.TOMLDecodeError as error:
         location = f"{display(path)}:{error.lineno}"
         raise RecipeError(f"{location}: not valid TOML: {error.msg}") from None
+    except RecursionError:
+        raise RecipeError(f"{display(path)}: its arrays or tables are nested too deep") from None
     except FileNotFoundError:
         reason = f"there is no file `{display(path)}`"
     except IsADirectoryError:

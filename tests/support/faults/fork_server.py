@@ -144,6 +144,8 @@ def _execute(task: dict[str, Any], go: int, ready: int, result: int) -> None:
     except BaseException:
         code = 2
         os.write(result, traceback.format_exc().encode())
+    if code:
+        ranks.let_die()
     os._exit(code or ranks.wait())
 
 

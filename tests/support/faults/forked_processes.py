@@ -17,6 +17,7 @@ from torchrl_ckpt.plugin_api.parent_death import die_with_parent
 from torchrl_ckpt.plugin_api.worker_process import WorkerProcess, serve
 
 _POLL_SECONDS = 0.005
+_DEATH_SECONDS = 1.0
 
 
 class ForkedRanks:
@@ -46,6 +47,11 @@ class ForkedRanks:
         for watcher in self._watchers:
             watcher.join()
         return next((abs(code) for code in self._exit_codes.values() if code), 0)
+
+    def let_die(self) -> None:
+        """After an error: if it came of another rank's death, this process dies here with it."""
+        for watcher in self._watchers:
+            watcher.join(_DEATH_SECONDS)
 
     def _watch(self, pid: int) -> None:
         _, status = os.waitpid(pid, 0)
