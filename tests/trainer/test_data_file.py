@@ -45,6 +45,8 @@ def test_an_empty_file_has_no_lines(tmp_path: Path) -> None:
         (b"\x1f\x8b\x08 no gzip at all", "cannot read"),
         ('{"a": 1}'.encode("utf-16"), "it is in UTF-16"),
     ],
+    # Made of the contents they would hold the time, and differ between the workers of pytest.
+    ids=["cut off", "not gzip", "UTF-16"],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "d.jsonl"
