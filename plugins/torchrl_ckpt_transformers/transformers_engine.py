@@ -60,9 +60,9 @@ class TransformersEngine:
     Config = TransformersEngineConfig
 
     dtype: str | None = None
+    max_length: int | None = None
 
     _model: PreTrainedModel
-    _max_length: int
     _attention: str
 
     def __init__(self, config: TransformersEngineConfig) -> None:
@@ -133,13 +133,13 @@ class TransformersEngine:
                 f"inference.max_length = {max_length} exceeds the {longest} tokens that the model "
                 "can take"
             )
-        self._max_length = max_length or longest or 2**31
+        self.max_length = max_length or longest
 
     def _check(self, sequences: Sequence[Sequence[int]], max_tokens: int) -> None:
         check_sequences(
             sequences,
             max_tokens=max_tokens,
-            max_length=self._max_length,
+            max_length=self.max_length or 2**31,
             vocabulary=self._model.get_input_embeddings().num_embeddings,
         )
 

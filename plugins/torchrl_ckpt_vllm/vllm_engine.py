@@ -57,10 +57,10 @@ class VllmEngine:
     plugin_api = 1
     swaps_in_flight = True
     dtype: str | None = None
+    max_length: int | None = None
     Config = VllmEngineConfig
 
     _runner: RequestRunner
-    _max_length: int
     _vocabulary: int
     _properties: dict[str, Any]
 
@@ -121,7 +121,7 @@ class VllmEngine:
         self._runner = RequestRunner(self._llm)
         config = self._llm.model_config
         self.dtype = str(config.dtype).removeprefix("torch.")
-        self._max_length = config.max_model_len
+        self.max_length = config.max_model_len
         self._vocabulary = config.get_vocab_size()
 
     async def generate(
@@ -179,7 +179,7 @@ class VllmEngine:
         check_sequences(
             sequences,
             max_tokens=max_tokens,
-            max_length=self._max_length,
+            max_length=self.max_length or 2**31,
             vocabulary=self._vocabulary,
         )
 

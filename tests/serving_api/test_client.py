@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -133,6 +134,26 @@ def choice(index: int, **changes: Any) -> dict[str, Any]:
 
 
 GOOD = [choice(index) for index in range(6)]
+NO_LOGPROBS = [math.nan, math.inf, -math.inf, 0.5]
+
+
+def logprobs_with(value: float) -> dict[str, Any]:
+    return {"tokens": ["a", "b"], "token_logprobs": [-0.5, value], "text_offset": [0, 1]}
+
+
+def long_choice(index: int, length: int) -> dict[str, Any]:
+    return choice(
+        index,
+        token_ids=[4] * length,
+        logprobs={
+            "tokens": ["a"] * length,
+            "token_logprobs": [-0.5] * length,
+            "text_offset": list(range(length)),
+        },
+        policy=[{"version": 1, "weights_id": "w", "num_tokens": length}],
+    )
+
+
 NULL_LOGPROB = {"tokens": ["a", "b"], "token_logprobs": [-0.5, None], "text_offset": [0, 1]}
 
 
@@ -147,10 +168,16 @@ NULL_LOGPROB = {"tokens": ["a", "b"], "token_logprobs": [-0.5, None], "text_offs
         [*GOOD[:5], choice(5, logprobs=None)],
         [*GOOD[:5], choice(5, logprobs=NULL_LOGPROB)],
         [*GOOD[:5], choice(5, policy=[])],
+        *[[*GOOD[:5], choice(5, logprobs=logprobs_with(value))] for value in NO_LOGPROBS],
+        [*GOOD[:5], choice(5, token_ids=[4, -5])],
+        [*GOOD[:5], choice(5, token_ids=[4, 99_999_999])],
+        [*GOOD[:5], long_choice(5, 9)],
     ],
     ids=[
         *("too few", "too many", "wrong order", "lost token", "no token ids", "no logprobs"),
-        *("a logprob is not a number", "no policy spans"),
+        *("a logprob is null", "no policy spans"),
+        *(f"a logprob is {value}" for value in NO_LOGPROBS),
+        *("a negative token id", "a token id that the vocabulary lacks", "too many tokens"),
     ],
 )
 async def test_choices_that_do_not_match_the_request_are_an_invalid_response(
@@ -163,6 +190,7 @@ async def test_choices_that_do_not_match_the_request_are_an_invalid_response(
             assert (await client.complete(REQUEST)).weights_ids == {"w"}
     with responding(200, json.dumps(body | {"choices": choices}).encode()) as url:
         async with open_client(url) as client:
+            client.vocabulary = 30
             with pytest.raises(ServerUnreachable, match="See the server's log"):
                 await client.complete(REQUEST)
 
@@ -181,9 +209,10 @@ async def test_the_error_for_another_program_on_the_port_says_so() -> None:
         (500, "engine_died", RequestFailed),
         (503, None, RequestFailed),
         (503, "weights_unknown", WrongPolicy),
+        (500, "not_finite", WrongPolicy),
     ],
 )
-async def test_only_unknown_weights_are_the_wrong_policy(
+async def test_only_unknown_weights_and_numbers_are_the_wrong_policy(
     status: int, code: str | None, kind: type[Exception]
 ) -> None:
     error = {"message": "no", "type": "server_error", "code": code}

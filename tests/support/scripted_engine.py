@@ -20,6 +20,7 @@ class ScriptedEngine:
 
     plugin_api = 1
     dtype = "float32"
+    max_length: int | None = None
 
     def __init__(
         self, script: Sequence[int], *, swaps_in_flight: bool = False, reports_tokens: bool = True

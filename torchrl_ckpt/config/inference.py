@@ -25,6 +25,10 @@ class InferenceConfig(Section):
     """The address to listen on. Any address but loopback needs a key in `api_key_env`; every
     endpoint but `/health` then requires the key."""
 
+    allowed_hosts: list[str] = []
+    """Names by which clients address the server, besides `host`, this machine's name and
+    `localhost`. A request to any other name is refused: a web page may have made it."""
+
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """The port to listen on. 0: any free one."""
 
@@ -55,7 +59,12 @@ class InferenceConfig(Section):
     429, for the client to retry."""
 
     max_body_bytes: PositiveInt = 32 * 1024 * 1024
-    """The largest request body, in bytes."""
+    """The largest request body, in bytes. The bodies of all requests in progress may have four
+    times as much together."""
+
+    client_timeout: Annotated[float, Field(gt=0)] = 30.0
+    """The longest time, in seconds, for a client to send the head of a request or its body, and to
+    read what it has been sent. Slower clients are disconnected."""
 
     weight_update: Literal["wait", "keep"] = "wait"
     """When new weights are loaded: `wait` until requests in flight have ended, or `keep` them

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 
 from torchrl_ckpt.config.inference import InferenceConfig
+from torchrl_ckpt.inference.bodies import BoundedBodies
 from torchrl_ckpt.inference.completion_service import CompletionService
+from torchrl_ckpt.inference.gate import HEALTH, AllowedHosts, Gate
 from torchrl_ckpt.inference.http_errors import install_error_handlers
-from torchrl_ckpt.inference.limits import Admission, BodyLimit
+from torchrl_ckpt.inference.limits import Admission
 from torchrl_ckpt.inference.metrics import CountRequests, ServerMetrics, metric_routes
+from torchrl_ckpt.inference.offload import SideThread
 from torchrl_ckpt.inference.routes.chat import chat_routes
 from torchrl_ckpt.inference.routes.completions import completion_routes
 from torchrl_ckpt.inference.routes.models import model_routes
-from torchrl_ckpt.inference.routes.weights import requires_key, weight_routes
+from torchrl_ckpt.inference.routes.weights import WEIGHTS, weight_routes
 from torchrl_ckpt.inference.served_policy import ServedPolicy
 from torchrl_ckpt.plugin_api.engines import Engine
 from torchrl_ckpt.plugin_api.models import Tokenizer
@@ -30,12 +33,15 @@ def build_app(
     tokenizer: Tokenizer,
     key: str,
     allowed_dirs: Sequence[Path],
+    in_job: bool = False,
 ) -> FastAPI:
     """Return the application that serves a started `engine`.
 
-    `/weights` needs the key. Generation and metrics need it only if `config.host` can be reached
-    from other machines.
+    `/weights` needs the key. Of a server `in_job`, and of one whose `config.host` can be reached
+    from other machines, everything but `/health` does.
     """
+    key_everywhere = in_job or not is_loopback(config.host)
+    side_thread = SideThread()
     policy = ServedPolicy(engine, update_in_flight=config.weight_update == "keep")
     admission = Admission(max_running=config.max_running, max_queued=config.max_queued)
     metrics = ServerMetrics(admission, policy)
@@ -43,6 +49,7 @@ def build_app(
         policy,
         tokenizer,
         admission,
+        side_thread,
         model_name=str(config.model.options.get("name", config.model.type)),
         max_sequences=config.max_sequences,
         on_usage=metrics.count_tokens,
@@ -51,22 +58,25 @@ def build_app(
     # No documentation pages, and no redirect to a path that differs in a slash: any other path than
     # those of the routes gets an error in OpenAI's form.
     app = FastAPI(title="torchrl-ckpt inference", openapi_url=None, redirect_slashes=False)
-    app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)
+    app.add_middleware(BoundedBodies, max_bytes=config.max_body_bytes)
+    app.add_middleware(
+        Gate,
+        hosts=AllowedHosts(config.host, config.allowed_hosts),
+        key=key,
+        needs_key=lambda path: path != HEALTH if key_everywhere else path == WEIGHTS,
+    )
     app.add_middleware(CountRequests, metrics=metrics)
     install_error_handlers(app)
-
-    with_key = [Depends(requires_key(key))]
-    with_key_if_public = [] if is_loopback(config.host) else with_key
-    app.include_router(weight_routes(policy, metrics, allowed_dirs), dependencies=with_key)
     for router in (
-        completion_routes(service),
-        chat_routes(service),
+        weight_routes(policy, metrics, allowed_dirs, side_thread),
+        completion_routes(service, side_thread, config.client_timeout),
+        chat_routes(service, side_thread, config.client_timeout),
         model_routes(service),
         metric_routes(metrics),
     ):
-        app.include_router(router, dependencies=with_key_if_public)
+        app.include_router(router)
 
-    @app.get("/health")
+    @app.get(HEALTH)
     async def health() -> Health:
         policy.check_alive()
         return Health()

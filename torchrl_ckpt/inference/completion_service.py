@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from torchrl_ckpt.inference.cancel import Interrupted, cancel_when
-from torchrl_ckpt.inference.http_errors import BadRequest, NotFound
+from torchrl_ckpt.inference.http_errors import BadRequest, NotFinite, NotFound
 from torchrl_ckpt.inference.limits import Admission
+from torchrl_ckpt.inference.offload import SideThread
 from torchrl_ckpt.inference.served_policy import EngineWeights, ServedPolicy
 from torchrl_ckpt.inference.stream import Chunk, GrowingCompletion, TextSample, join_chunks
 from torchrl_ckpt.plugin_api.engines import DrawnTokens, GenerationRequest, Sampling
@@ -19,6 +21,15 @@ from torchrl_ckpt.plugin_api.models import Tokenizer
 from torchrl_ckpt.serving_api.protocol import ChatCompletionRequest, CompletionRequest, Usage
 
 Request = CompletionRequest | ChatCompletionRequest
+
+
+# Tokens of this many characters are in no vocabulary that is known (the longest have 128).
+_MAX_CHARACTERS_PER_TOKEN = 128
+
+_NOT_FINITE = (
+    "the log-probabilities that the engine has computed are not finite (NaN or infinite): look at "
+    "the weights that were loaded, and at the engine's dtype"
+)
 
 
 class CompletionService:
@@ -33,6 +44,7 @@ class CompletionService:
         policy: ServedPolicy,
         tokenizer: Tokenizer,
         admission: Admission,
+        side_thread: SideThread,
         *,
         model_name: str,
         max_sequences: int,
@@ -42,6 +54,7 @@ class CompletionService:
         self._policy = policy
         self._tokenizer = tokenizer
         self._admission = admission
+        self._side_thread = side_thread
         self._max_sequences = max_sequences
         self._on_usage = on_usage
         self._token_text = functools.cache(lambda token: tokenizer.decode([token]))
@@ -72,6 +85,8 @@ class CompletionService:
         generation = self._generation_request(prompts, request, seeds)
         async with self._admitted():
             samples = await self._policy.generate(generation)
+            for sample, _ in samples:
+                _check_finite(sample.logprobs)
             completions = [
                 (sample, self.text(sample.token_ids), policy) for sample, policy in samples
             ]
@@ -84,11 +99,13 @@ class CompletionService:
         request: Request,
         seeds: Sequence[int] | None,
         on_chunk: Callable[[Chunk], None],
+        emptied: Callable[[], Awaitable[None]] | None = None,
     ) -> Usage:
         """Generate as `complete` does, and call `on_chunk` with each chunk of a completion.
 
         Each completion ends at its first stop sequence, and the engine's work with the last
-        completion.
+        completion. The request keeps its place until `emptied` returns: what it has generated is
+        in memory until the client has read it.
         """
         generation = self._generation_request(prompts, request, seeds)
         completions = [
@@ -107,18 +124,28 @@ class CompletionService:
             on_chunk(chunk)
 
         def grow(drawn: DrawnTokens, weights: EngineWeights) -> None:
+            if not _are_finite(drawn.logprobs):
+                if not all_stopped.done():
+                    all_stopped.set_exception(NotFinite(_NOT_FINITE))
+                return
             completion = completions[drawn.prompt * request.n + drawn.sample]
             if not completion.finished and (chunk := completion.add(drawn, weights)) is not None:
                 emit(chunk)
 
         async with self._admitted():
             try:
-                samples = await cancel_when(all_stopped, self._policy.generate(generation, grow))
-            except Interrupted:
-                samples = []  # every completion has finished
-            for completion, (sample, _) in zip(completions, samples, strict=False):
-                if not completion.finished:
-                    emit(completion.finish(sample.finish_reason))
+                try:
+                    generating = self._policy.generate(generation, grow)
+                    samples = await cancel_when(all_stopped, generating)
+                except Interrupted:
+                    samples = []  # every completion has finished
+                    all_stopped.result()
+                for completion, (sample, _) in zip(completions, samples, strict=False):
+                    if not completion.finished:
+                        emit(completion.finish(sample.finish_reason))
+            finally:
+                if emptied is not None:
+                    await emptied()
         return self._count_usage(prompts, num_completed)
 
     async def score(
@@ -132,28 +159,66 @@ class CompletionService:
         self._check_num_sequences(len(sequences))
         async with self._admitted():
             logprobs, weights = await self._policy.score(sequences)
+            for values in logprobs:
+                _check_finite(values)
         return logprobs, weights, self._count_usage(sequences, 0)
 
-    def encode(self, text: str) -> list[int]:
-        """Return the tokens of a prompt. Raises `BadRequest` for whatever the tokenizer raises."""
-        try:
-            return self._tokenizer.encode(text)
-        except Exception as error:
-            raise BadRequest(f"the tokenizer refuses this text: {error}", "prompt") from error
+    async def encode(self, request: CompletionRequest) -> list[list[int]]:
+        """Return the request's prompts as tokens.
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        Raises `BadRequest` for too many, too long ones, and for whatever the tokenizer raises.
+        """
+        self._check_num_sequences(len(request.prompts) * request.n)
+        for prompt in request.prompts:
+            self._check_length(prompt, request.max_tokens)
+        return [
+            await self._encode(prompt) if isinstance(prompt, str) else prompt
+            for prompt in request.prompts
+        ]
+
+    async def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], request: ChatCompletionRequest
+    ) -> list[int]:
         """Return the messages as tokens, formatted by the tokenizer's chat template.
 
-        Raises `BadRequest` for whatever the template raises.
+        Raises `BadRequest` for messages that are too long, and for whatever the template raises.
         """
+        self._check_num_sequences(request.n)
+        self._check_length(messages, request.max_tokens)
+        contents = [
+            text for message in messages for text in message.values() if isinstance(text, str)
+        ]
+        self._check_length("".join(contents), request.max_tokens)
         try:
-            return self._tokenizer.apply_chat_template(
-                messages, tokenize=True, add_generation_prompt=True, return_dict=False
+            return await self._side_thread.run(
+                lambda: self._tokenizer.apply_chat_template(
+                    messages, tokenize=True, add_generation_prompt=True, return_dict=False
+                ),
+                size=sum(map(len, contents)),
             )
         except Exception as error:
             raise BadRequest(
                 f"the chat template refuses these messages: {error}", "messages"
             ) from error
+
+    async def _encode(self, text: str) -> list[int]:
+        try:
+            return await self._side_thread.run(lambda: self._tokenizer.encode(text), size=len(text))
+        except Exception as error:
+            raise BadRequest(f"the tokenizer refuses this text: {error}", "prompt") from error
+
+    def _check_length(self, prompt: Sequence[Any], max_tokens: int) -> None:
+        """Raises `BadRequest` for tokens, messages or a text that cannot fit, before any work."""
+        longest = self._policy.engine.max_length
+        if longest is None:
+            return
+        limit = longest * _MAX_CHARACTERS_PER_TOKEN if isinstance(prompt, str) else longest
+        if len(prompt) + max_tokens > limit:
+            unit = "characters" if isinstance(prompt, str) else "tokens"
+            raise BadRequest(
+                f"a prompt of {len(prompt)} {unit} and {max_tokens} new tokens exceed the maximum "
+                f"length of {longest}"
+            )
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Decode the tokens without special tokens, such as the end token."""
@@ -205,3 +270,12 @@ class CompletionService:
         )
         self._on_usage(usage)
         return usage
+
+
+def _are_finite(logprobs: Sequence[float]) -> bool:
+    return math.isfinite(sum(logprobs))  # a sum with a NaN or an infinity is none
+
+
+def _check_finite(logprobs: Sequence[float]) -> None:
+    if not _are_finite(logprobs):
+        raise NotFinite(_NOT_FINITE)

@@ -15,6 +15,9 @@ from torchrl_ckpt.serving_api.protocol import ErrorDetail, ErrorResponse
 
 _log = logging.getLogger(__name__)
 
+_MAX_MESSAGE_LENGTH = 1000
+_MAX_PARAM_LENGTH = 100
+
 
 class RequestError(HTTPException):
     """Base of the errors of a request, each with its status and OpenAI's `type` and `code`."""
@@ -57,6 +60,20 @@ class NotFound(RequestError):
     code = "not_found"
 
 
+class WrongHost(RequestError):
+    """The request is for another host than this server."""
+
+    status = 421
+    code = "wrong_host"
+
+
+class UnsupportedBody(RequestError):
+    """The body is not JSON, as its type says."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
 class TooLarge(RequestError):
     """The body exceeds the limit."""
 
@@ -78,12 +95,27 @@ class ClientDisconnected(RequestError):
     status = 499
 
 
+class SlowReader(RequestError):
+    """The client reads a stream so slowly that it was cancelled."""
+
+    status = 408
+    code = "slow_reader"
+
+
 class WeightsUnknown(RequestError):
     """A load failed half-way, so the engine's weights are not those of any policy."""
 
     status = 503
     type = "server_error"
     code = "weights_unknown"
+
+
+class NotFinite(RequestError):
+    """The engine computed a NaN or an infinity, which no JSON number can show."""
+
+    status = 500
+    type = "server_error"
+    code = "not_finite"
 
 
 class EngineDied(RequestError):
@@ -102,7 +134,24 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 def describe_error(error: BaseException) -> tuple[int, ErrorDetail]:
-    """Return an error's status and what a client may see of it: nothing internal."""
+    """Return an error's status and what a client may see of it: nothing internal, and little of
+    what it sent itself."""
+    status, detail = _describe_error(error)
+    return status, detail.model_copy(
+        update={
+            "message": _shortened(detail.message, _MAX_MESSAGE_LENGTH),
+            "param": detail.param and _shortened(detail.param, _MAX_PARAM_LENGTH),
+        }
+    )
+
+
+def error_response(error: RequestError) -> JSONResponse:
+    """Return the response to `error` in OpenAI's form."""
+    status, detail = describe_error(error)
+    return JSONResponse(ErrorResponse(error=detail).model_dump(), status, error.headers)
+
+
+def _describe_error(error: BaseException) -> tuple[int, ErrorDetail]:
     match error:
         case RequestError():
             return error.status, ErrorDetail(
@@ -140,6 +189,10 @@ async def _respond_to_framework_error(request: Request, error: Exception) -> JSO
     assert isinstance(error, HTTPException)
     detail = _bad_request(f"{request.method} {request.url.path}: {error.detail}")
     return JSONResponse(ErrorResponse(error=detail).model_dump(), error.status_code, error.headers)
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def _bad_request(message: str, param: str | None = None, code: str | None = None) -> ErrorDetail:

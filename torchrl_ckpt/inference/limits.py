@@ -1,4 +1,4 @@
-"""Limits: how many requests run and wait at a time, and how large a body may be."""
+"""Admission: how many requests run and wait at a time."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from torchrl_ckpt.inference.http_errors import TooLarge, TooManyRequests
+from torchrl_ckpt.inference.http_errors import TooManyRequests
 
 _RETRY_SECONDS = 1
 
@@ -42,30 +40,3 @@ class Admission:
         finally:
             self.num_running -= 1
             self._slots.release()
-
-
-class BodyLimit:
-    """ASGI middleware that answers 413 to a body of more than `max_bytes`."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        received = 0
-
-        async def receive_counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                raise TooLarge(
-                    f"the body exceeds {self._max_bytes} bytes (`inference.max_body_bytes`); split "
-                    "it into several requests"
-                )
-            return message
-
-        await self._app(scope, receive_counted, send)

@@ -33,4 +33,5 @@ def serve_recipe(config: InferenceConfig, listener: socket.socket, *, in_job: bo
         key=os.environ.get(config.api_key_env) or None,
         allowed_dirs=config.allowed_dirs or [default_dir],
         sockets=[listener],
+        in_job=in_job,
     )

@@ -13,7 +13,7 @@ from starlette.types import Receive
 
 from torchrl_ckpt.inference.cancel import cancel_on_disconnect
 from torchrl_ckpt.inference.completion_service import CompletionService
-from torchrl_ckpt.inference.sse import Emit, EventStream
+from torchrl_ckpt.inference.sse import EventStream, Outbox
 from torchrl_ckpt.inference.stream import Chunk
 from torchrl_ckpt.plugin_api.engines import Sample
 from torchrl_ckpt.serving_api.protocol import (
@@ -28,7 +28,8 @@ Request = TypeVar("Request", bound=CompletionRequest | ChatCompletionRequest)
 class Responder(ABC, Generic[Request]):
     """The response to `request`, in the form that a subclass gives its choices.
 
-    `seeds` are one for each prompt; None leaves them to the service.
+    `prompts` are those of the request, as tokens. `client_timeout` (seconds) bounds the reading of
+    a stream's end. `seeds` are one for each prompt; None leaves them to the service.
     """
 
     id_prefix: ClassVar[str]
@@ -40,11 +41,13 @@ class Responder(ABC, Generic[Request]):
         service: CompletionService,
         request: Request,
         prompts: Sequence[list[int]],
+        client_timeout: float,
         seeds: Sequence[int] | None = None,
     ) -> None:
         self.service = service
         self.request = request
         self.prompts = prompts
+        self._client_timeout = client_timeout
         self._seeds = seeds
         self.header = {
             "id": f"{self.id_prefix}-{secrets.token_hex(12)}",
@@ -59,7 +62,7 @@ class Responder(ABC, Generic[Request]):
         `CompletionService.complete` does.
         """
         if self.request.stream:
-            return EventStream(self._stream)
+            return EventStream(self._stream, client_timeout=self._client_timeout)
         return await cancel_on_disconnect(receive, self.complete())
 
     @abstractmethod
@@ -95,11 +98,11 @@ class Responder(ABC, Generic[Request]):
         choices = [self.choice(index, *completion) for index, completion in enumerate(completions)]
         return self.response_type(**self.header, choices=choices, usage=usage)
 
-    async def _stream(self, emit: Emit) -> None:
+    async def _stream(self, outbox: Outbox) -> None:
         opened = False
 
         def emit_choice(choice: BaseModel) -> None:
-            emit(self.chunk_type(**self.header, choices=[choice]))
+            outbox.put(self.chunk_type(**self.header, choices=[choice]))
 
         def on_chunk(chunk: Chunk) -> None:
             nonlocal opened
@@ -109,6 +112,8 @@ class Responder(ABC, Generic[Request]):
                     emit_choice(choice)
             emit_choice(self.choice_chunk(chunk))
 
-        usage = await self.service.stream(self.prompts, self.request, self._seeds, on_chunk)
+        usage = await self.service.stream(
+            self.prompts, self.request, self._seeds, on_chunk, outbox.emptied
+        )
         if self.request.include_usage:
-            emit(self.chunk_type(**self.header, choices=[], usage=usage))
+            outbox.put(self.chunk_type(**self.header, choices=[], usage=usage))

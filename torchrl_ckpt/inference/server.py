@@ -17,6 +17,11 @@ import uvicorn
 from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.inference.app import build_app
 from torchrl_ckpt.plugin_api import heartbeat
+from torchrl_ckpt.inference.connections import (
+    Connections,
+    bounded_connections,
+    max_connections,
+)
 from torchrl_ckpt.plugin_api.engines import Engine, FailureReportingEngine
 from torchrl_ckpt.plugin_api.errors import RecipeError
 from torchrl_ckpt.plugin_api.models import Model
@@ -35,6 +40,7 @@ _DEAD_ENGINE_SHUTDOWN_SECONDS = 1
 _KEEP_ALIVE_SECONDS = 75
 
 _TICKS_PER_SECOND = 10  # of `uvicorn.Server.on_tick`
+_TICKS_BETWEEN_DEADLINES = 5
 
 
 class EngineFailed(Exception):
@@ -50,11 +56,13 @@ def serve(
     key: str | None,
     allowed_dirs: Sequence[Path],
     sockets: Sequence[socket.socket] | None = None,
+    in_job: bool = False,
 ) -> None:
     """Serve until SIGTERM or SIGINT; running requests are answered first.
 
     `key` is the key from the environment; None generates one and leaves it in a file for this
-    user's other processes while the server runs. `sockets` are listening already; None opens one
+    user's other processes while the server runs. Of a server `in_job`, everything but `/health`
+    needs it. `sockets` are listening already; None opens one
     at the configured address. Raises `EngineFailed`; `AddressInUse`; `RecipeError` for a server
     that can be reached from other machines without a key in the environment, and for a
     `weight_update` that the engine does not support.
@@ -87,16 +95,24 @@ def serve(
             tokenizer=model.tokenizer(),
             key=key,
             allowed_dirs=allowed_dirs,
+            in_job=in_job,
+        )
+        connections = Connections(
+            max_open=max_connections(config.max_running + config.max_queued),
+            client_timeout=config.client_timeout,
         )
         server = EngineBoundServer(
             uvicorn.Config(
                 app,
+                http=bounded_connections(connections),
+                ws="none",
                 log_config=None,
                 access_log=False,
                 timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             ),
             engine,
+            connections,
         )
         _log.info("serving %s on http://%s:%d", config.model.type, host, port)
         server.run(sockets=list(sockets))
@@ -111,13 +127,16 @@ class EngineBoundServer(uvicorn.Server):
     would only refuse requests.
     """
 
-    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+    def __init__(self, config: uvicorn.Config, engine: Engine, connections: Connections) -> None:
         super().__init__(config)
         self.failure: str | None = None
         self._engine = engine
+        self._connections = connections
 
     async def on_tick(self, counter: int) -> bool:
         heartbeat.beat_if_idle()
+        if counter % _TICKS_BETWEEN_DEADLINES == 0:
+            self._connections.end_overdue()
         if counter % _TICKS_PER_SECOND == 0 and isinstance(self._engine, FailureReportingEngine):
             self.failure = self._engine.failure()
             if self.failure is not None:

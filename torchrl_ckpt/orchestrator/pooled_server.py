@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Coroutine
 from pathlib import Path
@@ -65,6 +66,7 @@ class PooledServer:
         """Make it serve `policy` and verify that it does. Raises as `attestation.attest` does."""
         await self.check_health()
         await self._update_key()
+        self._client.vocabulary = _vocabulary(directory)
         attesting = attest(
             self._client,
             policy,
@@ -163,3 +165,13 @@ class PooledServer:
             timeout=self._config.timeout,
             health_timeout=self._health_timeout,
         )
+
+
+def _vocabulary(directory: Path) -> int | None:
+    """The number of tokens of the model in a Hugging Face directory; None if it does not say."""
+    try:
+        config = json.loads((directory / "config.json").read_text())
+    except (OSError, ValueError):
+        return None
+    size = config.get("text_config", config).get("vocab_size")
+    return size if isinstance(size, int) else None

@@ -62,6 +62,10 @@ class Engine(Plugin, Protocol):
     dtype: str | None
     """The dtype it computes in, such as `bfloat16`, once started; None if unknown."""
 
+    max_length: int | None
+    """The largest number of tokens of prompt and completion together, once started; None if
+    unknown."""
+
     swaps_in_flight: ClassVar[bool]
     """Whether `load_weights` may be called while `generate` runs. The requests then go on; tokens
     drawn by the old weights are reported to `on_tokens` before `load_weights` returns, and those

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,11 @@ _MAX_CONCURRENT_COMPLETIONS = 256
 # Prevents a busy loop if a server sends `Retry-After: 0`.
 _MIN_RETRY_SECONDS = 0.1
 
-_WEIGHTS_UNKNOWN = "weights_unknown"
+# The server's weights, or the numbers that it computes with them, are not those of the policy.
+_WRONG_POLICY_CODES = ("weights_unknown", "not_finite")
+
+# A probability may be rounded to a little more than 1.
+_MAX_LOGPROB = 1e-3
 
 
 class ServerLost(ServerUnreachable):
@@ -74,6 +79,8 @@ class InferenceClient:
     Every request may be repeated: the same request to the same weights gives the same completions,
     and a repeated load gives the weights a new id.
 
+    Token ids of completions must be below `vocabulary`, unless that is None.
+
     Every method raises `ServerLost` if the connection fails; `KeyRefused`; `ServerBusy`;
     `RequestFailed`; `ServerUnreachable` for a response that is late or invalid; `DataError` for a
     request that the server cannot serve; `WrongPolicy` if the server's weights are unknown.
@@ -89,6 +96,7 @@ class InferenceClient:
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.timeout = timeout
+        self.vocabulary: int | None = None
         self._health_timeout = health_timeout or min(timeout, _MAX_HEALTH_SECONDS)
         self._slots = asyncio.Semaphore(_MAX_CONCURRENT_COMPLETIONS)
         self._http = httpx.AsyncClient(
@@ -166,6 +174,9 @@ class InferenceClient:
             "request for log-probabilities",
             timeout=httpx.Timeout(self.timeout),
         )
+        for choice in completion.choices:
+            # The first token of an echoed prompt has none.
+            self._check_logprobs(choice.logprobs.token_logprobs[1:] if choice.logprobs else [])
         return SequenceScores(
             [choice.token_logprobs for choice in completion.choices], completion.weights_ids
         )
@@ -247,6 +258,8 @@ class InferenceClient:
                 "server's log"
             )
         for choice in completion.choices:
+            self._check_logprobs(choice.logprobs.token_logprobs if choice.logprobs else [])
+            self._check_tokens(choice.token_ids or [], request.sampling.max_tokens)
             num_tokens = len(choice.token_ids or [])
             num_logprobs = len(choice.token_logprobs)
             num_covered = sum(span.num_tokens for span in choice.policy)
@@ -256,6 +269,32 @@ class InferenceClient:
                     f"log-probabilities and policy spans over {num_covered} tokens. See the "
                     "server's log"
                 )
+
+    def _check_logprobs(self, values: Sequence[float | None]) -> None:
+        """Raises `ServerUnreachable` unless every value is the logarithm of a probability."""
+        for position, value in enumerate(values):
+            if value is None or not -math.inf < value <= _MAX_LOGPROB:  # neither holds for a NaN
+                shown = "null" if value is None else value
+                raise ServerUnreachable(
+                    f"{self.base_url} sent `token_logprobs` with {shown} at position {position}, "
+                    "which is not the logarithm of a probability. See the server's log"
+                )
+
+    def _check_tokens(self, token_ids: Sequence[int], max_tokens: int) -> None:
+        """Raises `ServerUnreachable` for more tokens than requested, none, or one that the
+        vocabulary lacks."""
+        if not 1 <= len(token_ids) <= max_tokens:
+            raise ServerUnreachable(
+                f"{self.base_url} sent a completion of {len(token_ids)} tokens in `token_ids`; 1 "
+                f"to {max_tokens} were requested. See the server's log"
+            )
+        limit = math.inf if self.vocabulary is None else self.vocabulary
+        wrong = next((token for token in token_ids if not 0 <= token < limit), None)
+        if wrong is not None:
+            raise ServerUnreachable(
+                f"{self.base_url} sent the token id {wrong} in `token_ids`, which is not in "
+                f"0..{limit - 1}. See the server's log"
+            )
 
 
 def _error_of(response: httpx.Response, code: str | None, message: str) -> UserError:
@@ -270,7 +309,7 @@ def _error_of(response: httpx.Response, code: str | None, message: str) -> UserE
         retry_after = response.headers.get("Retry-After", "")
         seconds = float(retry_after) if retry_after.isdecimal() else 1.0
         return ServerBusy(message, max(seconds, _MIN_RETRY_SECONDS))
-    if code == _WEIGHTS_UNKNOWN:
+    if code in _WRONG_POLICY_CODES:
         return WrongPolicy(message)
     if status < httpx.codes.INTERNAL_SERVER_ERROR:
         return DataError(message)

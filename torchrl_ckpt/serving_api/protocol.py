@@ -13,7 +13,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-TokenIds = list[Annotated[int, Field(ge=0, lt=2**32)]]
+# A request gets one error, however many mistakes its lists have.
+_First = Field(fail_fast=True)
+
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], _First]
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 Zero = Annotated[float, Field(ge=0, le=0)]
 FinishReason = Literal["stop", "length"]
@@ -84,11 +87,11 @@ class CompletionRequest(_Request):
     and, with `logprobs`, the log-probability of each of its tokens but the first.
     """
 
-    prompt: str | TokenIds | list[str] | list[TokenIds]
+    prompt: str | TokenIds | Annotated[list[str], _First] | Annotated[list[TokenIds], _First]
     max_tokens: Annotated[int, Field(ge=0)] = 16
     logprobs: Annotated[int, Field(ge=0, le=1)] | None = None
     echo: bool = False
-    prompt_seeds: list[Seed] | None = None
+    prompt_seeds: Annotated[list[Seed], _First] | None = None
     best_of: int | None = None
 
     @model_validator(mode="after")
@@ -126,7 +129,7 @@ class TextFormat(BaseModel):
 class ChatCompletionRequest(_Request):
     """`POST /v1/chat/completions`. `max_completion_tokens` is the newer name of `max_tokens`."""
 
-    messages: Annotated[list[Mapping[str, Any]], Field(min_length=1)]
+    messages: Annotated[list[Mapping[str, Any]], Field(min_length=1), _First]
     max_tokens: Annotated[
         int, Field(ge=1, validation_alias=AliasChoices("max_completion_tokens", "max_tokens"))
     ] = 16

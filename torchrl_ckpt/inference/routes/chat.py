@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 
+from torchrl_ckpt.inference.bodies import parsed_body
 from torchrl_ckpt.inference.completion_service import CompletionService
 from torchrl_ckpt.inference.http_errors import BadRequest
+from torchrl_ckpt.inference.offload import SideThread
 from torchrl_ckpt.inference.responder import Responder
 from torchrl_ckpt.inference.sse import EventStream
 from torchrl_ckpt.inference.stream import Chunk
@@ -28,16 +30,23 @@ from torchrl_ckpt.serving_api.protocol import (
 )
 
 
-def chat_routes(service: CompletionService) -> APIRouter:
+def chat_routes(
+    service: CompletionService, side_thread: SideThread, client_timeout: float
+) -> APIRouter:
     """Return the route that chats with `service`."""
     router = APIRouter()
+    parsed = Depends(parsed_body(ChatCompletionRequest, side_thread))
 
     @router.post("/v1/chat/completions", response_model=ChatCompletion)
     async def chat(
-        request: ChatCompletionRequest, http_request: Request
+        http_request: Request, request: ChatCompletionRequest = parsed
     ) -> BaseModel | EventStream:
         service.check_model(request.model)
-        return await ChatResponder(service, request).respond(http_request.receive)
+        messages = [_with_plain_text(message) for message in request.messages]
+        prompts = [await service.encode_chat(messages, request)]
+        return await ChatResponder(service, request, prompts, client_timeout).respond(
+            http_request.receive
+        )
 
     return router
 
@@ -48,10 +57,6 @@ class ChatResponder(Responder[ChatCompletionRequest]):
     id_prefix = "chatcmpl"
     response_type = ChatCompletion
     chunk_type = ChatCompletionChunk
-
-    def __init__(self, service: CompletionService, request: ChatCompletionRequest) -> None:
-        prompt = service.encode_chat([_with_plain_text(message) for message in request.messages])
-        super().__init__(service, request, [prompt])
 
     def choice(self, index: int, sample: Sample, text: str, policy: list[PolicySpan]) -> ChatChoice:
         return ChatChoice(
@@ -101,9 +106,7 @@ def _with_plain_text(message: Mapping[str, Any]) -> Mapping[str, Any]:
     parts = message.get("content")
     if not isinstance(parts, list):
         return message
-    content = ""
     for part in parts:
         if not (isinstance(part, dict) and isinstance(part.get("text"), str)):
             raise BadRequest("a message may have parts of type `text` only", "messages")
-        content += part["text"]
-    return {**message, "content": content}
+    return {**message, "content": "".join(part["text"] for part in parts)}

@@ -7,10 +7,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 
+from torchrl_ckpt.inference.bodies import parsed_body
 from torchrl_ckpt.inference.completion_service import CompletionService
+from torchrl_ckpt.inference.offload import SideThread
 from torchrl_ckpt.inference.responder import Responder
 from torchrl_ckpt.inference.sse import EventStream
 from torchrl_ckpt.inference.stream import Chunk
@@ -26,16 +28,22 @@ from torchrl_ckpt.serving_api.protocol import (
 )
 
 
-def completion_routes(service: CompletionService) -> APIRouter:
+def completion_routes(
+    service: CompletionService, side_thread: SideThread, client_timeout: float
+) -> APIRouter:
     """Return the route that completes with `service`."""
     router = APIRouter()
+    parsed = Depends(parsed_body(CompletionRequest, side_thread))
 
     @router.post("/v1/completions", response_model=Completion)
     async def complete(
-        request: CompletionRequest, http_request: Request
+        http_request: Request, request: CompletionRequest = parsed
     ) -> BaseModel | EventStream:
         service.check_model(request.model)
-        return await CompletionResponder(service, request).respond(http_request.receive)
+        prompts = await service.encode(request)
+        return await CompletionResponder(service, request, prompts, client_timeout).respond(
+            http_request.receive
+        )
 
     return router
 
@@ -47,12 +55,14 @@ class CompletionResponder(Responder[CompletionRequest]):
     response_type = Completion
     chunk_type = CompletionChunk
 
-    def __init__(self, service: CompletionService, request: CompletionRequest) -> None:
-        prompts = [
-            service.encode(prompt) if isinstance(prompt, str) else prompt
-            for prompt in request.prompts
-        ]
-        super().__init__(service, request, prompts, request.prompt_seeds)
+    def __init__(
+        self,
+        service: CompletionService,
+        request: CompletionRequest,
+        prompts: Sequence[list[int]],
+        client_timeout: float,
+    ) -> None:
+        super().__init__(service, request, prompts, client_timeout, request.prompt_seeds)
         # Where the text of each choice's next token begins, for the choices that have begun.
         self._offsets: defaultdict[int, int] = defaultdict(int)
 

@@ -2,47 +2,42 @@
 
 from __future__ import annotations
 
-import hmac
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Depends
 
-from torchrl_ckpt.inference.http_errors import Forbidden, NotFound, WrongKey
+from torchrl_ckpt.inference.bodies import parsed_body
+from torchrl_ckpt.inference.http_errors import Forbidden, NotFound
 from torchrl_ckpt.inference.metrics import ServerMetrics
+from torchrl_ckpt.inference.offload import SideThread
 from torchrl_ckpt.inference.served_policy import ServedPolicy
 from torchrl_ckpt.plugin_api.errors import ModelError
 from torchrl_ckpt.serving_api.protocol import LoadedWeights, LoadRequest
 
-
-def requires_key(key: str) -> Callable[..., Awaitable[None]]:
-    """Return a dependency that refuses requests without `Authorization: Bearer KEY`."""
-    expected = f"Bearer {key}".encode()
-
-    async def check(authorization: Annotated[str, Header()] = "") -> None:
-        if not authorization:
-            raise WrongKey("this route needs the server's key: send `Authorization: Bearer KEY`")
-        if not hmac.compare_digest(authorization.encode(), expected):
-            raise WrongKey("the key in `Authorization` is not the server's key")
-
-    return check
+WEIGHTS = "/weights"
 
 
 def weight_routes(
-    policy: ServedPolicy, metrics: ServerMetrics, allowed_dirs: Sequence[Path]
+    policy: ServedPolicy,
+    metrics: ServerMetrics,
+    allowed_dirs: Sequence[Path],
+    side_thread: SideThread,
 ) -> APIRouter:
     """Return the routes of `policy`, which loads weights from below `allowed_dirs` only."""
     router = APIRouter()
+    parsed = Depends(parsed_body(LoadRequest, side_thread))
 
-    @router.post("/weights")
-    async def load(request: LoadRequest) -> LoadedWeights:
+    @router.post(WEIGHTS)
+    async def load(
+        request: LoadRequest = parsed,
+    ) -> LoadedWeights:
         directory = allowed_directory(request.directory, allowed_dirs)
         with metrics.loading():
             return await policy.load(directory, request.version)
 
-    @router.get("/weights")
+    @router.get(WEIGHTS)
     async def loaded() -> LoadedWeights:
         return await policy.loaded()
 

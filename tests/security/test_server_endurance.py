@@ -1,0 +1,168 @@
+"""A server stays healthy under clients that send half of something, too much, or read nothing."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.support.inference_server import KEY, Server, failure, running_server, wait_until_up
+
+MEGABYTE = 1024 * 1024
+JSON = {"Content-Type": "application/json"}
+OPTIONS = {"client_timeout": 3, "max_running": 2, "max_queued": 2, "max_body_bytes": 8 * MEGABYTE}
+
+
+@pytest.fixture(scope="module", name="small")
+def start_small_server(published: Path) -> Iterator[Server]:
+    """A server with low limits, by hand and without a key for generation."""
+    with running_server(published, options=OPTIONS) as server:
+        wait_until_up(server)
+        yield server
+
+
+def connect(server: Server) -> socket.socket:
+    host, port = server.base_url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=30)
+
+
+def begin(server: Server, body: bytes, length: int | None = None) -> socket.socket:
+    """Send a request for completions whose body may be shorter than announced."""
+    connection = connect(server)
+    head = (
+        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {length or len(body)}\r\n\r\n"
+    )
+    try:
+        connection.sendall(head.encode() + body)
+    except OSError:
+        pass  # refused before all of it was read
+    return connection
+
+
+def memory(server: Server) -> int:
+    return psutil.Process(server.process.pid).memory_info().rss
+
+
+@contextmanager
+def staying_healthy(server: Server, *, growth: int) -> Iterator[None]:
+    """Assert that `/health` answers below 1 s, and memory grows by less than `growth` bytes."""
+    before, slowest, largest, ended = memory(server), 0.0, 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal slowest, largest
+        while not ended.wait(0.05):
+            began = time.monotonic()
+            httpx.get(f"{server.base_url}/health", timeout=30, trust_env=False).raise_for_status()
+            slowest = max(slowest, time.monotonic() - began)
+            largest = max(largest, memory(server) - before)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watching.join()
+    assert slowest < 1, f"a health check took {slowest:.1f} s"
+    assert largest < growth, f"memory has grown by {largest / 1e6:.0f} MB"
+
+
+def assert_disconnected(connection: socket.socket) -> None:
+    connection.settimeout(15)
+    try:
+        while connection.recv(MEGABYTE):
+            pass
+    except ConnectionResetError:
+        pass
+
+
+def test_bodies_that_are_never_finished_hold_little_memory_and_end(small: Server) -> None:
+    with ExitStack() as stack, staying_healthy(small, growth=100 * MEGABYTE):
+        body = b'{"prompt": "' + b"a" * (7 * MEGABYTE)
+        opened = [stack.enter_context(begin(small, body, 8 * MEGABYTE)) for _ in range(12)]
+        for connection in opened:
+            assert_disconnected(connection)
+
+
+def test_half_sent_heads_keep_nobody_out_and_end(small: Server) -> None:
+    with ExitStack() as stack, staying_healthy(small, growth=60 * MEGABYTE):
+        opened = []
+        for _ in range(400):  # more than the server keeps at a time
+            opened.append(stack.enter_context(connect(small)))
+            opened[-1].sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
+        for connection in opened:
+            assert_disconnected(connection)
+
+
+@pytest.mark.parametrize("token", [b"-1", b"5"])
+def test_a_prompt_of_a_million_ids_is_refused_at_once(small: Server, token: bytes) -> None:
+    with staying_healthy(small, growth=200 * MEGABYTE):
+        body = b'{"prompt": [' + b",".join([token] * 1_000_000) + b"]}"
+        answer = httpx.post(
+            f"{small.base_url}/v1/completions",
+            content=body,
+            headers=JSON,
+            timeout=30,
+            trust_env=False,
+        )
+        assert len(failure(answer, 400)["message"]) < 1100
+
+
+def test_a_text_that_is_too_long_is_refused_before_it_is_tokenized(small: Server) -> None:
+    with staying_healthy(small, growth=60 * MEGABYTE):
+        for request in (
+            {"prompt": "ab " * 2_000_000},
+            {"prompt": "ab", "model": "x" * 6_000_000},
+        ):
+            answer = httpx.post(
+                f"{small.base_url}/v1/completions", json=request, timeout=30, trust_env=False
+            )
+            assert answer.status_code in (400, 404)
+            assert len(answer.text) < 1500
+
+
+@pytest.mark.slow
+def test_streams_that_nobody_reads_are_cancelled(small: Server) -> None:
+    request = {"prompt": [4, 3], "n": 1000, "max_tokens": 120, "stream": True, "logprobs": 1}
+    with ExitStack() as stack, staying_healthy(small, growth=150 * MEGABYTE):
+        for _ in range(2):
+            stack.enter_context(begin(small, json.dumps(request).encode()))
+        time.sleep(12)
+        answer = httpx.post(
+            f"{small.base_url}/v1/completions",
+            json={"prompt": "ab>", "max_tokens": 2},
+            timeout=30,
+            trust_env=False,
+        )
+        assert answer.status_code == 200
+
+
+def test_other_hosts_and_other_bodies_are_refused(small: Server) -> None:
+    with httpx.Client(base_url=small.base_url, trust_env=False, timeout=30) as http:
+        for host in ("evil.example", "127.0.0.1.evil.example", "10.0.0.1", "localhost.evil.example"):
+            assert failure(http.get("/health", headers={"Host": host}), 421)["code"] == "wrong_host"
+        for host in ("localhost", "localhost:9000", "127.0.0.1", "[::1]:80", "LOCALHOST."):
+            assert http.get("/health", headers={"Host": host}).status_code == 200
+        body = b'{"prompt": "ab>", "max_tokens": 1}'
+        for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):
+            failure(http.post("/v1/completions", content=body, headers={"Content-Type": kind}), 415)
+        kind = "application/json; charset=utf-8"
+        answer = http.post("/v1/completions", content=body, headers={"Content-Type": kind})
+        assert answer.status_code == 200
+
+
+def test_a_key_is_checked_before_the_body_is_read(published: Path) -> None:
+    options = OPTIONS | {"host": "0.0.0.0"}
+    with running_server(published, options=options, key=KEY) as server:
+        wait_until_up(server)
+        with begin(server, b"{", 8 * MEGABYTE) as connection:
+            assert connection.recv(12) == b"HTTP/1.1 401"
