@@ -16,7 +16,13 @@ import pytest
 from tests.support.inference_server import Server, failure, running_server, wait_until_up
 from tests.support.waiting import wait_until
 
-OPTIONS = {"max_running": 1, "max_queued": 1, "max_sequences": 20_000, "max_body_bytes": 10_000}
+OPTIONS = {
+    "max_running": 1,
+    "max_queued": 1,
+    "max_sequences": 20_000,
+    "max_body_bytes": 10_000,
+    "client_timeout": 5,
+}
 # Takes the engine seconds unless cancelled.
 LONG = {"prompt": [[4, 3]], "n": 3000, "max_tokens": 120, "seed": 1}
 SHORT: dict[str, Any] = {"prompt": "ab>", "max_tokens": 2}
@@ -71,10 +77,11 @@ def test_a_body_beyond_the_limit_is_refused(http: httpx.Client) -> None:
         for start in range(0, len(body), 1000):
             yield body[start : start + 1000]
 
+    http.headers["Content-Type"] = "application/json"
     error = failure(http.post("/v1/completions", content=body), 413)
     assert error["code"] == "request_too_large"
     failure(http.post("/v1/completions", content=chunked()), 413)
-    failure(http.post("/weights", content=body, headers={"Authorization": "Bearer x"}), 413)
+    failure(http.post("/weights", content=body, headers={"Authorization": "Bearer x"}), 401)
 
 
 def test_more_sequences_than_the_limit_are_refused(http: httpx.Client) -> None:
@@ -126,11 +133,10 @@ def test_a_full_queue_refuses_and_a_disconnected_client_frees_its_slot(
     assert metric(http, disconnects) - num_gone == (1 if stream else 2)
 
 
-def test_a_client_that_reads_slowly_blocks_no_other(http: httpx.Client, small: Server) -> None:
-    num_tokens = metric(http, "completion_tokens_total")
+def test_a_client_that_reads_nothing_loses_its_place(http: httpx.Client, small: Server) -> None:
     # About ten megabytes of events, none of which is read.
     stream = begin(small, prompt=[4, 3], n=500, max_tokens=120, stream=True)
     wait_for(http, "requests_in_flight", 1)
     wait_for(http, "requests_in_flight", 0)
-    assert metric(http, "completion_tokens_total") > num_tokens
+    assert http.post("/v1/completions", json=SHORT).status_code == 200
     stream.close()

@@ -168,9 +168,12 @@ def test_a_malformed_body_is_a_bad_request(body: bytes, http: httpx.Client) -> N
 
 
 def test_every_error_has_openais_form(http: httpx.Client) -> None:
-    failure(http.post("/v1/completions", content=b"{"), 400)
+    failure(
+        http.post("/v1/completions", content=b"{", headers={"Content-Type": "application/json"}),
+        400,
+    )
     failure(http.get("/v1/nothing"), 404)
-    failure(http.delete("/weights"), 405)
+    failure(http.delete("/weights", headers=AUTHORIZED), 405)
     error = failure(http.post("/v1/completions", json={"prompt": "a", "model": "gpt-9"}), 404)
     assert error["param"] == "model"
 

@@ -16,12 +16,12 @@ import uvicorn
 
 from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.inference.app import build_app
-from torchrl_ckpt.plugin_api import heartbeat
 from torchrl_ckpt.inference.connections import (
     Connections,
     bounded_connections,
     max_connections,
 )
+from torchrl_ckpt.plugin_api import heartbeat
 from torchrl_ckpt.plugin_api.engines import Engine, FailureReportingEngine
 from torchrl_ckpt.plugin_api.errors import RecipeError
 from torchrl_ckpt.plugin_api.models import Model

@@ -6,9 +6,11 @@ a bound, and is why a run does not depend on which process was faster.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import Layout
@@ -26,6 +28,12 @@ from torchrl_ckpt.run.polling import Deadline, wait_for_async
 from torchrl_ckpt.run.progress import ProgressLog
 from torchrl_ckpt.run.rollout_store import BatchMetadata, RolloutStore
 from torchrl_ckpt.run.weight_store import Policy, WeightStore
+
+_LOOK_SECONDS = 0.5
+
+
+class _TrainingEnded(Exception):
+    """The trainer has ended before its first step."""
 
 
 class Loop:
@@ -69,11 +77,48 @@ class Loop:
         ahead = self._config.async_level if self._attempt.ckpt is not None else 0
         for step in range(self._state.generated.step + 1, self._attempt.max_steps + ahead + 1):
             version = max(0, step - 1 - self._config.async_level)
-            policy, attestation = await self._serve(version)
+            try:
+                async with self._until_last():
+                    policy, attestation = await self._serve(version)
+                    if not policy.last:
+                        await self._generate(step, policy, attestation)
+            except _TrainingEnded:
+                return
             if policy.last:
                 return
-            await self._generate(step, policy, attestation)
         await self._serve(self._attempt.max_steps)
+
+    @asynccontextmanager
+    async def _until_last(self) -> AsyncIterator[None]:
+        """Run the block; raise `_TrainingEnded` as soon as training has ended without any step.
+
+        Nobody needs what the block makes then, and no checkpoint needs this state. The block may
+        wait for a server that is not there.
+        """
+        block = asyncio.current_task()
+        assert block is not None
+        ended = False
+
+        async def watch() -> None:
+            nonlocal ended
+            while True:
+                await asyncio.sleep(_LOOK_SECONDS)
+                last = self._weights.last(self._attempt.id)
+                if last is not None and last.version == (self._attempt.resume_step or 0):
+                    ended = True
+                    block.cancel()
+                    return
+
+        watching = asyncio.create_task(watch())
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not ended:
+                raise
+            block.uncancel()
+            raise _TrainingEnded from None
+        finally:
+            watching.cancel()
 
     async def _serve(self, version: int) -> tuple[Policy, Attestation]:
         """Wait for a policy, answer the checkpoint requests due before it is used, and serve it.
