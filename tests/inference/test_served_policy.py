@@ -48,7 +48,7 @@ def open_client(engine: ScriptedEngine, root: Path, **options: object) -> httpx.
     )
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(app, raise_app_exceptions=False),
-        base_url="http://server",
+        base_url="http://localhost",
         headers={"Authorization": f"Bearer {KEY}"},
     )
 
