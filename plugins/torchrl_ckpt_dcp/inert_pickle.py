@@ -69,6 +69,16 @@ def read_inert(data: bytes, allowed: Collection[str]) -> object:
     return machine.result()
 
 
+def whole_numbers(value: object) -> tuple[int, ...]:
+    """Return `value` if it is a tuple of integers from 0 to 2**63 - 1. Raises `PickleRefused`."""
+    if not isinstance(value, tuple):
+        raise PickleRefused("a shape is missing")
+    for number in value:
+        if type(number) is not int or not 0 <= number < 2**63:
+            raise PickleRefused("a number is missing, negative or too large")
+    return value
+
+
 class _Machine:
     """The stack and the memo of pickle's virtual machine."""
 

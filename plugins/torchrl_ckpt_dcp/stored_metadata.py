@@ -25,13 +25,20 @@ from torch.distributed.checkpoint.metadata import (
 
 from torchrl_ckpt.plugin_api.errors import CheckpointDamaged
 from torchrl_ckpt.plugin_api.untrusted_files import open_regular, read_bounded
-from torchrl_ckpt_dcp.inert_pickle import Name, Pairs, PickleRefused, Record, read_inert
+from torchrl_ckpt_dcp.inert_pickle import (
+    Name,
+    Pairs,
+    PickleRefused,
+    Record,
+    read_inert,
+    whole_numbers,
+)
 
 METADATA_FILE = ".metadata"
 
 _MAX_METADATA_BYTES = 64 * 1024 * 1024  # About 300,000 shards; reading takes 100 times the memory.
 _MAX_DIMENSIONS = 64  # torch has no more.
-_MAX_NUMBER = 2**63
+_MAX_BYTES = 2**63
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 
@@ -107,7 +114,7 @@ def _tensor(name: str, description: object) -> TensorStorageMetadata:
     chunks = fields.get("chunks")
     if not isinstance(chunks, list):
         raise PickleRefused(f"{_quoted(name)} has no list of chunks")
-    if math.prod(size) * dtype.itemsize >= _MAX_NUMBER:
+    if math.prod(size) * dtype.itemsize >= _MAX_BYTES:
         raise PickleRefused(f"{_quoted(name)} is larger than any memory")
     found: list[ChunkStorageMetadata] = []
     begins: set[torch.Size] = set()
@@ -147,7 +154,7 @@ def _places(value: object) -> dict[MetadataIndex, _StorageInfo]:
         position = MetadataIndex(fqn, None if at is None else _size(at))
         if position in places:
             raise PickleRefused(f"{_quoted(fqn)} is in two places")
-        offset, length = _number(info.get("offset")), _number(info.get("length"))
+        offset, length = whole_numbers((info.get("offset"), info.get("length")))
         places[position] = _StorageInfo(file, offset, length)
     return places
 
@@ -229,18 +236,12 @@ def _dtype(value: object) -> torch.dtype:
 
 def _size(value: object) -> torch.Size:
     if isinstance(value, Record) and value.name == _SIZE and len(value.arguments) == 1:
-        numbers = value.arguments[0]
-        if isinstance(numbers, tuple) and len(numbers) <= _MAX_DIMENSIONS:
-            return torch.Size([_number(number) for number in numbers])
+        size = whole_numbers(value.arguments[0])
+        if len(size) <= _MAX_DIMENSIONS:
+            return torch.Size(size)
     raise PickleRefused("a shape is missing")
 
 
 def _quoted(value: object) -> str:
     """Text out of the file, for a message: short, and without control characters."""
     return repr(str(value)[:200])
-
-
-def _number(value: object) -> int:
-    if type(value) is not int or not 0 <= value < _MAX_NUMBER:
-        raise PickleRefused("a number is missing, or below zero, or too large")
-    return value

@@ -12,11 +12,21 @@ import struct
 import zipfile
 from dataclasses import dataclass
 from io import FileIO
+from typing import TYPE_CHECKING
 
 import torch
 
-from torchrl_ckpt_dcp.inert_pickle import PERSISTENT, PickleRefused, Record, read_inert
+from torchrl_ckpt_dcp.inert_pickle import (
+    PERSISTENT,
+    PickleRefused,
+    Record,
+    read_inert,
+    whole_numbers,
+)
 from torchrl_ckpt_dcp.stored_metadata import DTYPES
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _MAX_DESCRIPTION_BYTES = 64 * 1024
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # Signature, length of the name, length of the extra.
@@ -95,20 +105,11 @@ def _parse(pickled: bytes) -> tuple[str, int, tuple[int, ...], tuple[int, ...]]:
         case Record(name, (Record(stored, (("storage", _, str(key), _, _),)), first, a, b, *_)) if (
             name in _REBUILD and stored == PERSISTENT
         ):
-            shape, stride = _numbers(a), _numbers(b)
+            shape, stride = whole_numbers(a), whole_numbers(b)
             if len(shape) != len(stride):
                 raise PickleRefused("a tensor's shape and stride differ in length")
-            return key, *_numbers((first,)), shape, stride
+            return key, *whole_numbers((first,)), shape, stride
     raise PickleRefused("an archive does not hold one tensor")
-
-
-def _numbers(values: object) -> tuple[int, ...]:
-    if not isinstance(values, tuple):
-        raise PickleRefused("a tensor has no shape")
-    for value in values:
-        if type(value) is not int or not 0 <= value < 2**63:
-            raise PickleRefused("a tensor's shape is odd")
-    return values
 
 
 class _Slice(io.RawIOBase):
@@ -136,8 +137,8 @@ class _Slice(io.RawIOBase):
     def tell(self) -> int:
         return self._position
 
-    def readinto(self, buffer: object, /) -> int:
-        memory = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        memory = memoryview(buffer).cast("B")
         count = max(min(len(memory), self._length - self._position), 0)
         self._file.seek(self._begin + self._position)
         count = self._file.readinto(memory[:count]) or 0

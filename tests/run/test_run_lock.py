@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from torchrl_ckpt.plugin_api.errors import RecipeError, RunDirectoryInUse
-from torchrl_ckpt.run.run_lock import Pair, component_lock, join_pair, locked_run
+from torchrl_ckpt.run.run_lock import Pair, join_pair, locked_component, locked_run
 
 OPTIONS = {"max_steps": 4, "ckpt.resume_step": None}
 
 
 @contextmanager
 def joined(run: Path, component: str, **options: int | None) -> Iterator[Pair]:
-    with component_lock(run, component):
+    with locked_component(run, component):
         yield join_pair(run, component, OPTIONS | options)
 
 
@@ -34,7 +34,7 @@ def test_a_component_is_refused_beside_a_job(tmp_path: Path) -> None:
     with (
         locked_run(tmp_path, "rl"),
         pytest.raises(RunDirectoryInUse, match=r"`rl` \(process"),
-        component_lock(tmp_path, "trainer"),
+        locked_component(tmp_path, "trainer"),
     ):
         pass
 
@@ -79,7 +79,7 @@ def test_the_second_component_joins_the_attempt_of_the_first(
 def test_a_component_that_is_still_settling_its_start_joins_the_faster_one(tmp_path: Path) -> None:
     with joined(tmp_path, "trainer") as earlier:
         pass
-    with component_lock(tmp_path, "trainer"), joined(tmp_path, "orchestrator") as fast:
+    with locked_component(tmp_path, "trainer"), joined(tmp_path, "orchestrator") as fast:
         assert fast.id != earlier.id
         assert join_pair(tmp_path, "trainer", OPTIONS).id == fast.id
 

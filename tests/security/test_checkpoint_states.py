@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from torchrl_ckpt.checkpoint.layout import STATE, Layout
-from torchrl_ckpt.orchestrator.state import COMPONENT, OrchestratorState
+from torchrl_ckpt.checkpoint.rollout_part import ORCHESTRATOR
+from torchrl_ckpt.orchestrator.state import OrchestratorState
 from torchrl_ckpt.plugin_api.errors import CheckpointDamaged
 from torchrl_ckpt.shuffled_stream import ShuffledStream
 
@@ -36,7 +37,7 @@ GOOD: dict[str, Any] = {
 )
 def test_an_odd_state_of_the_orchestrator_is_damage(odd: str, tmp_path: Path) -> None:
     layout = Layout(tmp_path)
-    directory = layout.step(2) / COMPONENT
+    directory = layout.step(2) / ORCHESTRATOR
     directory.mkdir(parents=True)
     state = OrchestratorState(ShuffledStream(9, 0), async_level=1)
     (directory / STATE).write_text(json.dumps(GOOD))

@@ -53,15 +53,11 @@ def _copy(origin: Path, partial: Path, expected: FileRecord) -> None:
         open_below(origin, expected.path) as file,
         recorded_file(partial, expected.path) as (stream, records),
     ):
-        while stream.size < expected.size and (chunk := file.read(_chunk(expected, stream.size))):
+        # No more is read than the file should have.
+        while chunk := file.read(min(_CHUNK_BYTES, expected.size - stream.size)):
             stream.write(chunk)
     if records != [expected]:
         raise CheckpointDamaged(f"{origin / expected.path} differs from what its manifest says")
-
-
-def _chunk(expected: FileRecord, done: int) -> int:
-    """How many bytes to read next: never more than the file should have."""
-    return min(_CHUNK_BYTES, expected.size - done)
 
 
 def _link(origin: Path, partial: Path, expected: FileRecord) -> None:

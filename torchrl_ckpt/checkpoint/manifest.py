@@ -19,12 +19,12 @@ from torchrl_ckpt.checkpoint.stored_json import (
     StoredModel,
     checked,
     parse_stored,
+    read_stored_bytes,
 )
 from torchrl_ckpt.plugin_api.checkpoint_backends import FileRecord
 from torchrl_ckpt.plugin_api.durable_files import record_json
 from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointMismatch
 from torchrl_ckpt.plugin_api.plugin import Json
-from torchrl_ckpt.plugin_api.untrusted_files import read_bounded
 from torchrl_ckpt.run.resolved import recipe_sections
 
 FORMAT = 2
@@ -124,11 +124,9 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST
     try:
-        raw = read_bounded(path, _MAX_MANIFEST_BYTES)
+        raw = read_stored_bytes(path, max_bytes=_MAX_MANIFEST_BYTES)
     except FileNotFoundError:
         raise CheckpointDamaged(f"{path} is missing") from None
-    except OSError as error:
-        raise CheckpointDamaged(f"{path} cannot be read ({error.strerror})") from None
     content = parse_stored(raw, path)
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         raise CheckpointDamaged(f"{path} is not a manifest")

@@ -10,7 +10,6 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.manifest import read_manifest
@@ -24,6 +23,7 @@ from torchrl_ckpt.plugin_api.errors import (
     RunDirectoryUnwritable,
 )
 from torchrl_ckpt.run.directory import read_run_id
+from torchrl_ckpt.run.file_lock import LockFile
 
 _OWNER = ".owner.json"
 _LOCK = ".lock"
@@ -58,8 +58,8 @@ def shared(layout: Layout, output_dir: Path, run_id: str) -> Iterator[None]:
     """As `owned`, but other components of the same run that were started by hand may enter too."""
     with _locked(layout, fcntl.LOCK_SH, output_dir):
         # Components of two runs may both be here: one claims it, and the other one is refused.
-        with open(layout.root / _CLAIMING, "a") as claiming:
-            fcntl.flock(claiming, fcntl.LOCK_EX)
+        with LockFile(layout.root / _CLAIMING) as claiming:
+            claiming.wait()
             _claim(layout, output_dir, run_id)
         yield
 
@@ -163,30 +163,19 @@ _REMEDY = (
 def _locked(layout: Layout, kind: int, output_dir: Path) -> Iterator[None]:
     try:
         make_directory(layout.root)
-        lock = open(layout.root / _LOCK, "a+")  # noqa: SIM115 - closed below
+        lock = LockFile(layout.root / _LOCK)
     except OSError as error:
         raise RunDirectoryUnwritable(
             f"cannot write to the checkpoint directory {layout.root}: {error.strerror}. Choose "
             "another `ckpt.directory`, or make this one writable"
         ) from error
     with lock:
-        if not _lock(lock, kind):
-            lock.seek(0)
-            holder = lock.readline().strip()
+        if not lock.take(kind):
+            holder = lock.holder()
             where = f" by the run in {holder}" if holder else ""
             raise RunDirectoryInUse(
                 f"the checkpoint directory {layout.root} is in use{where}. Wait until that has "
                 "ended, or choose another `ckpt.directory`"
             )
-        lock.truncate(0)
-        lock.write(str(output_dir.resolve()))
-        lock.flush()
+        lock.write_holder(str(output_dir.resolve()))
         yield
-
-
-def _lock(lock: IO[str], kind: int) -> bool:
-    try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from torchrl_ckpt.checkpoint.layout import REQUEST, STATE
 from torchrl_ckpt.checkpoint.part import finish_part, open_part
@@ -41,7 +41,7 @@ ORCHESTRATOR = "orchestrator"
 class _Policies(StoredModel):
     model_config = ConfigDict(extra="ignore")
 
-    policies: list[Step] = []  # noqa: RUF012 - pydantic copies it
+    policies: list[Step] = Field(default_factory=list)
 
 
 def write_part(

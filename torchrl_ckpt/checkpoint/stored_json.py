@@ -19,7 +19,7 @@ from torchrl_ckpt.plugin_api.errors import CheckpointDamaged
 from torchrl_ckpt.plugin_api.plugin import Json
 from torchrl_ckpt.plugin_api.untrusted_files import read_bounded
 
-MAX_JSON_BYTES = 64 * 1024 * 1024
+_MAX_JSON_BYTES = 64 * 1024 * 1024
 
 T = TypeVar("T")
 
@@ -74,7 +74,7 @@ def _each_once(files: list[StoredFile]) -> list[StoredFile]:
 StoredFiles = Annotated[list[StoredFile], AfterValidator(_each_once)]
 
 
-def read_stored(path: Path, kind: type[T], *, max_bytes: int = MAX_JSON_BYTES) -> T:
+def read_stored(path: Path, kind: type[T], *, max_bytes: int = _MAX_JSON_BYTES) -> T:
     """Read the JSON file at `path` as `kind`: a model, or a type that pydantic knows.
 
     Raises `CheckpointDamaged`, `NotJson` among it, and `FileNotFoundError`.
@@ -82,15 +82,19 @@ def read_stored(path: Path, kind: type[T], *, max_bytes: int = MAX_JSON_BYTES) -
     return checked(read_stored_json(path, max_bytes=max_bytes), kind, path)
 
 
-def read_stored_json(path: Path, *, max_bytes: int = MAX_JSON_BYTES) -> Json:
+def read_stored_json(path: Path, *, max_bytes: int = _MAX_JSON_BYTES) -> Json:
     """Read the JSON file at `path` as it is. Raises as `read_stored` does."""
+    return parse_stored(read_stored_bytes(path, max_bytes=max_bytes), path)
+
+
+def read_stored_bytes(path: Path, *, max_bytes: int) -> bytes:
+    """Read the file at `path`. Raises `CheckpointDamaged` and `FileNotFoundError`."""
     try:
-        content = read_bounded(path, max_bytes)
+        return read_bounded(path, max_bytes)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise CheckpointDamaged(f"{path} cannot be read ({error.strerror})") from None
-    return parse_stored(content, path)
 
 
 def parse_stored(content: bytes, path: Path) -> Json:

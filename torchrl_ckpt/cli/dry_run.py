@@ -15,9 +15,7 @@ from torchrl_ckpt.config.sft_recipe import SftRecipe
 from torchrl_ckpt.config.trainer import RlTrainerConfig
 from torchrl_ckpt.launcher.start import preview
 from torchrl_ckpt.launcher.warm_start import warm_start_recipe
-from torchrl_ckpt.run.progress import Finding
-
-_FIRST_NOTICE_SECONDS = 5.0
+from torchrl_ckpt.run.progress import Finding, Notices
 
 
 def dry_run(command: str, recipe: Section) -> None:
@@ -63,7 +61,13 @@ def _findings(recipe: Section, resume_step: int | None) -> Iterator[Finding]:
 def _data_findings(recipe: SftRecipe) -> list[Finding]:
     from torchrl_ckpt.trainer.sft_data import check_data
 
-    return check_data(recipe, _Notices())
+    started, notices = time.monotonic(), Notices()
+
+    def show(completed: int, total: int) -> None:
+        if notices.is_due(time.monotonic() - started):
+            print(f"checking {total:,} samples: {completed:,} so far", file=sys.stderr)
+
+    return check_data(recipe, show)
 
 
 def _problem_findings(config: OrchestratorConfig, job: RlRecipe | None) -> list[Finding]:
@@ -82,20 +86,6 @@ def _warm_start_findings(file: Path | None, resume_step: int | None) -> Iterator
     else:
         yield Finding(f"it would train {file} first, as there are no weights in {weights} yet")
         yield from _data_findings(recipe)
-
-
-class _Notices:
-    """Says how far a check is once it takes long, and again each time that its age has doubled."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._next = _FIRST_NOTICE_SECONDS
-
-    def __call__(self, completed: int, total: int) -> None:
-        age = time.monotonic() - self._started
-        if age >= self._next:
-            self._next = 2 * age
-            print(f"checking {total:,} samples: {completed:,} so far", file=sys.stderr)
 
 
 def _show(finding: Finding) -> None:

@@ -101,10 +101,12 @@ def _number_fault(value: Any) -> str | None:
 
 
 def _gradient_fault(output: LossOutput, logits: torch.Tensor) -> str | None:
+    import torch
+
     if not output.loss.requires_grad:
         return "it returned a `loss` without a gradient: it does not depend on the logits"
     try:
-        output.loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(output.loss)
     except Exception as error:
         return f"the backward pass of its `loss` raises {type(error).__name__}: {error}"
     if logits.grad is None:

@@ -10,7 +10,7 @@ import torch
 
 from torchrl_ckpt.checkpoint.layout import MANIFEST, TENSORS, TRAINER
 from torchrl_ckpt.checkpoint.manifest import Manifest
-from torchrl_ckpt.checkpoint.stored_json import checked
+from torchrl_ckpt.checkpoint.stored_json import checked, is_below
 from torchrl_ckpt.config.section import PluginTable
 from torchrl_ckpt.plugin_api.checkpoint_backends import (
     CheckpointBackend,
@@ -40,7 +40,7 @@ class StoredTensors:
             )
         self._backend = backend
         self._directory = directory / TRAINER / TENSORS
-        if not self._directory.resolve().is_relative_to(directory.resolve()):
+        if not is_below(directory, self._directory):
             raise CheckpointDamaged(f"{self._directory} is a link that leads out of {directory}")
 
     def describe(self) -> list[TensorDescription]:

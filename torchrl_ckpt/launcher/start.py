@@ -34,7 +34,7 @@ from torchrl_ckpt.run import metrics
 from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.directory import LOGS_MODE, RunDirectory, next_attempt, settle_run_id
 from torchrl_ckpt.run.resolved import write_resolved
-from torchrl_ckpt.run.run_lock import component_lock, join_pair, locked_run
+from torchrl_ckpt.run.run_lock import join_pair, locked_component, locked_run
 
 Recipe = SftRecipe | RlRecipe | RlTrainerConfig | OrchestratorConfig
 
@@ -86,7 +86,7 @@ def join_attempt(component: str, config: RlTrainerConfig | OrchestratorConfig) -
             "`ckpt.resume_from` is for `sft` and `rl`; use `torchrl-ckpt ckpt fork` first, then "
             "`--ckpt.resume-step`"
         )
-    with component_lock(config.output_dir, component), _checkpoints(config, ownership.shared):
+    with locked_component(config.output_dir, component), _checkpoints(config, ownership.shared):
         start, _ = _settle(component, config, 0, quarantine=False)
         attempt = start.attempt
         options = {"max_steps": attempt.max_steps, "ckpt.resume_step": attempt.resume_step}

@@ -94,7 +94,7 @@ def _watch(
             raise _failure(order)
         stalled = watchdog.find()
         if stalled is not None and (failure := _kill_stalled(stalled, processes, display)):
-            if stalled.unit not in _saving(processes):
+            if stalled.owner not in _saving(processes):
                 _let_save(processes, stalled.text, display, requests, on_stop_requested)
             raise failure
         if requests.count > 1:
@@ -178,7 +178,7 @@ def _kill_stalled(
     stalled: Stalled, processes: Sequence[ComponentProcess], display: Display
 ) -> ComponentFailed | None:
     """Kill a process that hangs; return why the job ends, unless another one will replace it."""
-    component = next((p for p in processes if p.name == stalled.unit), None)
+    component = next((p for p in processes if p.name == stalled.owner), None)
     if component is None:
         with suppress(psutil.NoSuchProcess):
             stalled.process.kill()

@@ -21,11 +21,10 @@ _DUMP_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Stalled:
-    """A process that makes no progress. `name` is its own, such as `trainer rank 1`, and `unit`
-    that of the component it belongs to; a companion of a component is a unit itself."""
+    """A process that makes no progress, as `text` says. `owner` names the component that it
+    belongs to, such as `trainer` for one of its ranks, or a companion process of a component."""
 
-    name: str
-    unit: str
+    owner: str
     process: psutil.Process
     text: str
 
@@ -40,10 +39,15 @@ class _Heart:
     silent_seconds: float = 0.0
 
     @property
-    def unit(self) -> str:
-        """Ranks wait for each other without a beat, so only all of them together can be silent."""
-        component, is_rank, _ = self.name.partition(" rank ")
-        return component if is_rank else f"{self.name} {self.process.pid}"
+    def owner(self) -> str:
+        return self.name.partition(" rank ")[0]
+
+    @property
+    def judged_with(self) -> tuple[str, int | None]:
+        """Equal for processes that are judged together: ranks wait for each other without a beat,
+        so only all of them together can be silent."""
+        is_rank = self.owner != self.name
+        return self.owner, None if is_rank else self.process.pid
 
 
 class Watchdog:
@@ -67,12 +71,12 @@ class Watchdog:
             return None
         self._looked = now
         self._read(min(elapsed, 2 * _LOOK_SECONDS))
-        units: defaultdict[str, list[_Heart]] = defaultdict(list)
+        groups: defaultdict[tuple[str, int | None], list[_Heart]] = defaultdict(list)
         for heart in self._hearts.values():
-            units[heart.unit].append(heart)
+            groups[heart.judged_with].append(heart)
         silent = [
             heart
-            for hearts in units.values()
+            for hearts in groups.values()
             if min(heart.silent_seconds for heart in hearts) > self._timeout
             for heart in hearts
         ]
@@ -84,9 +88,8 @@ class Watchdog:
             f"{first.name} (process {first.process.pid}) has shown no progress for "
             f"{first.silent_seconds:.0f} s{reason}"
         )
-        _dump_stacks([heart.process for heart in units[first.unit]])
-        unit = first.unit.removesuffix(f" {first.process.pid}")
-        return Stalled(first.name, unit, first.process, text)
+        _dump_stacks([heart.process for heart in groups[first.judged_with]])
+        return Stalled(first.owner, first.process, text)
 
     def _read(self, elapsed: float) -> None:
         """Look at every file. A process of another launcher is not watched."""

@@ -140,7 +140,9 @@ def _check_report(loaded: LoadedWeights, policy: Policy, directory: Path) -> str
 
 def _comparable(first: str | None, second: str | None) -> bool:
     """Whether two digests `KIND:HEX` are of one kind; the kind includes the dtype."""
-    return bool(first and second) and first.rpartition(":")[0] == second.rpartition(":")[0]  # type: ignore[union-attr]
+    if not (first and second):
+        return False
+    return first.rpartition(":")[0] == second.rpartition(":")[0]
 
 
 def _tolerance(dtype: str | None) -> float:

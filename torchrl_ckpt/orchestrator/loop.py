@@ -14,13 +14,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import Layout
+from torchrl_ckpt.checkpoint.rollout_part import ORCHESTRATOR
 from torchrl_ckpt.config.orchestrator import OrchestratorConfig, SamplingConfig
 from torchrl_ckpt.orchestrator.advantages import share_without_signal
 from torchrl_ckpt.orchestrator.attestation import Attestation
 from torchrl_ckpt.orchestrator.evaluation import Evaluator
 from torchrl_ckpt.orchestrator.rollout_generator import RolloutGenerator, rollout_metrics
 from torchrl_ckpt.orchestrator.server_pool import ServerPool
-from torchrl_ckpt.orchestrator.state import COMPONENT, OrchestratorState
+from torchrl_ckpt.orchestrator.state import OrchestratorState
 from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.metrics import MetricsLog, values_by_step
 from torchrl_ckpt.run.patience import Patience
@@ -228,7 +229,7 @@ class Loop:
     def _log_metrics(self, batch: BatchMetadata) -> None:
         # A batch that no step of this run trains on belongs to the checkpoint only.
         if batch.step <= self._attempt.max_steps:
-            self._metrics.write(COMPONENT, batch.step, batch.metrics)
+            self._metrics.write(ORCHESTRATOR, batch.step, batch.metrics)
 
 
 def _truncation(sampling: SamplingConfig) -> float | None:

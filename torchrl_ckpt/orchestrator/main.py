@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import Layout
+from torchrl_ckpt.checkpoint.rollout_part import ORCHESTRATOR
 from torchrl_ckpt.config.length_limit import model_limit, row_limit, server_limit, smallest
 from torchrl_ckpt.config.orchestrator import OrchestratorConfig
 from torchrl_ckpt.config.rl_recipe import RlRecipe
@@ -16,7 +17,7 @@ from torchrl_ckpt.orchestrator.loop import Loop
 from torchrl_ckpt.orchestrator.prompts import Prompts
 from torchrl_ckpt.orchestrator.rollout_generator import RolloutGenerator
 from torchrl_ckpt.orchestrator.server_pool import ServerPool
-from torchrl_ckpt.orchestrator.state import COMPONENT, OrchestratorState
+from torchrl_ckpt.orchestrator.state import OrchestratorState
 from torchrl_ckpt.plugin_api import heartbeat
 from torchrl_ckpt.plugin_api.checked_environment import CheckedEnvironment
 from torchrl_ckpt.plugin_api.models import Model
@@ -45,14 +46,14 @@ def check_problems(config: OrchestratorConfig, job: RlRecipe | None) -> list[Fin
     """
     environment = create("environments", config.environment)
     model = create("models", config.model)
-    return _check(config, environment, _prompts(config, environment, model, job))
+    return _check(config, environment, _prompts(environment, model, job))
 
 
 async def _orchestrate(config: OrchestratorConfig, attempt: Attempt, job: RlRecipe | None) -> None:
     environment = create("environments", config.environment)
     model = create("models", config.model)
-    progress = ProgressLog(attempt.run.progress, COMPONENT)
-    prompts = _prompts(config, environment, model, job)
+    progress = ProgressLog(attempt.run.progress, ORCHESTRATOR)
+    prompts = _prompts(environment, model, job)
     with progress.task("checking the problems"):
         progress.report(_check(config, environment, prompts))
     state = OrchestratorState(
@@ -95,12 +96,7 @@ async def _beat() -> None:
         await asyncio.sleep(_BEAT_SECONDS)
 
 
-def _prompts(
-    config: OrchestratorConfig,
-    environment: CheckedEnvironment,
-    model: Model,
-    job: RlRecipe | None,
-) -> Prompts:
+def _prompts(environment: CheckedEnvironment, model: Model, job: RlRecipe | None) -> Prompts:
     """What is trained on must fit into a row of the trainer; the server has a limit for all."""
     served = model_limit(model)
     trained = served

@@ -24,8 +24,6 @@ from torchrl_ckpt.plugin_api.plugin import Json
 from torchrl_ckpt.run.rollout_store import RolloutStore
 from torchrl_ckpt.shuffled_stream import ShuffledStream, StreamPosition
 
-COMPONENT = ORCHESTRATOR
-
 _log = logging.getLogger(__name__)
 
 
@@ -67,18 +65,18 @@ class OrchestratorState:
         batches up to N + async_level exist: those beyond N are carried in the part. A trainer that
         is ahead may have requested a later step as well, which is due later.
         """
-        for step, partial in requests_for(layout, COMPONENT):
+        for step, partial in requests_for(layout, ORCHESTRATOR):
             if self.generated.step != step + self._async_level:
                 continue
             carried = range(step + 1, self.generated.step + 1)
             try:
-                directory = open_part(partial, COMPONENT)
+                directory = open_part(partial, ORCHESTRATOR)
                 write_part(directory, step, self.to_json(), carried, rollouts.root)
             except FileExistsError:
                 continue  # The run leaves, and the trainer has written the part itself.
             except OSError as error:
                 _log.warning("cannot write the part of checkpoint step_%d: %s", step, error)
-                refuse_part(partial, COMPONENT, str(error))
+                refuse_part(partial, ORCHESTRATOR, str(error))
 
     def count(self, step: int, num_problems: int, num_samples: int, num_tokens: int) -> None:
         """Add the batch of `step`."""
@@ -95,7 +93,7 @@ class OrchestratorState:
         Raises `CheckpointMismatch` for a checkpoint without an orchestrator's part or with another
         `async_level`.
         """
-        directory = layout.step(step) / COMPONENT
+        directory = layout.step(step) / ORCHESTRATOR
         if not directory.is_dir():
             raise CheckpointMismatch(
                 f"{layout.step(step)} has no orchestrator part: it was not saved by a "

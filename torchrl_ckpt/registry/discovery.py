@@ -24,7 +24,7 @@ import entrypoints
 
 from torchrl_ckpt.plugin_api.plugin import KINDS, Kind
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 _GROUPS: dict[str, Kind] = {f"torchrl_ckpt.{kind}": kind for kind in KINDS}
 
 
@@ -131,7 +131,7 @@ def discover() -> Installed:
             copies += _scan_leniently(folder)
     plugins, stale = _settle(copies)
     for warning in (*stale, *unreadable):
-        _LOG.debug("%s", warning)
+        _log.debug("%s", warning)
     in_order = attrgetter("kind", "name", "distribution", "entry_point")
     return Installed(
         plugins=tuple(sorted(plugins, key=in_order)),
@@ -166,7 +166,7 @@ def _scan_leniently(folder: str) -> list[_MetadataCopy]:
         try:
             found = importlib.metadata.Distribution.at(file.parent).entry_points
         except Exception as error:  # `discover` reports the file; this is the detail
-            _LOG.debug("%s cannot be read: %s", file, error)
+            _log.debug("%s cannot be read: %s", file, error)
             continue
         distribution = entrypoints.Distribution.from_name_version(file.parent.stem)
         entries = ((entry.group, entry.name, entry.value) for entry in found)

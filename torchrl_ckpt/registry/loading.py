@@ -33,7 +33,7 @@ from torchrl_ckpt.plugin_api.similar_names import did_you_mean, similar_name
 from torchrl_ckpt.registry.discovery import FoundPlugin
 from torchrl_ckpt.registry.lookup import find_plugin
 
-_LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def _broken(
     found: FoundPlugin, cause: str | BaseException, remedy: str, when: str = ""
 ) -> PluginBroken:
     if isinstance(cause, BaseException):
-        _LOG.debug("%s plugin `%s` raised", found.kind, found.name, exc_info=cause)
+        _log.debug("%s plugin `%s` raised", found.kind, found.name, exc_info=cause)
         cause = when + _described(found, cause)
     if found.metadata.suffix == ".egg-info":
         remedy += (

@@ -18,6 +18,8 @@ from torchrl_ckpt.run import json_lines
 Level = Literal["info", "warning"]
 
 _UPDATE_INTERVAL_SECONDS = 0.25
+_FIRST_NOTICE_SECONDS = 5.0
+
 _log = logging.getLogger(__name__)
 
 
@@ -50,6 +52,20 @@ class Finding:
 
     text: str
     level: Level = "info"
+
+
+class Notices:
+    """When to mention what takes long: after 5 s, and again each time that its age has doubled."""
+
+    def __init__(self) -> None:
+        self._next_age = _FIRST_NOTICE_SECONDS
+
+    def is_due(self, age: float) -> bool:
+        """Whether to mention it now, `age` seconds after its start."""
+        if age < self._next_age:
+            return False
+        self._next_age = 2 * age
+        return True
 
 
 class ProgressLog:

@@ -1,8 +1,7 @@
 """Who may be at work in a run's directory: one command alone, or one component of each name.
 
 `rl`, `sft` and what changes a run's checkpoints hold `.lock` alone. Trainer and orchestrator that
-are started by hand share it, and each holds `.lock.NAME` alone. The kernel releases a lock however
-its process ends.
+are started by hand share it, and each holds `.lock.NAME` alone.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -25,6 +23,7 @@ from torchrl_ckpt.plugin_api.errors import (
 )
 from torchrl_ckpt.plugin_api.plugin import Json
 from torchrl_ckpt.run.directory import LOGS_MODE, RunDirectory, new_id, next_attempt, settle_run_id
+from torchrl_ckpt.run.file_lock import LockFile
 
 COMPONENTS = ("trainer", "orchestrator")
 """What can be started by hand on one run's directory."""
@@ -53,24 +52,24 @@ def locked_run(root: Path, command: str) -> Iterator[None]:
     `RunDirectoryInUse` where another process is at work.
     """
     with _opened(root, _RUN) as lock:
-        if not _lock(lock, fcntl.LOCK_EX):
-            raise _in_use(root, _at_work(root) or _written(lock, "another run"))
+        if not lock.take(fcntl.LOCK_EX):
+            raise _in_use(root, _at_work(root) or lock.holder() or "another run")
         _write_holder(lock, f"`{command}`")
         yield
 
 
 @contextmanager
-def component_lock(root: Path, component: str) -> Iterator[None]:
+def locked_component(root: Path, component: str) -> Iterator[None]:
     """Create the run's directory if need be, and keep every command and a second `component` out.
 
     Raises as `locked_run` does.
     """
     with _opened(root, _RUN) as run, _opened(root, _name(component)) as own:
-        if not _lock(run, fcntl.LOCK_SH):
-            raise _in_use(root, _written(run, "another run"))
+        if not run.take(fcntl.LOCK_SH):
+            raise _in_use(root, run.holder() or "another run")
         with _joining(root):  # Others look whether the lock is held by taking it for a moment.
-            if not _lock(own, fcntl.LOCK_EX):
-                raise _in_use(root, _written(own, f"another {component}"))
+            if not own.take(fcntl.LOCK_EX):
+                raise _in_use(root, own.holder() or f"another {component}")
             _write_holder(own, f"the `{component}`")
         yield
 
@@ -78,7 +77,7 @@ def component_lock(root: Path, component: str) -> Iterator[None]:
 def join_pair(root: Path, component: str, options: dict[str, Json]) -> Pair:
     """Join the attempt that the other component is at work on, or begin one if none is at work.
 
-    The caller is in `component_lock`. `options` are those that both must have settled alike. An
+    The caller is in `locked_component`. `options` are those that both must have settled alike. An
     attempt has each component once: one that has ended has left the other with files and a state
     that a new one does not continue. Raises `RunDirectoryInUse` there, and `RecipeError` for
     options that differ.
@@ -132,10 +131,10 @@ def _read_pair(path: Path) -> Pair:
 
 
 @contextmanager
-def _opened(root: Path, name: str) -> Iterator[IO[str]]:
+def _opened(root: Path, name: str) -> Iterator[LockFile]:
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock = open(root / name, "a+")  # noqa: SIM115 - closed below
+        lock = LockFile(root / name)
     except OSError as error:
         raise RunDirectoryUnwritable(
             f"cannot write to the run's directory {root}: {error.strerror}. Choose another "
@@ -149,38 +148,22 @@ def _opened(root: Path, name: str) -> Iterator[IO[str]]:
 def _joining(root: Path) -> Iterator[None]:
     """Held for moments, while a component looks at the others and joins or begins an attempt."""
     with _opened(root, _JOINING) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.wait()
         yield
 
 
-def _lock(lock: IO[str], kind: int) -> bool:
-    try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _write_holder(lock: IO[str], name: str) -> None:
-    lock.truncate(0)
-    lock.write(f"{name} (process {os.getpid()})")
-    lock.flush()
-
-
-def _written(lock: IO[str], unknown: str) -> str:
-    """Who wrote himself into a lock that is held; `unknown` if he has not come to that yet."""
-    lock.seek(0)
-    return lock.readline().strip() or unknown
+def _write_holder(lock: LockFile, name: str) -> None:
+    lock.write_holder(f"{name} (process {os.getpid()})")
 
 
 def _held(root: Path, component: str) -> bool:
     with _opened(root, _name(component)) as lock:
-        return not _lock(lock, fcntl.LOCK_EX)
+        return not lock.take(fcntl.LOCK_EX)
 
 
 def _holder(root: Path, component: str) -> str:
     with _opened(root, _name(component)) as lock:
-        return _written(lock, f"the `{component}`")
+        return lock.holder() or f"the `{component}`"
 
 
 def _at_work(root: Path) -> str:

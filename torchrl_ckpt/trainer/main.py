@@ -54,7 +54,7 @@ def train(
     with join_world(threads=config.threads, limits=limits) as world:
         plugin = create("models", config.model)
         progress = ProgressLog(attempt.run.progress, TRAINER)
-        seed_everything(config.seed, stream=0)  # for plugins' code
+        seed_everything(config.seed, stream=0)  # For what plugins draw.
         source = _source(config, attempt, plugin, world, progress, stop)
         seed_everything(config.seed, stream=0)  # The same on all ranks: they build one model.
         model = plugin.build(pretrained=attempt.resume_step is None)
@@ -79,7 +79,7 @@ def train(
         patience = Patience(
             config.publish_timeout,
             "trainer.publish_timeout" if is_rl else "publish_timeout",
-            ProgressLog(attempt.run.progress, TRAINER),
+            progress,
         )
         longest = smallest(row_limit(config.packing), model_limit(plugin))
         assert longest is not None

@@ -6,7 +6,6 @@ process has to send it anything.
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 import time
@@ -111,8 +110,8 @@ class Display:
         self._screen.refresh()
 
 
-class _LossyOutput(io.TextIOBase):
-    """Standard output that goes nowhere once it cannot be written to, and raises nothing.
+class _LossyOutput:
+    """Standard output; once it cannot be written to, text is dropped and nothing is raised.
 
     Its reader may have gone, as with `| head`, its terminal may be closed, or its disk full.
     """
@@ -134,7 +133,7 @@ class _LossyOutput(io.TextIOBase):
         return self._stream.fileno()
 
     @property
-    def encoding(self) -> str:  # type: ignore[override]
+    def encoding(self) -> str:
         return self._stream.encoding
 
     def _try(self, action: Callable[[], object]) -> None:

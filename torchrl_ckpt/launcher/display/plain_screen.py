@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from torchrl_ckpt.launcher.display.lines import COMPONENT_WIDTH, message_text, metrics_text
-from torchrl_ckpt.run.progress import ProgressMessage, TaskUpdate
-
-_FIRST_NOTICE_SECONDS = 5.0
+from torchrl_ckpt.run.progress import Notices, ProgressMessage, TaskUpdate
 
 
 @dataclass
 class _RunningTask:
-    """A task gets a line when it takes long, and another one each time that its age has doubled."""
+    """A task gets a line whenever one of its `notices` is due."""
 
     update: TaskUpdate
     started: float
-    notice_seconds: float = _FIRST_NOTICE_SECONDS
+    notices: Notices = field(default_factory=Notices)
 
 
 class PlainScreen:
@@ -57,8 +55,7 @@ class PlainScreen:
         now = time.time()
         for task in self._tasks.values():
             age = now - task.started
-            if age >= task.notice_seconds:
-                task.notice_seconds = 2 * age
+            if task.notices.is_due(age):
                 self._print(_notice(task.update, age))
 
     def close(self) -> None:

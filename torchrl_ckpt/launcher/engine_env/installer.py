@@ -16,6 +16,7 @@ from rich.console import Console
 
 from torchrl_ckpt.plugin_api import parent_death
 from torchrl_ckpt.plugin_api.errors import EngineEnvironmentFailed
+from torchrl_ckpt.run.file_lock import LockFile
 
 LOG = "install.log"
 _LINES_SHOWN = 20
@@ -31,17 +32,11 @@ def installation_lock(directory: Path, console: Console) -> Iterator[int]:
     """
     path = directory.with_name(f".{directory.name.lstrip('.')}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Open for writing: NFS grants an exclusive lock on no other file.
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with LockFile(path) as lock:
+        if not lock.take(fcntl.LOCK_EX):
             console.print(f"waiting until another job has set up {directory}", soft_wrap=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock
-    finally:
-        os.close(lock)
+            lock.wait()
+        yield lock.fileno()
 
 
 def install_venv(
