@@ -144,7 +144,7 @@ class _Machine:
             case "NEWOBJ" | "REDUCE":
                 arguments, called = pop(), pop()
                 if not (isinstance(called, Name) and isinstance(arguments, tuple)):
-                    raise PickleRefused("it calls what is no class")
+                    raise PickleRefused("it calls something other than a class")
                 push(Record(called.name, arguments))
             case "BINPERSID":
                 push(Record(PERSISTENT, (pop(),)))

@@ -178,8 +178,10 @@ def _check_places(
                     f"the place of {_quoted(name)} is shorter than its {num_bytes} bytes"
                 )
     if expected != places.keys():
-        odd = min(index.fqn for index in expected ^ places.keys())
-        raise PickleRefused(f"{_quoted(odd)} has no place, or one of no chunk")
+        name = min(index.fqn for index in expected ^ places.keys())
+        raise PickleRefused(
+            f"{_quoted(name)} has a chunk without a place, or a place without a chunk"
+        )
 
 
 def _check_files(directory: Path, places: Mapping[MetadataIndex, _StorageInfo]) -> None:

@@ -143,8 +143,8 @@ MESSAGE: Mapping[str, Any] = {"role": "user", "content": "ab"}
         (replace(GOOD, prompt=None), ["`prompt` = None", "it is neither"]),  # type: ignore[arg-type]
         (replace(GOOD, prompt=b"ab"), ["`prompt` = b'ab'"]),  # type: ignore[arg-type]
         (replace(GOOD, prompt=[]), ["it is empty"]),
-        (replace(GOOD, prompt=[MESSAGE, "b"]), ["message 1 is no mapping"]),  # type: ignore[list-item]
-        (replace(GOOD, prompt=[{"role": "user"}]), ["`content` of message 0 is no string"]),
+        (replace(GOOD, prompt=[MESSAGE, "b"]), ["message 1 is not a mapping"]),  # type: ignore[list-item]
+        (replace(GOOD, prompt=[{"role": "user"}]), ["`content` of message 0 is not a string"]),
         (replace(GOOD, info=[1]), ["`info` = [1]"]),  # type: ignore[arg-type]
         (IndexError("list index out of range"), ["raised IndexError", "list index out of range"]),
     ],

@@ -59,5 +59,5 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, wor
 def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path):
-        with pytest.raises(DataError, match="it is no regular file"):
+        with pytest.raises(DataError, match="it is not a regular file"):
             DataFile(path)

@@ -45,7 +45,7 @@ def find(path: Path) -> CheckpointLocation:
 
     What is found is below `path`: the run's files, which somebody else may have made, cannot choose
     another place. Raises `CheckpointNotFound` for a path that is neither, `OutsideDirectory` for a
-    run whose checkpoints are elsewhere, and `DataError` for one whose record is odd.
+    run whose checkpoints are elsewhere, and `DataError` for a `resolved.json` that cannot be read.
     """
     if not path.is_dir():
         raise CheckpointNotFound(f"{path} is not a directory")
@@ -55,8 +55,8 @@ def find(path: Path) -> CheckpointLocation:
         if not is_below(path, layout.root):
             raise OutsideDirectory(
                 f"the checkpoints of the run in {path} are outside of it, in {layout.root}, as "
-                f"{run.resolved} or a link says, and files that are read do not choose what is "
-                "touched. If you know that place and mean it, give it in place of the run's "
+                f"{run.resolved} or a link says. A file that was read does not decide which "
+                "directory is used: if it is the right one, give it in place of the run's "
                 "directory (`ckpt prune` takes both: `RUN --checkpoints DIRECTORY`)"
             )
         return CheckpointLocation(layout, run)

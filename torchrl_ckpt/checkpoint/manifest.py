@@ -119,8 +119,8 @@ def write_manifest(directory: Path, content: Mapping[str, Json]) -> None:
 def read_manifest(directory: Path) -> Manifest:
     """Read and check the record.
 
-    Raises `CheckpointDamaged` for one that is missing, changed or odd, and `CheckpointMismatch` for
-    one of another format.
+    Raises `CheckpointDamaged` for one that is missing, changed or malformed, and
+    `CheckpointMismatch` for one of another format.
     """
     path = directory / MANIFEST
     try:
@@ -143,7 +143,9 @@ def read_manifest(directory: Path) -> Manifest:
     found = checked(content, _Content, path)
     named = step_in_name(directory.absolute().name)
     if named is not None and named != found.step:
-        raise CheckpointDamaged(f"{path} is of step {found.step}, and its directory of {named}")
+        raise CheckpointDamaged(
+            f"{path} is of step {found.step}, but its directory is named after step {named}"
+        )
     metadata = found.model_dump(exclude={"step", "parts", "files"})
     records = tuple(file.record for file in found.files)
     return Manifest(found.step, tuple(found.parts), records, metadata)

@@ -43,7 +43,7 @@ class Owner(StoredModel):
 
 @contextmanager
 def owned(layout: Layout, output_dir: Path, run_id: str) -> Iterator[None]:
-    """Keep others out of the checkpoint directory, which from now on is this run's.
+    """Keep others out of the checkpoint directory, which belongs to this run from now on.
 
     It is created if need be. Raises `RunDirectoryInUse` where it is another run's or in use,
     `RunDirectoryUnwritable`, and `CheckpointDamaged` for an owner that cannot be read.
@@ -66,9 +66,9 @@ def shared(layout: Layout, output_dir: Path, run_id: str) -> Iterator[None]:
 
 @contextmanager
 def locked_for_removal(layout: Layout, run_root: Path) -> Iterator[None]:
-    """Keep everybody out of the checkpoint directory, unless it is another run's than `run_root`'s.
+    """Keep everybody out of the checkpoint directory of the run in `run_root`.
 
-    Raises `RunDirectoryInUse`.
+    Raises `RunDirectoryInUse` where it belongs to another run or is in use.
     """
     with _locked(layout, fcntl.LOCK_EX, run_root):
         owner, run_id = _owner(layout), read_run_id(run_root)
@@ -126,7 +126,10 @@ def _owner(layout: Layout) -> Owner | None:
 
 
 def _check_unclaimed(layout: Layout, own_path: str) -> None:
-    """Raise `RunDirectoryInUse` for checkpoints, of no known owner, that another run saved."""
+    """Raise `RunDirectoryInUse` for checkpoints that another run has saved, or may have saved.
+
+    The directory has no owner on record.
+    """
     if (layout.leftovers() or layout.quarantined()) and not layout.named():
         raise _unknown(layout)
     for path in layout.named().values():

@@ -69,7 +69,8 @@ def refuse_part(partial: Path, component: str, reason: str) -> None:
 def read_part(partial: Path, component: str) -> list[FileRecord] | None:
     """Return the files of a finished part, or None while it is being written.
 
-    Raises `CheckpointFailed` where `component` has given it up, `CheckpointDamaged` for an odd one.
+    Raises `CheckpointFailed` where `component` has given it up, and `CheckpointDamaged` for a
+    malformed one.
     """
     with suppress(FileNotFoundError):
         refusal = read_stored(partial / REFUSAL, _Refusal)

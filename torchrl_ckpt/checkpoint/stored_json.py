@@ -1,6 +1,6 @@
 """JSON files of a checkpoint, which somebody else may have made: bounded, and checked by a model.
 
-Whatever is odd about one (too long, nested too deep, a field that is missing or of another type) is
+A malformed one (too long, nested too deep, a field that is missing or of another type) raises
 `CheckpointDamaged`, so that a resume from `latest` steps back to an earlier checkpoint.
 """
 
@@ -67,7 +67,7 @@ class StoredFile(StoredModel):
 
 def _each_once(files: list[StoredFile]) -> list[StoredFile]:
     if len({file.path for file in files}) < len(files):
-        raise ValueError("a file is there twice")
+        raise ValueError("a file is listed twice")
     return files
 
 
@@ -101,7 +101,7 @@ def parse_stored(content: bytes, path: Path) -> Json:
     """Parse the content of `path`. Raises `NotJson`, also for what is nested too deep."""
     try:
         value = json.loads(content)
-        json.dumps(value, indent=1)  # Nothing that is done with it goes deeper than this.
+        json.dumps(value, indent=1)  # No later use of it nests deeper than this.
     except (ValueError, RecursionError) as error:
         raise NotJson(f"{path} is not JSON, or nested too deep: {error}") from None
     return value
@@ -113,19 +113,19 @@ def checked(value: Json, kind: type[T], path: Path) -> T:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the whole"
+        place = ".".join(map(str, first["loc"])) or "the whole file"
         raise CheckpointDamaged(f"{path} is damaged: {place[:200]!r}: {first['msg']}") from None
 
 
 @contextmanager
 def damage_unless_fit(path: Path, *more: type[Exception]) -> Iterator[None]:
-    """Turn what goes wrong when the content of `path` is taken over into `CheckpointDamaged`.
+    """Turn the errors of a block that restores the content of `path` into `CheckpointDamaged`.
 
     For values that only other libraries know how to check, such as the states of generators.
     `more` are further errors that can mean nothing else there.
     """
-    odd = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
-    kinds: tuple[type[Exception], ...] = (*odd, *more)
+    unfit = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+    kinds: tuple[type[Exception], ...] = (*unfit, *more)
     try:
         yield
     except kinds as error:

@@ -18,8 +18,8 @@ from torchrl_ckpt.plugin_api.untrusted_files import open_below
 def verify(directory: Path, *, advance: Advance = lambda _: None) -> Manifest:
     """Check every file of a committed checkpoint and return its manifest.
 
-    Raises `CheckpointDamaged`, which names every file that is missing or changed, or that is a link
-    or no file at all, and what `read_manifest` raises. Other files may be there: see `strays`.
+    Raises `CheckpointDamaged`, which names every file that is missing, has changed or is not a
+    regular file, and what `read_manifest` raises. Other files may be there: see `strays`.
     """
     manifest = read_manifest(directory)
     faults = [fault for file in manifest.files if (fault := _fault(directory, file, advance))]
@@ -30,7 +30,7 @@ def verify(directory: Path, *, advance: Advance = lambda _: None) -> Manifest:
 
 def strays(directory: Path, manifest: Manifest) -> Iterator[str]:
     """Yield what is in a checkpoint and not in its manifest, such as what an editor or a network
-    file system (`.nfs...`) has left. Nothing reads it, so it is no damage."""
+    file system (`.nfs...`) has left. Nothing reads it, so it is not damage."""
     expected = {MANIFEST, *(file.path for file in manifest.files)}
     for parent, directories, files in os.walk(directory):
         directories.sort()

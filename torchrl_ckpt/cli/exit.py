@@ -11,16 +11,16 @@ from collections.abc import Callable
 from torchrl_ckpt.config.variables import redacted
 from torchrl_ckpt.plugin_api.errors import RunInterrupted, UserError
 
-# The machine has too little of something, which is no bug.
+# The machine has run out of something: not a bug of this program.
 _SHORTAGES = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
 
 
 def exit_code_of(action: Callable[[], int | None]) -> int:
     """Call `action` and return its exit code (None: 0), or that of the `UserError` it raises.
 
-    The error's message is printed to standard error, without secrets; so is that of a
-    full disk or of too many open files. A stop that was asked for is no error. Any other exception
-    is a bug and is raised further, with its traceback.
+    The error's message is printed to standard error, without secrets, as is that of a full disk or
+    of too many open files. A stop that was requested is not called an error. Any other exception is
+    a bug and is raised further, with its traceback.
     """
     try:
         return action() or 0

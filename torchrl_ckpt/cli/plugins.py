@@ -156,7 +156,7 @@ def _try(plugin: LoadedPlugin) -> str:
     except (PluginBroken, EnvironmentFailed):
         raise
     except UserError as error:
-        return f"; not tried, as its default options do not do: {error}"
+        return f"; not tried: its default options are refused: {error}"
     return f"; {outcome}" if outcome else ""
 
 

@@ -98,13 +98,14 @@ class ClientConfig(Section):
 
 
 def _check_address(url: str) -> None:
-    """Raises `ValueError`, which does not show `url`: it may hold a password."""
+    """Raise `ValueError` for an address that is refused, without it: it may hold a password."""
     address = urlsplit(url)
     if address.scheme not in ("http", "https") or not address.hostname:
-        raise ValueError("a server's address begins with http:// or https://, and has a host")
+        raise ValueError("a server's address must begin with http:// or https:// and name a host")
     if "@" in address.netloc:
         raise ValueError(
-            "a server's address holds no password: `api_key_env` names the variable with the key"
+            "a server's address must not hold a password; `api_key_env` names the variable with "
+            "the key"
         )
 
 

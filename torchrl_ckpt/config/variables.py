@@ -69,7 +69,7 @@ def with_references(as_json: Any, as_python: Any) -> Any:
 
 
 def read_secret(value: Any, *, any_variable: bool) -> str:
-    """The secret that `value` refers to.
+    """Return the secret that `value` refers to.
 
     Raises `RecipeError` for a variable that is not set, one that a recipe may not name unless
     `any_variable`, and a value that is no reference, which is not shown.

@@ -28,7 +28,7 @@ class Component:
     `pass_fds` stay open. A server (`is_server`) holds no state and runs until the job stops it; if
     it ends earlier, it is restarted up to `max_restarts` times, and as often again after it has
     lived for `restart_reset_seconds`. Any other component ends by itself. One that
-    `saves_on_stop` gets the time to do so where another one fails.
+    `saves_on_stop` is given time to do so when another one fails.
     """
 
     name: str

@@ -2,7 +2,7 @@
 
 `rl` and `sft` own their run's directory: they lock it and clear away what an interrupted start
 left. A component that is started by hand shares the directory with the other one, joins its attempt
-or begins one, and removes no checkpoint. Both settle the attempt in the same way (`_settle`).
+or begins one. It removes no checkpoint. Both settle the attempt in the same way (`_settle`).
 """
 
 from __future__ import annotations

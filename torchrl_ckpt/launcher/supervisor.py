@@ -28,8 +28,8 @@ _SAME_SIGNAL_SECONDS = 0.5
 # After a failure elsewhere: a step under way, and a save. A step may take minutes.
 _SAVE_SECONDS = 600.0
 
-# After a requested stop: what the other components may still take when everything is saved.
-_USELESS_SECONDS = 30.0
+# After a requested stop: how long the others may still take once everything is saved.
+_AFTER_SAVE_SECONDS = 30.0
 
 _LINES_SHOWN = 20
 _LINES_SEARCHED = 200
@@ -107,7 +107,7 @@ def _watch(
             on_stop_requested()
         if stop_requested and saved_at is None and _have_saved(processes):
             saved_at = time.monotonic()
-        if saved_at is not None and time.monotonic() > saved_at + _USELESS_SECONDS:
+        if saved_at is not None and time.monotonic() > saved_at + _AFTER_SAVE_SECONDS:
             return
         display.refresh()
         time.sleep(_POLL_SECONDS)
@@ -149,7 +149,7 @@ def _saving(processes: Sequence[ComponentProcess]) -> list[str]:
 
 
 def _have_saved(processes: Sequence[ComponentProcess]) -> bool:
-    """Whether the components that save on a stop have ended rightly, and there is one."""
+    """Whether all components that save on a stop have ended with exit code 0, and there is one."""
     codes = [process.poll() for process in processes if process.component.saves_on_stop]
     return bool(codes) and all(code == 0 for code in codes)
 
@@ -188,8 +188,8 @@ def _kill_stalled(
         display.message(f"{stalled.text} and is killed; its stacks are in its log", "warning")
         return None
     return ComponentFailed(
-        f"{stalled.text}; the stacks of its threads are at the end of {component.log}. A step that "
-        "rightly takes longer needs a higher `launcher.stall_timeout`"
+        f"{stalled.text}; the stacks of its threads are at the end of {component.log}. If a step "
+        "has to take that long, raise `launcher.stall_timeout`"
     )
 
 

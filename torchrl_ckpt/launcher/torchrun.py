@@ -1,6 +1,6 @@
 """torchrun for the ranks of one machine: its agent, with a rendezvous that opens no port.
 
-    python -m torchrl_ckpt.launcher.torchrun RANKS COMMAND [ARGUMENT ...]
+    python -P -m torchrl_ckpt.launcher.torchrun RANKS COMMAND [ARGUMENT ...]
 
 `torchrun --standalone` serves a store on all interfaces and unpickles what anybody writes into it.
 Here the agent, which is alone, keeps its store to itself, and the ranks find each other through a
@@ -41,9 +41,9 @@ class _OneMachine(RendezvousHandler):
         return _BACKEND
 
     def next_rendezvous(self) -> RendezvousInfo:
-        # Workers get this address in their environment, and no use is made of it.
-        nowhere = RendezvousStoreInfo(master_addr="", master_port=0)
-        return RendezvousInfo(HashStore(), rank=0, world_size=1, bootstrap_store_info=nowhere)
+        # Workers get this address in their environment and do not use it.
+        unused = RendezvousStoreInfo(master_addr="", master_port=0)
+        return RendezvousInfo(HashStore(), rank=0, world_size=1, bootstrap_store_info=unused)
 
     def is_closed(self) -> bool:
         return False

@@ -1,4 +1,4 @@
-"""Finds a process of a job that lives but makes no progress, and has its stacks logged."""
+"""Finds a process of a job that is alive but makes no progress, and has its stacks logged."""
 
 from __future__ import annotations
 

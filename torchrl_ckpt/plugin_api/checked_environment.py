@@ -115,9 +115,9 @@ class CheckedEnvironment:
 
 
 def _finite_number(value: Any) -> float | None:
-    """`value` as a float; None if it is no real number, or not a finite one."""
+    """`value` as a float; None unless it is a real, finite number."""
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
-        value = value.item()  # of numpy or torch
+        value = value.item()  # A number of numpy or torch.
     if not isinstance(value, numbers.Real):
         return None
     try:
@@ -136,8 +136,8 @@ def _prompt_fault(prompt: object) -> str | None:
         return "it is empty"
     for number, message in enumerate(prompt):
         if not isinstance(message, Mapping):
-            return f"message {number} is no mapping"
+            return f"message {number} is not a mapping"
         for key in ("role", "content"):
             if not isinstance(message.get(key), str):
-                return f"`{key}` of message {number} is no string"
+                return f"`{key}` of message {number} is not a string"
     return None

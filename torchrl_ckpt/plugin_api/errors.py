@@ -134,7 +134,7 @@ class ComponentFailed(UserError):
 class RunInterrupted(UserError):
     """The run was stopped on request before its last step, whichever signal asked for it.
 
-    It is no success, for a script that would go on with the result, and no error either.
+    A script must not go on with the result, so it is not a success; nor is it an error.
     """
 
     exit_code = 130

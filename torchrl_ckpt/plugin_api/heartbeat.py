@@ -33,8 +33,8 @@ _started = threading.Event()
 def begin(name: str) -> None:
     """Begin to show progress as `name`. Call it in the process itself, once.
 
-    Until the first `beat`, a thread beats: the start, with the download of a model for example, may
-    take as long as it likes, unless the process is stopped.
+    Until the first `beat`, a thread beats: the start, which may download a model, has no limit.
+    Only a process that is stopped is then found to hang.
     """
     global _file
     directory = os.environ.get(DIRECTORY_VARIABLE)

@@ -1,6 +1,6 @@
 """A child process that executes calls, so that their work does not hold this process's interpreter.
 
-    python -m torchrl_ckpt.plugin_api.worker_process DESCRIPTOR NAME    # how `start` starts it
+    python -P -m torchrl_ckpt.plugin_api.worker_process DESCRIPTOR NAME    # how `start` starts it
 
 Calls and results are pickled and sent over a socket pair that only the two processes have: both
 ends are this program. The child is tied to the thread that started it and dies with it, so that

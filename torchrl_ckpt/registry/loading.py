@@ -122,7 +122,7 @@ def create(kind: Kind, table: PluginTable, *, any_variable: bool = True) -> Any:
 
 
 def require_variables(kind: Kind, table: PluginTable) -> None:
-    """Raises `RecipeError` if a secret among the options is in a variable that is not set."""
+    """Raise `RecipeError` if a secret among the options is in a variable that is not set."""
     plugin = load_plugin(kind, table.type)
     if plugin.config is not None:
         try:
@@ -210,7 +210,7 @@ def syntax_error(found: FoundPlugin) -> str | None:
                 compile(Path(spec.origin).read_bytes(), spec.origin, "exec", dont_inherit=True)
         except SyntaxError as error:
             return _described(found, error)
-        except (OSError, ValueError, ImportError):  # importing it says what is wrong
+        except (OSError, ValueError, ImportError):  # Importing it says what is wrong.
             return None
         if not spec.submodule_search_locations:
             return None

@@ -1,4 +1,4 @@
-"""Writes that are tried again while the disk refuses them: a full one must not end a run."""
+"""Writes that are tried again while the disk refuses them: a full disk must not end a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Patience:
     progress: ProgressLog
 
     def write(self, write: Callable[[], None], what: str) -> None:
-        """Call `write` until it raises no `OSError`; `what` names what it writes.
+        """Call `write` until it succeeds; `what` names what it writes.
 
         Raises `WaitTimeout`, naming the option, once the time is over.
         """

@@ -40,14 +40,14 @@ class StepDirectories:
         return [int(match[1]) for match in matches if match]
 
     def clear_leftovers(self) -> None:
-        """Create `root` if need be, remove what a killed process left, name what is foreign."""
+        """Create `root` if need be, remove what a killed process left, warn of other names."""
         make_directory(self.root)
         for name in sorted(os.listdir(self.root)):
             path = self.root / name
             if _LEFTOVER.fullmatch(name):
                 _remove(path)
             elif not (_OWN_NAME.fullmatch(name) and path.is_dir()):
-                self._warn(path, "is none of the run's, and is left alone")
+                self._warn(path, "does not belong to the run, and is left alone")
 
     @contextmanager
     def new(self, step: int) -> Iterator[Path]:
@@ -78,7 +78,7 @@ class StepDirectories:
         _remove(replaced)
 
     def read_json(self, step: int, name: str) -> dict[str, Any] | None:
-        """Return the object in the file `name` of `step`; None if there is none.
+        """Return the object in the file `name` of `step`; None if there is no such file.
 
         A file that a power failure or a person has left without one is named once in a warning.
         """

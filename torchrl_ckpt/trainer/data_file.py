@@ -30,7 +30,7 @@ class DataFile:
         self.path = path
         try:
             if path.exists() and not path.is_file():
-                raise OSError("it is no regular file")
+                raise OSError("it is not a regular file")
             self._file = _opened(path)
             self._starts, self._numbers = _lines(self._file)
         except (OSError, EOFError, zlib.error) as error:

@@ -220,5 +220,5 @@ def _text_fault(value: Any) -> str | None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        return "has half of a surrogate pair (`\\ud800` to `\\udfff`), which is no character"
+        return "has half of a surrogate pair (`\\ud800` to `\\udfff`), which is not a character"
     return None

@@ -81,7 +81,7 @@ class TrainStep:
         """Train on this rank's share of the batch of `step`; collective.
 
         Raises `NotFinite` or `WrongPolicy` on all ranks, before anything has changed, where the
-        numbers do not keep to the limits.
+        numbers are beyond the limits.
 
         `before_change` is called right before the parameters change: a save that copies them during
         the forward and backward passes must be done with that by then.
@@ -156,7 +156,7 @@ class TrainStep:
         faults = "; ".join(self._told_by_ranks("; ".join(found)))
         text = (
             f"step {step} has numbers that are not finite (loss {loss}, gradient norm "
-            f"{grad_norm}): {faults or 'no single one of them; the norm overflows'}"
+            f"{grad_norm}): {faults or 'each of them is finite, but the norm overflows'}"
         )
         self._skipped_in_a_row += 1
         if self._limits.on_nonfinite == "stop":
@@ -189,9 +189,9 @@ class TrainStep:
             f"step {step}: the engine drew the tokens with other log-probabilities than the policy "
             f"of step {step - 1}, which it should serve: on average {mean:.2e} nats apart (at most "
             f"{mean_bound:.0e} is allowed), the largest difference is {largest:.2e} (at most "
-            f"{largest_bound:.0e}). The worst token: {worst}. The canary was answered rightly, so "
-            "look at the engine's decoding: its cache, long positions, dtype, and sampling options "
-            "(`logprob_tolerance` of the trainer sets the limit)"
+            f"{largest_bound:.0e}). The worst token: {worst}. The answer to the canary was right, "
+            "so look at the engine's decoding: its cache, long positions, dtype, and sampling "
+            "options (`logprob_tolerance` of the trainer sets the limit)"
         )
 
     def _told_by_ranks(self, text: str) -> list[str]:

@@ -31,7 +31,7 @@ _NAMES_SHOWN = 4
 
 @dataclass(frozen=True)
 class UpdateLimits:
-    """What an update must keep to; the options of the same names are in `config/trainer.py`."""
+    """The limits of an update; the options of the same names are in `config/trainer.py`."""
 
     max_norm: float | None = None
     on_nonfinite: Literal["stop", "skip"] = "stop"

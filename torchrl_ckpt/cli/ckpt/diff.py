@@ -32,7 +32,7 @@ _DESCRIPTION = """\
 Verify two checkpoints and compare their state bit by bit: tensors, optimiser and scheduler,
 progress, random generators, position in the data, carried rollouts. The time of the save, the
 recipe, and the number of ranks that the tensors were spread over are not compared. Which start made
-a carried batch, and how long that took, is shown and does not count. Exits with 0 if the state is
+a carried batch, and how long that took, is shown but does not count. Exits with 0 if the state is
 equal, 1 if it differs.
 """
 
@@ -73,7 +73,7 @@ def _diff(args: argparse.Namespace) -> int:
         for where, values in groupby(differences.values, key=lambda value: value.where):
             _print_values(screen, where, list(values))
         if differences.information:
-            screen.print("about the starts that made them, which does not count:")
+            screen.print("about the starts that made them (these do not count as differences):")
         for where, values in groupby(differences.information, key=lambda value: value.where):
             _print_values(screen, where, list(values))
         if not differences:

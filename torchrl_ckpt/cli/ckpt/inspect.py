@@ -96,7 +96,7 @@ def _stored(directory: Path, manifest: Manifest) -> StoredTensors:
 
 
 def _nonfinite(args: argparse.Namespace, stored: StoredTensors) -> dict[str, int]:
-    """By tensor, how many of its values are not finite; nothing without `--values`."""
+    """Return how many values of each tensor are not finite; nothing without `--values`."""
     from torchrl_ckpt.inspection.stored_tensors import count_nonfinite
 
     return count_nonfinite(stored) if args.values else {}

@@ -24,7 +24,7 @@ from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointMismatch
 _DESCRIPTION = """\
 Compare every file of a checkpoint with the size and the xxh3-128 digest that were recorded while it
 was written. Name each file that is missing or has changed; a link, a FIFO or a device in its place
-is not followed or waited for. Other files in a checkpoint are a warning. Exits with 0 if all
+is refused. Other files in a checkpoint are a warning. Exits with 0 if all
 checkpoints are good, 4 if one is damaged, and else 3 if there is none or one has the format of
 another version of torchrl-ckpt.
 """
