@@ -172,7 +172,7 @@ class _WriterProgress:
         self._last_progress = time.monotonic()
 
     def poll(self) -> None:
-        """Raises `CheckpointFailed` after `stuck_after` seconds without progress."""
+        """Raise `CheckpointFailed` after `stuck_after` seconds without progress."""
         written = self._area.written_bytes
         if written > self._reported_bytes:
             self._advance(written - self._reported_bytes)

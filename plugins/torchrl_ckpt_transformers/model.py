@@ -235,7 +235,7 @@ def _check_architecture(name: str) -> None:
 
 
 def _check_names(options: Mapping[str, Any], defaults: PreTrainedConfig) -> None:
-    """Raises `ModelError` for an unknown hyper-parameter; the library would silently accept it."""
+    """Raise `ModelError` for an unknown hyper-parameter; the library would silently accept it."""
     known = {*defaults.to_dict(), *defaults.attribute_map, "rope_theta", "rope_scaling"}
     for name in options.keys() - known:
         raise ModelError(

@@ -94,7 +94,7 @@ def unusable(source: str, part: str) -> str:
 
 
 def _refuse_pickles(name: str, config: PreTrainedConfig) -> None:
-    """Raises `ModelError` for weights that `use_safetensors` lets pass although they are pickled:
+    """Raise `ModelError` for weights that `use_safetensors` lets pass although they are pickled:
     those that an index or the configuration names."""
     from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file
 

@@ -71,7 +71,7 @@ class TransformersEngine:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
 
     def start(self, model: Model, *, max_length: int | None, threads: int) -> None:
-        """Raises `ModelError` for a model of another class than `TransformersModel`, and for a
+        """Raise `ModelError` for a model of another class than `TransformersModel`, and for a
         `max_length` that the model cannot take."""
         if not isinstance(model, TransformersModel):
             raise ModelError(
@@ -84,7 +84,7 @@ class TransformersEngine:
     async def generate(
         self, request: GenerationRequest, on_tokens: OnTokens | None = None
     ) -> list[list[Sample]]:
-        """Raises `ValueError` for prompts that the model cannot take.
+        """Raise `ValueError` for prompts that the model cannot take.
 
         A cancelled call leaves the queue or, if it is decoding, ends after the current step.
         """
@@ -96,12 +96,12 @@ class TransformersEngine:
             reporter.cancel()
 
     async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Raises `ValueError` for sequences that the model cannot take."""
+        """Raise `ValueError` for sequences that the model cannot take."""
         self._check(sequences, 0)
         return await self._run(lambda: self._logprobs(sequences))
 
     async def load_weights(self, directory: Path) -> None:
-        """Raises `ModelError` for weights of another model, and then nothing has changed."""
+        """Raise `ModelError` for weights of another model, and then nothing has changed."""
         await self._run(lambda: self._load(directory))
 
     async def weights_digest(self) -> str:

@@ -83,7 +83,7 @@ class VllmEngine:
         )
 
     def start(self, model: Model, *, max_length: int | None, threads: int) -> None:
-        """Raises `RecipeError` for an option that vLLM does not have, and `ModelError` for a model
+        """Raise `RecipeError` for an option that vLLM does not have, and `ModelError` for a model
         that it cannot serve."""
         from vllm.platforms import current_platform
 
@@ -127,7 +127,7 @@ class VllmEngine:
     async def generate(
         self, request: GenerationRequest, on_tokens: OnTokens | None = None
     ) -> list[list[Sample]]:
-        """Raises `ValueError` for prompts that the model cannot take. If cancelled, it aborts its
+        """Raise `ValueError` for prompts that the model cannot take. If cancelled, it aborts its
         requests in vLLM."""
         self._check(request.prompts, request.sampling.max_tokens)
         num_samples = request.num_samples
@@ -139,7 +139,7 @@ class VllmEngine:
         return [samples[i : i + num_samples] for i in range(0, len(samples), num_samples)]
 
     async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Raises `ValueError` for sequences that the model cannot take."""
+        """Raise `ValueError` for sequences that the model cannot take."""
         self._check(sequences, 0)
         return await _gather(self._score(sequence) for sequence in sequences)
 

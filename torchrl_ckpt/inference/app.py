@@ -8,18 +8,18 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from torchrl_ckpt.config.inference import InferenceConfig
+from torchrl_ckpt.inference.admission import Admission
 from torchrl_ckpt.inference.bodies import BoundedBodies
 from torchrl_ckpt.inference.completion_service import CompletionService
 from torchrl_ckpt.inference.gate import HEALTH, AllowedHosts, Gate
 from torchrl_ckpt.inference.http_errors import install_error_handlers
-from torchrl_ckpt.inference.limits import Admission
 from torchrl_ckpt.inference.metrics import CountRequests, ServerMetrics, metric_routes
-from torchrl_ckpt.inference.offload import SideThread
 from torchrl_ckpt.inference.routes.chat import chat_routes
 from torchrl_ckpt.inference.routes.completions import completion_routes
 from torchrl_ckpt.inference.routes.models import model_routes
 from torchrl_ckpt.inference.routes.weights import WEIGHTS, weight_routes
 from torchrl_ckpt.inference.served_policy import ServedPolicy
+from torchrl_ckpt.inference.side_thread import SideThread
 from torchrl_ckpt.plugin_api.engines import Engine
 from torchrl_ckpt.plugin_api.models import Tokenizer
 from torchrl_ckpt.serving_api.keys import is_loopback

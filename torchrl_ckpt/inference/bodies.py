@@ -19,17 +19,17 @@ from torchrl_ckpt.inference.http_errors import (
     TooManyRequests,
     error_response,
 )
-from torchrl_ckpt.inference.offload import SideThread
+from torchrl_ckpt.inference.side_thread import SideThread
 
 Model = TypeVar("Model", bound=BaseModel)
 
-# So much of every body is free, so that large bodies cannot keep small ones out.
+# This much of every body does not count, so that large bodies cannot keep small ones out.
 _FREE_BYTES = 64 * 1024
 
 _BUDGET_IN_LARGEST_BODIES = 4
 _RETRY_SECONDS = 1
 
-# No request has as many parameters; every unknown one would be reported.
+# More than any request has: every unknown parameter would be reported.
 _MAX_PARAMETERS = 64
 
 
@@ -61,7 +61,7 @@ class BoundedBodies:
             self._bytes_left += body.num_charged
 
     def check_size(self, num_bytes: int) -> None:
-        """Raises `TooLarge` for a body of more than the limit."""
+        """Raise `TooLarge` for a body of more than the limit."""
         if num_bytes > self._max_bytes:
             raise TooLarge(
                 f"the body exceeds {self._max_bytes} bytes (`inference.max_body_bytes`); split it "

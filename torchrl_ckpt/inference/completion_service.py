@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from typing import Any
 
+from torchrl_ckpt.inference.admission import Admission
 from torchrl_ckpt.inference.cancel import Interrupted, cancel_when
 from torchrl_ckpt.inference.http_errors import BadRequest, NotFinite, NotFound
-from torchrl_ckpt.inference.limits import Admission
-from torchrl_ckpt.inference.offload import SideThread
 from torchrl_ckpt.inference.served_policy import EngineWeights, ServedPolicy
+from torchrl_ckpt.inference.side_thread import SideThread
 from torchrl_ckpt.inference.stream import Chunk, GrowingCompletion, TextSample, join_chunks
 from torchrl_ckpt.plugin_api.engines import DrawnTokens, GenerationRequest, Sampling
 from torchrl_ckpt.plugin_api.models import Tokenizer
@@ -23,7 +23,7 @@ from torchrl_ckpt.serving_api.protocol import ChatCompletionRequest, CompletionR
 Request = CompletionRequest | ChatCompletionRequest
 
 
-# Tokens of this many characters are in no vocabulary that is known (the longest have 128).
+# No known vocabulary has a token of more characters.
 _MAX_CHARACTERS_PER_TOKEN = 128
 
 _NOT_FINITE = (
@@ -60,7 +60,7 @@ class CompletionService:
         self._token_text = functools.cache(lambda token: tokenizer.decode([token]))
 
     def check_model(self, name: str | None) -> None:
-        """Raises `NotFound` if the request names another model than the served one."""
+        """Raise `NotFound` if the request names another model than the served one."""
         if name not in (None, self.model_name):
             raise NotFound(f"there is no model {name!r} here, only {self.model_name!r}", "model")
 
@@ -166,7 +166,8 @@ class CompletionService:
     async def encode(self, request: CompletionRequest) -> list[list[int]]:
         """Return the request's prompts as tokens.
 
-        Raises `BadRequest` for too many, too long ones, and for whatever the tokenizer raises.
+        Raises `BadRequest` for too many prompts, for one that is too long, and for whatever the
+        tokenizer raises.
         """
         self._check_num_sequences(len(request.prompts) * request.n)
         for prompt in request.prompts:
@@ -208,7 +209,7 @@ class CompletionService:
             raise BadRequest(f"the tokenizer refuses this text: {error}", "prompt") from error
 
     def _check_length(self, prompt: Sequence[Any], max_tokens: int) -> None:
-        """Raises `BadRequest` for tokens, messages or a text that cannot fit, before any work."""
+        """Raise `BadRequest` for tokens, messages or a text that cannot fit, before any work."""
         longest = self._policy.engine.max_length
         if longest is None:
             return
@@ -273,7 +274,7 @@ class CompletionService:
 
 
 def _are_finite(logprobs: Sequence[float]) -> bool:
-    return math.isfinite(sum(logprobs))  # a sum with a NaN or an infinity is none
+    return math.isfinite(sum(logprobs))  # A sum with a NaN or an infinity is not finite.
 
 
 def _check_finite(logprobs: Sequence[float]) -> None:

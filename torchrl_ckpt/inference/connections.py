@@ -6,7 +6,7 @@ import asyncio
 import logging
 import resource
 import time
-from enum import Enum, auto
+from enum import Enum
 from typing import Any
 
 import h11
@@ -26,23 +26,12 @@ _MIN_CONNECTIONS = 16
 class Phase(Enum):
     """What a connection waits for."""
 
-    FIRST_HEAD = auto()
-    """The head of its first request."""
-
-    HEAD = auto()
-    """The rest of the head of a later request."""
-
-    IDLE = auto()
-    """A later request, if there is one; uvicorn ends that wait."""
-
-    BODY = auto()
-    """The rest of a body."""
-
-    ANSWER = auto()
-    """The server's own work."""
-
-    READER = auto()
-    """The client, which must read what it was sent."""
+    FIRST_HEAD = "the head of its first request"
+    HEAD = "the rest of the head of a later request"
+    IDLE = "a later request"  # There may be none; uvicorn ends this wait.
+    BODY = "the rest of a body"
+    ANSWER = "the server's own work"
+    READER = "the client to read what it was sent"
 
 
 _CLIENT_IS_DUE = {Phase.FIRST_HEAD, Phase.HEAD, Phase.BODY, Phase.READER}
@@ -84,10 +73,10 @@ class Connections:
                 self._open[connection] = (current, now)
             elif phase in _CLIENT_IS_DUE and now - since > self._client_timeout:
                 _log.warning(
-                    "a client is disconnected: %s took more than %.0f s "
+                    "a client is disconnected: the server has waited more than %.0f s for %s "
                     "(`inference.client_timeout`)",
-                    phase.name.lower(),
                     self._client_timeout,
+                    phase.value,
                 )
                 connection.abort()
 

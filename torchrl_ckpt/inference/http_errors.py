@@ -134,8 +134,8 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 def describe_error(error: BaseException) -> tuple[int, ErrorDetail]:
-    """Return an error's status and what a client may see of it: nothing internal, and little of
-    what it sent itself."""
+    """Return an error's status and what a client may see of it: nothing internal, and only a short
+    quotation of what it has sent."""
     status, detail = _describe_error(error)
     return status, detail.model_copy(
         update={

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, exposition
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from torchrl_ckpt.inference.limits import Admission
+from torchrl_ckpt.inference.admission import Admission
 from torchrl_ckpt.inference.served_policy import ServedPolicy
 from torchrl_ckpt.plugin_api.errors import ModelError
 from torchrl_ckpt.serving_api.protocol import Usage

@@ -70,7 +70,7 @@ class ServedPolicy:
         return self._weights.version
 
     def check_alive(self) -> None:
-        """Raises `EngineDied` if the engine reports a failure."""
+        """Raise `EngineDied` if the engine reports a failure."""
         if isinstance(self.engine, FailureReportingEngine) and (failure := self.engine.failure()):
             raise EngineDied(f"the engine has died: {failure}")
 

@@ -28,8 +28,8 @@ _MAX_UNREAD_BYTES = 8 * 1024 * 1024
 class Outbox:
     """The events of a stream that have not been sent yet.
 
-    Of more than 8 MiB nothing is kept, and `overflowed` is set: the client does not read. The same
-    holds where the rest is not read within `client_timeout` seconds.
+    Beyond 8 MiB further events are dropped and `overflowed` is set: the client does not read. It is
+    also set where the rest is not read within `client_timeout` seconds.
     """
 
     def __init__(self, client_timeout: float) -> None:

@@ -19,13 +19,12 @@ from torchrl_ckpt.orchestrator.attestation import Attestation
 from torchrl_ckpt.orchestrator.pooled_server import CHECK_INTERVAL_SECONDS, PooledServer
 from torchrl_ckpt.plugin_api.engines import GenerationRequest
 from torchrl_ckpt.plugin_api.errors import ServerUnreachable, WrongPolicy
-from torchrl_ckpt.run.progress import ProgressLog
+from torchrl_ckpt.run.progress import Notices, ProgressLog
 from torchrl_ckpt.run.weight_store import Policy
 from torchrl_ckpt.serving_api.client import KeyRefused, RequestFailed, ServerBusy, ServerLost
 from torchrl_ckpt.serving_api.protocol import Completion
 
-# How long nobody has answered when the user is told so; twice as long before each further time.
-_FIRST_NOTICE_SECONDS = 5.0
+# A server of the job's own may take so long to start; later notices are warnings.
 _WARNING_SECONDS = 20.0
 
 # A request that fails so often is probably what kills the servers.
@@ -66,7 +65,7 @@ class ServerPool:
         self._previous: Policy | None = None
         self._directory = Path()
         self._latest_success = 0.0
-        self._notice_seconds = _FIRST_NOTICE_SECONDS
+        self._notices = Notices()
         self._changed = asyncio.Event()
 
     async def serve(self, policy: Policy, directory: Path) -> Attestation:
@@ -157,7 +156,7 @@ class ServerPool:
     @asynccontextmanager
     async def _monitored(self) -> AsyncIterator[asyncio.TaskGroup]:
         """Run a `_monitor` for each server during the block."""
-        self._latest_success, self._notice_seconds = time.monotonic(), _FIRST_NOTICE_SECONDS
+        self._latest_success, self._notices = time.monotonic(), Notices()
         try:
             async with asyncio.TaskGroup() as group:
                 monitors = [group.create_task(self._monitor(server)) for server in self.servers]
@@ -256,17 +255,17 @@ class ServerPool:
         return time.monotonic() > self._latest_success + self._timeout
 
     def _check_progress(self) -> None:
-        """Raise `ServerUnreachable` where nothing has succeeded for `config.timeout` seconds; say
-        what is waited for before that."""
+        """Raise `ServerUnreachable` where nothing has succeeded for `config.timeout` seconds.
+
+        Before that, tell the user what is waited for.
+        """
         waited = time.monotonic() - self._latest_success
-        if waited >= self._notice_seconds and not any(server.is_up for server in self.servers):
-            self._notice_seconds *= 2
+        if not any(server.is_up for server in self.servers) and self._notices.is_due(waited):
             urls = ", ".join(server.base_url for server in self.servers)
             self._progress.message(
                 f"waiting for an inference server at {urls} for {waited:.0f} s, up to "
                 f"{self._timeout:.0f} s (`orchestrator.client.timeout`): "
                 f"{self.servers[0].last_message}",
-                # A server of the job's own is still starting.
                 "info" if waited < _WARNING_SECONDS else "warning",
             )
         if self._is_overdue():

@@ -22,7 +22,7 @@ _DIFFERENCES_SHOWN = 5
 def check_sequences(
     sequences: Sequence[Sequence[int]], *, max_tokens: int, max_length: int, vocabulary: int
 ) -> None:
-    """Raises `ValueError` for an empty sequence, one that exceeds `max_length` together with
+    """Raise `ValueError` for an empty sequence, one that exceeds `max_length` together with
     `max_tokens` new tokens, or one with a token id outside of the `vocabulary` (a size)."""
     for sequence in sequences:
         if not sequence:
@@ -48,7 +48,7 @@ def hyper_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
 def check_same_model(
     directory: Path, *, served: Mapping[str, Any], offered: Mapping[str, Any]
 ) -> None:
-    """Raises `ModelError` if the properties of the weights in `directory`, `offered`, are not those
+    """Raise `ModelError` if the properties of the weights in `directory`, `offered`, are not those
     of the `served` model."""
     differing = [
         f"{name} {offered.get(name)!r}, not {served.get(name)!r}"

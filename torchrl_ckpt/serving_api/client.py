@@ -249,7 +249,7 @@ class InferenceClient:
         raise _error_of(response, detail.code, message)
 
     def _check_choices(self, completion: Completion, request: GenerationRequest) -> None:
-        """Raises `ServerUnreachable` if `completion` does not match `request`."""
+        """Raise `ServerUnreachable` if `completion` does not match `request`."""
         num_expected = len(request.prompts) * request.num_samples
         if [choice.index for choice in completion.choices] != list(range(num_expected)):
             raise ServerUnreachable(
@@ -271,7 +271,7 @@ class InferenceClient:
                 )
 
     def _check_logprobs(self, values: Sequence[float | None]) -> None:
-        """Raises `ServerUnreachable` unless every value is the logarithm of a probability."""
+        """Raise `ServerUnreachable` unless every value is the logarithm of a probability."""
         for position, value in enumerate(values):
             if value is None or not -math.inf < value <= _MAX_LOGPROB:  # neither holds for a NaN
                 shown = "null" if value is None else value
@@ -281,7 +281,7 @@ class InferenceClient:
                 )
 
     def _check_tokens(self, token_ids: Sequence[int], max_tokens: int) -> None:
-        """Raises `ServerUnreachable` for more tokens than requested, none, or one that the
+        """Raise `ServerUnreachable` for more tokens than requested, none, or one that the
         vocabulary lacks."""
         if not 1 <= len(token_ids) <= max_tokens:
             raise ServerUnreachable(

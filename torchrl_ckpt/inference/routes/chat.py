@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from torchrl_ckpt.inference.bodies import parsed_body
 from torchrl_ckpt.inference.completion_service import CompletionService
 from torchrl_ckpt.inference.http_errors import BadRequest
-from torchrl_ckpt.inference.offload import SideThread
 from torchrl_ckpt.inference.responder import Responder
+from torchrl_ckpt.inference.side_thread import SideThread
 from torchrl_ckpt.inference.sse import EventStream
 from torchrl_ckpt.inference.stream import Chunk
 from torchrl_ckpt.plugin_api.engines import Sample

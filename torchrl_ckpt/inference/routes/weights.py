@@ -11,8 +11,8 @@ from fastapi import APIRouter, Depends
 from torchrl_ckpt.inference.bodies import parsed_body
 from torchrl_ckpt.inference.http_errors import Forbidden, NotFound
 from torchrl_ckpt.inference.metrics import ServerMetrics
-from torchrl_ckpt.inference.offload import SideThread
 from torchrl_ckpt.inference.served_policy import ServedPolicy
+from torchrl_ckpt.inference.side_thread import SideThread
 from torchrl_ckpt.plugin_api.errors import ModelError
 from torchrl_ckpt.serving_api.protocol import LoadedWeights, LoadRequest
 
@@ -30,9 +30,7 @@ def weight_routes(
     parsed = Depends(parsed_body(LoadRequest, side_thread))
 
     @router.post(WEIGHTS)
-    async def load(
-        request: LoadRequest = parsed,
-    ) -> LoadedWeights:
+    async def load(request: LoadRequest = parsed) -> LoadedWeights:
         directory = allowed_directory(request.directory, allowed_dirs)
         with metrics.loading():
             return await policy.load(directory, request.version)
@@ -81,7 +79,7 @@ def allowed_directory(directory: str, allowed_dirs: Sequence[Path]) -> Path:
 
 
 def _check_shards(index: Path) -> None:
-    """Raises `Forbidden` if an index of shards names anything but files beside it: a reader of the
+    """Raise `Forbidden` if an index of shards names anything but files beside it: a reader of the
     index would follow `../` out of the allowed directories."""
     try:
         shards = set(json.loads(index.read_text())["weight_map"].values())

@@ -10,15 +10,15 @@ import anyio.to_thread
 
 T = TypeVar("T")
 
-# Work on less (bytes or characters) takes milliseconds.
+# Work on as few bytes or characters takes milliseconds at most.
 _SMALL = 8 * 1024
 
 
 class SideThread:
     """A thread for the work that would keep the event loop from answering other requests.
 
-    One piece at a time: of several parsers, each of which keeps Python's lock, the event loop would
-    get its turn between all of them only.
+    One piece at a time: several parsers, each of which holds Python's lock, would each delay the
+    event loop's turn.
     """
 
     def __init__(self) -> None:
