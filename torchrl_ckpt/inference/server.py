@@ -62,9 +62,10 @@ def serve(
 
     `key` is the key from the environment; None generates one and leaves it in a file for this
     user's other processes while the server runs. Of a server `in_job`, everything but `/health`
-    needs it. `sockets` are listening already; None opens one at the configured address. Raises `EngineFailed`; `AddressInUse`; `RecipeError` for a server
-    that can be reached from other machines without a key in the environment, and for a
-    `weight_update` that the engine does not support.
+    needs it. `sockets` are listening already; None opens one at the configured address. Raises
+    `EngineFailed`; `AddressInUse`; `RecipeError` for a server that can be reached from other
+    machines without a key in the environment, and for a `weight_update` that the engine does not
+    support.
     """
     if key is None and not is_loopback(config.host):
         raise RecipeError(
