@@ -94,3 +94,36 @@ def test_bits_decide_and_not_values() -> None:
     assert without_nan is not None
     assert without_nan.num_different == 2
     assert math.isnan(without_nan.max_abs)
+
+
+def test_the_reported_difference_is_right_for_every_dtype_and_size() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        a = torch.randn(300_000, generator=generator).to(dtype)
+        b = a.clone()
+        b[7::1000] += 0.25
+        b[290_001] = -3.0
+        found = compare_tensors("t", a, b)
+        assert found is not None
+        exact = (a.double() - b.double()).abs().max().item()
+        largest = a.double().abs().max().item()
+        assert found.num_different == (a != b).sum().item()
+        assert found.max_abs == pytest.approx(exact, rel=1e-7)
+        assert found.relative == pytest.approx(exact / largest, rel=1e-6)
+
+
+def test_the_reported_difference_is_right_at_the_limits_of_a_dtype() -> None:
+    infinite = compare_tensors("t", torch.tensor([math.inf, 1.0]), torch.tensor([math.inf, 2.0]))
+    assert infinite is not None
+    assert (infinite.num_different, infinite.max_abs) == (1, 1.0)
+    large = compare_tensors("t", torch.tensor([3e38]), torch.tensor([-3e38]))
+    assert large is not None
+    assert large.max_abs == pytest.approx(6e38)
+    from_zero = compare_tensors("t", torch.zeros(2), torch.ones(2))
+    assert from_zero is not None
+    assert from_zero.relative == math.inf
+    integers = compare_tensors("t", torch.tensor([255, 0]).byte(), torch.tensor([0, 0]).byte())
+    assert integers is not None
+    assert integers.max_abs == 255
+    assert compare_tensors("t", torch.empty(0, 3), torch.empty(0, 3)) is None
+    assert compare_tensors("t", torch.tensor(1.0), torch.tensor(1.0)) is None
