@@ -9,7 +9,6 @@ import pytest
 from tests.support.faults.damage import (
     BitSelection,
     files_of,
-    is_named,
     unnoticed_cuts,
     unnoticed_flips,
 )
@@ -63,14 +62,6 @@ def test_a_file_that_is_truncated_lengthened_or_missing_is_named(checkpoint: Pat
     for path in files_of(checkpoint):
         assert list(unnoticed_cuts(checkpoint, path)) == []
     verify(checkpoint)
-
-
-def test_a_file_that_does_not_belong_there_is_named(checkpoint: Path) -> None:
-    for directory in {path.parent for path in files_of(checkpoint)}:
-        foreign = directory / "foreign"
-        foreign.write_bytes(b"")
-        assert is_named(checkpoint, foreign)
-        foreign.unlink()
 
 
 def test_sampled_bits_reach_every_position_within_a_byte(tmp_path: Path) -> None:
