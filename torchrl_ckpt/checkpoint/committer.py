@@ -13,9 +13,9 @@ from pathlib import Path
 
 from torchrl_ckpt.checkpoint.commit import commit, wait_for_parts
 from torchrl_ckpt.checkpoint.layout import TRAINER, Layout
-from torchrl_ckpt.checkpoint.part import finish_part
+from torchrl_ckpt.checkpoint.part import finish_part, is_asked
 from torchrl_ckpt.checkpoint.retention import prune, retention_rules
-from torchrl_ckpt.checkpoint.rollout_part import ORCHESTRATOR, is_asked, write_from_files
+from torchrl_ckpt.checkpoint.rollout_part import ORCHESTRATOR, write_from_files
 from torchrl_ckpt.plugin_api.checkpoint_backends import FileRecord
 from torchrl_ckpt.plugin_api.durable_files import fsync_directory
 from torchrl_ckpt.plugin_api.errors import WorkerProcessDied
@@ -66,7 +66,7 @@ class Committer:
         """
         if part != ORCHESTRATOR or (partial / part).exists():
             return
-        if self.attempt.run.stop.exists() or not is_asked(partial):
+        if self.attempt.run.stop.exists() or not is_asked(partial, ORCHESTRATOR):
             write_from_files(partial, step, self.attempt)
 
 

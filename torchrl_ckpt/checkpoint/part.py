@@ -90,15 +90,23 @@ def read_part(partial: Path, component: str) -> list[FileRecord] | None:
     return [file.record for file in part.files]
 
 
+def is_asked(partial: Path, component: str) -> bool:
+    """Whether the request in `partial` asks `component` for its part.
+
+    Raises `CheckpointDamaged` and `FileNotFoundError`.
+    """
+    return component in read_stored(partial / REQUEST, _Request).parts
+
+
 def requests_for(layout: Layout, component: str) -> Iterator[tuple[int, Path]]:
     """Yield step and directory of each partial checkpoint that waits for `component`'s part."""
     for step, partial in layout.partials().items():
         try:
-            request = read_stored(partial / REQUEST, _Request)
+            asked = is_asked(partial, component)
         except (FileNotFoundError, NotJson):
             continue
         answered = (partial / component / PART).exists() or (partial / REFUSAL).exists()
-        if component in request.parts and not answered:
+        if asked and not answered:
             yield step, partial
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field
 
-from torchrl_ckpt.checkpoint.layout import REQUEST, STATE
+from torchrl_ckpt.checkpoint.layout import STATE
 from torchrl_ckpt.checkpoint.part import finish_part, open_part
 from torchrl_ckpt.checkpoint.stored_json import Step, StoredModel, read_stored
 from torchrl_ckpt.plugin_api.checkpoint_backends import FileRecord
@@ -25,7 +25,6 @@ from torchrl_ckpt.plugin_api.durable_files import (
     fsync_directory,
     fsync_file,
     make_directory,
-    read_json,
     record_json,
     recorded_file,
 )
@@ -89,11 +88,6 @@ def restore_policies(part: Path, weights: WeightStore, attempt_id: str) -> None:
     """Publish the policies that the orchestrator's `part` carries, as those of `attempt_id`."""
     for version in read_stored(part / STATE, _Policies).policies:
         weights.restore(part / "weights" / f"step_{version}", version, attempt_id)
-
-
-def is_asked(partial: Path) -> bool:
-    """Whether the orchestrator is asked for its part of the checkpoint in `partial`."""
-    return ORCHESTRATOR in read_json(partial / REQUEST)["parts"]
 
 
 def _metadata(rollouts: RolloutStore, step: int, attempt: Attempt) -> BatchMetadata:

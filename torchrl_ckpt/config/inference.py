@@ -13,6 +13,7 @@ from torchrl_ckpt.config.section import (
     ModelTable,
     PluginTable,
     PositiveInt,
+    Seconds,
     Section,
     VariableName,
 )
@@ -62,7 +63,7 @@ class InferenceConfig(Section):
     """The largest request body, in bytes. The bodies of all requests in progress may have four
     times as much together."""
 
-    client_timeout: Annotated[float, Field(gt=0)] = 30.0
+    client_timeout: Seconds = 30.0
     """The longest time, in seconds, for a client to send the head of a request or its body, and to
     read what it has been sent. Slower clients are disconnected."""
 

@@ -54,7 +54,7 @@ class DataError(UserError):
 
 
 class RunDirectoryInUse(UserError):
-    """A fresh run would use a directory with checkpoints, or one that another run is using."""
+    """A directory of a run or of checkpoints is in use, or holds what a start would replace."""
 
 
 class RunDirectoryUnwritable(UserError):
