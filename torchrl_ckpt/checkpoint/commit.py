@@ -55,10 +55,9 @@ def _mebibytes(size: int) -> str:
 def request(layout: Layout, step: int, parts: Sequence[str]) -> Path:
     """Ask every process in `parts` for its part of the checkpoint of `step`.
 
-    A part that nobody is asked for is made by the committer.
-
-    Returns the directory of the partial checkpoint. Nothing is fsynced: training waits for this,
-    and a checkpoint that is not committed need not survive a power failure.
+    The committer makes a part that nobody is asked for. Returns the directory of the partial
+    checkpoint. Nothing is fsynced: training waits for this, and a checkpoint that is not committed
+    need not survive a power failure.
     """
     partial = layout.partial(step)
     if partial.exists():

@@ -115,7 +115,7 @@ def _is_stopped(process: psutil.Process) -> bool:
 
 
 def _dump_stacks(processes: Sequence[psutil.Process]) -> None:
-    """Have `processes` write their stacks into their log; one that is stopped must go on first."""
+    """Have `processes` write their stacks into their log; a stopped one is continued for that."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.send_signal(DUMP_SIGNAL)

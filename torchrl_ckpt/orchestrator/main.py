@@ -97,7 +97,7 @@ async def _beat() -> None:
 
 
 def _prompts(environment: CheckedEnvironment, model: Model, job: RlRecipe | None) -> Prompts:
-    """What is trained on must fit into a row of the trainer; the server has a limit for all."""
+    """Prompts with their limits: the server's for all, and the trainer's row for training."""
     served = model_limit(model)
     trained = served
     if job is not None:

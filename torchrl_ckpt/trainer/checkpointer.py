@@ -120,7 +120,7 @@ class Checkpointer:
             seed_everything(self._seed, (step << 16) + self._world.rank + 1)
 
     def restore_policies(self, weights: WeightStore) -> None:
-        """Publish the policies again that the orchestrator has still to generate batches with."""
+        """Publish again the policies that the orchestrator still has to generate batches with."""
         if (step := self._attempt.resume_step) is not None:
             restore_policies(self._layout.step(step) / ORCHESTRATOR, weights, self._attempt.id)
 

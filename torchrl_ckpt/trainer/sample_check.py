@@ -20,8 +20,8 @@ TooLong = Literal["error", "drop", "truncate"]
 
 
 class FittingSamples:
-    """`samples` without those at the indices `dropped`, each cut off after `length` tokens and
-    named."""
+    """`samples` without those at the indices `dropped`. Each is named, and cut off after `length`
+    tokens."""
 
     def __init__(self, samples: DataSet, dropped: Collection[int], length: int) -> None:
         self._samples = samples
