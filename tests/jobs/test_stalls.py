@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.commands import RECIPES, metrics, start, succeed, wait_for_step
+from tests.support.site_packages import SitePackages
 from torchrl_ckpt.checkpoint.layout import Layout
 
 SFT = ("sft", "@", RECIPES / "sft_reverse.toml", "--threads", 1, "--data.batch-size", 32)
@@ -20,6 +21,20 @@ RL = (
 )
 SMALL = ("--orchestrator.prompts-per-step", 8)
 TIMEOUT = 8
+HANGING = """
+import asyncio, os, pathlib
+from torchrl_ckpt_transformers.transformers_engine import TransformersEngine
+
+class Hanging(TransformersEngine):
+    async def generate(self, request, on_tokens=None):
+        hung = pathlib.Path(os.environ["HUNG"])
+        if not hung.exists():
+            hung.touch()
+            await asyncio.Event().wait()
+        return await super().generate(request, on_tokens)
+"""
+"""An engine whose first request of all is never answered, while its server lives."""
+
 WATCHED = ("--launcher.stall-timeout", TIMEOUT)
 
 
@@ -67,6 +82,27 @@ def test_a_stopped_server_is_restarted_and_the_run_ends_well(tmp_path: Path) -> 
     assert process.returncode == 0, shown
     assert f"inference (process {pid}) has shown no progress" in shown
     assert ("trainer", 12) in metrics(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_server_whose_engine_hangs_in_a_request_is_replaced_and_the_run_ends_well(
+    tmp_path: Path,
+) -> None:
+    entry_points = "[torchrl_ckpt.engines]\nhanging = hanging_engine:Hanging\n"
+    modules = {"hanging_engine": HANGING}
+    SitePackages(tmp_path / "site").install("hanging_engine", entry_points, modules=modules)
+    argv = (*RL, *SMALL, *WATCHED, "--inference.engine.type", "hanging", "--max-steps", 2)
+    finished = succeed(
+        *(*argv, "--output-dir", tmp_path / "run"),
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "site"), "HUNG": str(tmp_path / "hung")},
+    )
+    shown = " ".join((finished.out + finished.err).split())
+    assert (tmp_path / "hung").exists()
+    assert "inference (process" in shown
+    assert "has shown no progress" in shown
+    assert "is restarted (1 of at most" in shown
+    assert ("trainer", 2) in metrics(tmp_path / "run")
 
 
 @pytest.mark.slow

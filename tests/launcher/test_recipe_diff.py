@@ -9,10 +9,11 @@ import pytest
 
 from torchrl_ckpt.checkpoint.manifest import Manifest
 from torchrl_ckpt.launcher.recipe_diff import notes_on_resume
-from torchrl_ckpt.plugin_api.errors import CheckpointMismatch
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointMismatch
 
 RECIPE: dict[str, Any] = {
     "max_steps": 20,
+    "model": {"type": "transformers"},
     "ckpt": {"backend": {"type": "dcp"}},
     "seed": 0,
     "ranks": 1,
@@ -92,3 +93,44 @@ def test_a_component_started_alone_is_compared_with_its_own_section() -> None:
     assert "`trainer.optim.lr` was 0.1 and is 0.2 now" in note
     with pytest.raises(CheckpointMismatch, match=r"`orchestrator\.seed` was 0 and is 3 now"):
         notes_on_resume(saved, "orchestrator", {"seed": 3})
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"ckpt": {"backend": {}}},
+        {"ckpt": {"backend": 7}},
+        {"ckpt": {"backend": {"type": []}}},
+        {"ckpt": 7},
+        {"model": None},
+    ],
+)
+def test_an_odd_recipe_in_a_manifest_is_damage(odd: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointDamaged, match=r"manifest\.json is damaged"):
+        notes_on_resume(manifest("sft", {**RECIPE, **odd}), "sft", RECIPE)
+
+
+@pytest.mark.parametrize("command", ["sft", "rl", "orchestrator", "unheard-of", ""])
+@pytest.mark.parametrize("recipe", [{}, {"trainer": {}, "orchestrator": {}}, {"trainer": RECIPE}])
+def test_a_recipe_that_lacks_what_its_command_needs_is_refused(
+    command: str, recipe: dict[str, Any]
+) -> None:
+    with pytest.raises((CheckpointDamaged, CheckpointMismatch)):
+        notes_on_resume(manifest(command, recipe), "sft", RECIPE)
+    with pytest.raises((CheckpointDamaged, CheckpointMismatch)):
+        notes_on_resume(manifest(command, recipe), "trainer", RECIPE)
+
+
+def test_options_that_no_longer_exist_or_did_not_exist_are_noted() -> None:
+    before = copy.deepcopy(RECIPE)
+    before.update(attempt=3, optim={"lr": 0.1, "old": True}, scheduler=None)
+    del before["max_steps"]
+    found = notes_on_resume(manifest("sft", before), "sft", RECIPE)
+    assert "`attempt` was 3 and is unset now: it has no effect any more" in found
+    assert "`optim.old` was True and is unset now: it has no effect any more" in found
+    assert any(note.startswith("`scheduler` was unset and is {") for note in found)
+
+
+def test_a_long_value_is_shortened() -> None:
+    (note,) = notes(data__files=["x" * 100_000])
+    assert len(note) < 1000

@@ -61,6 +61,18 @@ if not started.exists():
 run("inference", lambda: beat_for(100))
 """
 
+TRIES_TO_WRITE = f"""
+from torchrl_ckpt.run.patience import Patience
+from torchrl_ckpt.run.progress import ProgressLog
+def retry():
+    end = time.monotonic() + {2 * TIMEOUT}
+    def write():
+        if time.monotonic() < end:
+            raise OSError(28, "No space left on device")
+    progress = ProgressLog(directory / "progress.jsonl", "trainer")
+    Patience(60, "publish_timeout", progress).write(write, "the policy of step 3")
+"""
+
 UNTIL_SERVED = """
 heartbeat.begin("trainer")
 while not (directory / "serves").exists(): beat_for(0.1)
@@ -124,6 +136,29 @@ def test_ranks_may_wait_for_one_of_them_that_makes_progress(
 ) -> None:
     waits = f"lambda: time.sleep({2 * TIMEOUT})"
     run_job(make_component("trainer", two_ranks(f"lambda: beat_for({2 * TIMEOUT})", waits)))
+
+
+def test_a_rank_that_tries_again_to_publish_on_a_full_disk_is_no_hang(
+    run_job: RunJob, make_component: MakeComponent
+) -> None:
+    # Rank 1 waits for rank 0 in a barrier, longer than `stall_timeout`.
+    ranks = TWO_RANKS.replace("RANKS", f"[(retry,), (lambda: time.sleep({2 * TIMEOUT}),)]")
+    run_job(make_component("trainer", BEGIN + TRIES_TO_WRITE + ranks))
+
+
+def test_a_server_that_always_hangs_ends_the_job_with_the_reason(
+    run_job: RunJob, make_component: MakeComponent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = replace(make_component("inference", BEGIN + 'run("inference", hang)'), max_restarts=1)
+    waits = 'heartbeat.begin("trainer")\nbeat_for(100)'
+    with pytest.raises(ComponentFailed) as end:
+        run_job(server, make_component("trainer", BEGIN + waits))
+    message = str(end.value)
+    assert message.startswith("inference was killed by SIGKILL by the launcher (inference (proc")
+    assert "has shown no progress for" in message
+    assert "`launcher.stall_timeout`" in message
+    assert "memory" not in message.splitlines()[0]
+    assert "is restarted (1 of at most 1 times)" in capsys.readouterr().out
 
 
 def test_a_server_that_hangs_is_restarted(run_job: RunJob, make_component: MakeComponent) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from safetensors.numpy import load_file
 
 from tests.support.rollouts import ATTEMPT_ID as FIRST
 from tests.support.rollouts import metadata, rollout
-from torchrl_ckpt.plugin_api.errors import DataError
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, DataError
 from torchrl_ckpt.run.rollout_store import METADATA, TENSORS, Rollout, RolloutBatch, RolloutStore
 
 SECOND = "c3" * 16
@@ -91,6 +92,28 @@ def test_a_batch_of_another_format_is_refused_by_both_readers(
         store.read(4, attempt_id=FIRST)
     with pytest.raises(DataError, match=message):
         RolloutStore(tmp_path / "resumed").restore(store.path(4), attempt_id=SECOND)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *("", "{", "[]", "null", "[" * 100_000, "\0" * 4096, "7"),
+        *('{"format": 3}', '{"format": 3, "step": "x"}', '{"format": 3, "state": []}'),
+    ],
+)
+def test_an_odd_batch_that_a_checkpoint_carries_is_damage_and_is_named(
+    store: RolloutStore, tmp_path: Path, odd: str
+) -> None:
+    store.write(metadata(4), ROLLOUTS)
+    carried = store.path(4) / METADATA
+    carried.write_text(odd)
+    resumed = RolloutStore(tmp_path / "resumed")
+    with pytest.raises(CheckpointDamaged, match=re.escape(str(carried))):
+        resumed.restore(store.path(4), attempt_id=SECOND)
+    carried.unlink()
+    with pytest.raises(CheckpointDamaged, match=re.escape(str(carried))):
+        resumed.restore(store.path(4), attempt_id=SECOND)
+    assert resumed.read(4, attempt_id=SECOND) is None
 
 
 def test_a_restored_batch_is_the_same_to_the_bit_and_of_the_new_attempt(

@@ -2,7 +2,7 @@
 
     python -m tests.support.serve_liar SOCKET_DESCRIPTOR DIRECTORY FILE
 
-The file holds one of `LIES`, or nothing for an honest server.
+The file holds one of `LIES`, `BROKEN_DECODING`, or nothing for an honest server.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors.torch import load_file
 from torchrl_ckpt_transformers.digest import digest_tensors
 from torchrl_ckpt_transformers.transformers_engine import (
@@ -27,6 +29,10 @@ from torchrl_ckpt.inference.server import serve
 LIES = ("old weights", "half of the weights", "half, with an honest digest", "a load that raises")
 """What the engine can do instead of loading the weights."""
 
+BROKEN_DECODING = "broken decoding"
+"""A lie about completions alone: whole sequences are scored rightly, but each token is drawn as if
+half of what the cache holds were not there."""
+
 
 class LyingEngine(TransformersEngine):
     """Reports success and the right digest for weights that it has not loaded, or not all of."""
@@ -37,6 +43,16 @@ class LyingEngine(TransformersEngine):
     def start(self, model: TinyModel, *, max_length: int | None, threads: int) -> None:
         super().start(model, max_length=max_length, threads=threads)
         self.module = model.module
+        self.module.register_forward_pre_hook(self._break_decoding, with_kwargs=True)
+
+    def _break_decoding(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if kwargs.get("past_key_values") is None or self.lie_file.read_text() != BROKEN_DECODING:
+            return None
+        mask = kwargs["attention_mask"].clone()
+        mask[:, : mask.shape[1] // 2] = 0
+        return args, {**kwargs, "attention_mask": mask}
 
     async def load_weights(self, directory: Path) -> None:
         lie = self.lie_file.read_text()

@@ -31,6 +31,8 @@ class ComponentProcess:
         self.component = component
         self.name = component.name
         self.log = component.log
+        self.kill_reason: str | None = None
+        """Why the launcher itself has killed it, if it has."""
         with open(component.log, "ab") as log:
             self._popen = subprocess.Popen(
                 [sys.executable, "-I", "-S", parent_death.__file__, *component.argv],
@@ -72,6 +74,8 @@ class ComponentProcess:
             return f"ended with exit code {code}"
         names = {known.value: known.name for known in signal.Signals}
         hint = " (the machine may be out of memory)" if -code == signal.SIGKILL else ""
+        if self.kill_reason is not None:
+            hint = f" by the launcher ({self.kill_reason})"
         return f"was killed by {names.get(-code, f'signal {-code}')}{hint}"
 
     def log_tail(self, num_lines: int) -> list[str]:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from torchrl_ckpt.checkpoint.layout import MANIFEST
 from torchrl_ckpt.checkpoint.manifest import Manifest
+from torchrl_ckpt.checkpoint.stored_json import checked
+from torchrl_ckpt.config.section import PluginTable
 from torchrl_ckpt.plugin_api.errors import CheckpointMismatch, UserError
 from torchrl_ckpt.plugin_api.plugin import Json
 from torchrl_ckpt.registry.loading import load_plugin
 from torchrl_ckpt.run.resolved import recipe_sections
 
 _UNSET = object()
+
+_MAX_VALUE_LENGTH = 200
 
 # Options are named as a user of the command writes them: those of `sft` have no prefix.
 
@@ -86,7 +92,8 @@ def notes_on_resume(manifest: Manifest, command: str, recipe: Json) -> list[str]
     """What to tell the user about resuming from `manifest` by `command` with `recipe` (as JSON).
 
     Only components that both recipes configure are compared. Raises `CheckpointMismatch`, naming
-    the option, where the resume cannot work.
+    the option, where the resume cannot work, and `CheckpointDamaged` for an odd recipe in the
+    manifest.
     """
     saved_by = manifest.metadata["command"]
     if (saved_by == "sft") != (command == "sft"):
@@ -97,7 +104,7 @@ def notes_on_resume(manifest: Manifest, command: str, recipe: Json) -> list[str]
         )
     before, now = manifest.recipe_sections, recipe_sections(command, recipe)
     if "trainer" in now:
-        _check_backend(manifest.step, before["trainer"], now["trainer"])
+        _check_backend(manifest, now["trainer"])
     changes = [
         change
         for component in before
@@ -118,16 +125,15 @@ def notes_on_resume(manifest: Manifest, command: str, recipe: Json) -> list[str]
     return notes
 
 
-def _check_backend(step: int, before: Json, now: Json) -> None:
+def _check_backend(manifest: Manifest, now: Json) -> None:
     """Raise `CheckpointMismatch` where the backend of `now` cannot read the files."""
-    writer, reader = (
-        (section["ckpt"] or {"backend": {"type": "dcp"}})["backend"]["type"]
-        for section in (before, now)
-    )
+    stored = manifest.trainer_recipe["ckpt"]["backend"]
+    writer = checked(stored, PluginTable, Path(MANIFEST)).type
+    reader = (now["ckpt"] or {"backend": {"type": "dcp"}})["backend"]["type"]
     if writer != reader and not _can_read(reader, writer):
         raise CheckpointMismatch(
-            f"cannot resume from step {step}: `ckpt.backend` was {writer!r}, which wrote it, and "
-            f"is {reader!r} now. Use the old value"
+            f"cannot resume from step {manifest.step}: `ckpt.backend` was {writer!r}, which "
+            f"wrote it, and is {reader!r} now. Use the old value"
         )
 
 
@@ -143,6 +149,8 @@ def _can_read(reader: str, writer: str) -> bool:
 
 
 def _note(change: Change) -> str:
+    if change.now is _UNSET:  # Such as an option that this version does not have.
+        return f"{change}: it has no effect any more"
     for option, consequence in _CONSEQUENCES.items():
         if _is_below(change.option.removeprefix("trainer."), (option,)):
             return f"{change}: {consequence}"
@@ -153,9 +161,10 @@ def _note_on_schedule(before: Json, now: Json) -> Iterator[str]:
     """A decay that ends at `max_steps` changes with it."""
     schedule = now["scheduler"]
     depends = schedule["name"] != "constant" and schedule["decay_steps"] is None
-    if depends and before["max_steps"] != now["max_steps"]:
+    max_steps = before.get("max_steps")
+    if depends and max_steps != now["max_steps"]:
         yield (
-            f"`max_steps` was {before['max_steps']} and is {now['max_steps']} now, and the "
+            f"`max_steps` was {_shown(max_steps)} and is {now['max_steps']} now, and the "
             "learning rate decays until then: the steps so far followed another schedule than "
             f"those of a run of {now['max_steps']} steps. `scheduler.decay_steps` makes the "
             "schedule independent of `max_steps`"
@@ -176,4 +185,7 @@ def _is_below(option: str, sections: tuple[str, ...]) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return "unset" if value is None or value is _UNSET else repr(value)
+    if value is None or value is _UNSET:
+        return "unset"
+    text = repr(value)
+    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]}…"

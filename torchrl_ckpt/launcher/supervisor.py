@@ -183,6 +183,10 @@ def _kill_stalled(
         with suppress(psutil.NoSuchProcess):
             stalled.process.kill()
     else:
+        component.kill_reason = (
+            f"{stalled.text}; the stacks of its threads are in its log. An operation that rightly "
+            "takes longer needs a higher `launcher.stall_timeout`"
+        )
         component.kill_group()
     if component is None or component.component.is_server:
         display.message(f"{stalled.text} and is killed; its stacks are in its log", "warning")

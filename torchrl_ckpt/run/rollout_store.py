@@ -19,14 +19,17 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from torchrl_ckpt.plugin_api.errors import DataError
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, DataError
 from torchrl_ckpt.plugin_api.plugin import Json
+from torchrl_ckpt.plugin_api.untrusted_files import read_bounded
 from torchrl_ckpt.run.step_directories import StepDirectories
 
 TENSORS = "batch.safetensors"
 METADATA = "batch.json"
 
 FORMAT = 3
+
+_MAX_METADATA_BYTES = 1024 * 1024 * 1024  # About ten million rollouts.
 
 
 @dataclass(frozen=True)
@@ -132,10 +135,24 @@ class RolloutStore:
     def restore(self, directory: Path, attempt_id: str) -> BatchMetadata:
         """Copy the batch in `directory`, of an earlier attempt, as one of `attempt_id`.
 
-        Raises `DataError` as `read` does.
+        Raises `CheckpointDamaged` for one that is not what this program writes, and `DataError` for
+        another format.
         """
-        content = json.loads((directory / METADATA).read_bytes()) | {"attempt_id": attempt_id}
-        metadata, _ = _checked(content, directory)
+        path = directory / METADATA
+        try:
+            content = json.loads(read_bounded(path, _MAX_METADATA_BYTES))
+        except OSError as error:
+            raise CheckpointDamaged(f"{path} cannot be read ({error.strerror})") from None
+        except (ValueError, RecursionError) as error:
+            raise CheckpointDamaged(f"{path} is not JSON: {error}") from None
+        if not isinstance(content, dict):
+            raise CheckpointDamaged(f"{path} is not the record of a batch")
+        content["attempt_id"] = attempt_id
+        _check_format(content, path)
+        try:
+            metadata, _ = _checked(content, directory)
+        except DataError as error:
+            raise CheckpointDamaged(str(error)) from error
         with self._directories.new(metadata.step) as temporary:
             shutil.copyfile(directory / TENSORS, temporary / TENSORS)
             (temporary / METADATA).write_text(json.dumps(content))
@@ -181,13 +198,17 @@ class RolloutStore:
         return _checked(content, self.path(step))
 
 
-def _checked(content: Json, directory: Path) -> tuple[BatchMetadata, _Origins]:
-    path = directory / METADATA
+def _check_format(content: Json, path: Path) -> None:
     if content.get("format", 1) != FORMAT:
         raise DataError(
             f"{path} has format {content.get('format', 1)}, and this version of torchrl-ckpt reads "
             f"format {FORMAT}. Resume from a checkpoint of this version"
         )
+
+
+def _checked(content: Json, directory: Path) -> tuple[BatchMetadata, _Origins]:
+    path = directory / METADATA
+    _check_format(content, path)
     try:
         metadata = _BATCH_METADATA.validate_python(content)
         origins = _ORIGINS.validate_python(content)
