@@ -54,7 +54,9 @@ def wait_for(http: httpx.Client, name: str, value: float) -> None:
     wait_until(lambda: metric(http, name) == value, seconds=30)
 
 
-def test_a_server_that_is_stopped_answers_the_running_request(published: Path) -> None:
+def test_a_server_that_is_stopped_answers_the_running_request_and_waits_for_no_half_one(
+    published: Path,
+) -> None:
     with (
         running_server(published, options=OPTIONS) as server,
         httpx.Client(base_url=server.base_url, timeout=120, trust_env=False) as http,
@@ -65,9 +67,15 @@ def test_a_server_that_is_stopped_answers_the_running_request(published: Path) -
             httpx.post, f"{server.base_url}/v1/completions", json=LONG, timeout=120
         )
         wait_for(http, "requests_in_flight", 1)
-        server.process.terminate()
-        assert answer.result().status_code == 200
-        assert server.process.wait(timeout=30) == 0
+        with socket.create_connection((http.base_url.host, http.base_url.port)) as half:
+            half.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Type: application/json\r\nContent-Length: 9000\r\n\r\n{"
+            )
+            assert metric(http, "requests_in_flight") == 1  # it has been read by now
+            server.process.terminate()
+            assert answer.result().status_code == 200
+            assert server.process.wait(timeout=10) == 0
 
 
 def test_a_body_beyond_the_limit_is_refused(http: httpx.Client) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 
 import httpx
@@ -271,3 +272,26 @@ async def test_a_stream_that_fails_ends_with_the_error(lost: bool, tmp_path: Pat
     assert ("weights_unknown" in error) == lost
     assert "secret" not in error
     assert end == ""
+
+
+@pytest.mark.parametrize("number", [math.nan, -math.inf])
+async def test_numbers_that_are_not_finite_are_an_error_of_the_server(
+    number: float, tmp_path: Path
+) -> None:
+    engine = ScriptedEngine([4, 5])
+    engine.logprob = number
+    asked = {"prompt": "ab>", "logprobs": 1}
+    async with open_client(engine, tmp_path) as http:
+        for more in (
+            {},
+            {"stop": ["b"]},
+            {"stream": True},
+            {"echo": True, "max_tokens": 0},
+        ):
+            answer = await http.post("/v1/completions", json=asked | more)
+            assert answer.status_code == 500
+            assert answer.json()["error"]["code"] == "not_finite"
+            assert "dtype" in answer.json()["error"]["message"]
+        engine.logprob = -0.5
+        answer = await http.post("/v1/completions", json=asked)
+        assert answer.json()["choices"][0]["logprobs"]["token_logprobs"] == [-0.5, -0.5]

@@ -131,14 +131,19 @@ def test_a_text_that_is_too_long_is_refused_before_it_is_tokenized(small: Server
 
 
 @pytest.mark.slow
-def test_streams_that_nobody_reads_are_cancelled(small: Server) -> None:
-    request = {"prompt": [4, 3], "n": 1000, "max_tokens": 120, "stream": True, "logprobs": 1}
-    with ExitStack() as stack, staying_healthy(small, growth=150 * MEGABYTE):
-        for _ in range(2):
-            stack.enter_context(begin(small, json.dumps(request).encode()))
-        time.sleep(12)
+def test_streams_that_nobody_reads_are_cancelled(published: Path) -> None:
+    request = {"prompt": [4, 3], "n": 4096, "max_tokens": 120, "stream": True, "logprobs": 1}
+    with ExitStack() as stack:
+        server = stack.enter_context(
+            running_server(published, options={"client_timeout": 3}, key=None)
+        )
+        wait_until_up(server)
+        stack.enter_context(staying_healthy(server, growth=300 * MEGABYTE))
+        for _ in range(3):
+            stack.enter_context(begin(server, json.dumps(request).encode()))
+        time.sleep(20)
         answer = httpx.post(
-            f"{small.base_url}/v1/completions",
+            f"{server.base_url}/v1/completions",
             json={"prompt": "ab>", "max_tokens": 2},
             timeout=30,
             trust_env=False,

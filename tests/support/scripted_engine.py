@@ -15,7 +15,8 @@ class ScriptedEngine:
 
     `fault` is raised by loads, `crash` by generation after its first step. With `stepwise`, tokens
     wait for `step` and loads for `end_load`. Without `reports_tokens` it violates the contract and
-    reports no token. `events` records what was done, in order.
+    reports no token. Every token has the log-probability `logprob`. `events` records what was done,
+    in order.
     """
 
     plugin_api = 1
@@ -32,6 +33,7 @@ class ScriptedEngine:
         self.fault: BaseException | None = None
         self.crash: Exception | None = None
         self.stepwise = False
+        self.logprob = -0.5
         self._steps = asyncio.Semaphore(0)
         self._loads = asyncio.Semaphore(0)
 
@@ -56,14 +58,14 @@ class ScriptedEngine:
             self.events.append("cancelled")
             raise
         self.events.append("generated")
-        sample = Sample(self.script, [-0.5] * len(self.script), "length")
+        sample = Sample(self.script, [self.logprob] * len(self.script), "length")
         return [[sample] * request.num_samples for _ in request.prompts]
 
     async def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         self.events.append("scoring")
         await asyncio.sleep(0)
         self.events.append("scored")
-        return [[0.0] * (len(sequence) - 1) for sequence in sequences]
+        return [[self.logprob] * (len(sequence) - 1) for sequence in sequences]
 
     async def load_weights(self, directory: Path) -> None:
         self.events.append("loading")
@@ -87,6 +89,6 @@ class ScriptedEngine:
             for prompt in range(len(request.prompts)):
                 for sample in range(request.num_samples):
                     if on_tokens is not None:
-                        on_tokens(DrawnTokens(prompt, sample, [token], [-0.5]))
+                        on_tokens(DrawnTokens(prompt, sample, [token], [self.logprob]))
             if self.crash is not None:
                 raise self.crash

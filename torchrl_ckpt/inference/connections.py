@@ -120,6 +120,13 @@ class BoundedConnection(H11Protocol):
         """End it at once, whatever has not been sent."""
         self.transport.abort()
 
+    def shutdown(self) -> None:
+        """End it once its running request, if there is one, is answered: the server stops."""
+        if self.phase is Phase.BODY:
+            self.abort()
+        else:
+            super().shutdown()
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.registry.opened(self)
