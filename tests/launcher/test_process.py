@@ -9,7 +9,12 @@ from pathlib import Path
 
 from tests.support.component_processes import LivingProcesses, MakeComponent
 from tests.support.waiting import wait_until
-from torchrl_ckpt.launcher.process import ComponentProcess, living_descendants, stop_processes
+from torchrl_ckpt.launcher.process import (
+    MAX_LOG_BYTES,
+    ComponentProcess,
+    living_descendants,
+    stop_processes,
+)
 from torchrl_ckpt.plugin_api.parent_death import adopt_orphans
 
 IGNORES_SIGTERM = """
@@ -89,3 +94,30 @@ def test_the_tail_is_the_last_lines_of_a_long_log(make_component: MakeComponent)
     process = ComponentProcess(make_component("trainer", code))
     wait_until(lambda: process.poll() == 0)
     assert process.log_tail(2) == ["line 19998", "line 19999"]
+
+
+def test_a_process_that_writes_without_end_fills_no_disk(make_component: MakeComponent) -> None:
+    writes = (
+        "import os, time\n"
+        "for n in range(110):\n"
+        "    os.write(1, b'a line that comes again and again\\n' * 30_000)\n"  # a megabyte
+        "    time.sleep(0.005)\n"
+        "time.sleep(0.5)\n"
+        "print('the end')"
+    )
+    earlier = living_descendants()
+    process = ComponentProcess(make_component("trainer", writes))
+    try:
+        largest = 0
+        while process.poll() is None:
+            largest = max(largest, process.log.stat().st_size)
+            process.limit_log()
+            time.sleep(0.02)
+    finally:
+        stop_processes([process], grace_seconds=1, exclude=earlier)
+    assert MAX_LOG_BYTES < largest < 1.5 * MAX_LOG_BYTES
+    assert process.log.stat().st_size <= MAX_LOG_BYTES
+    assert process.log_tail(1) == ["the end"]
+    lines = set(process.log.read_text().splitlines())
+    note = next(line for line in lines if line.startswith("[the log exceeded 67108864 bytes"))
+    assert lines == {"a line that comes again and again", "the end", note}

@@ -296,6 +296,34 @@ def test_the_second_signal_stops_everything_at_once(
     assert not living_processes()
 
 
+def test_a_stop_before_the_first_step_waits_for_nobody(
+    start_launcher: StartLauncher, living_processes: LivingProcesses, tmp_path: Path
+) -> None:
+    (tmp_path / "starting").touch()
+    builds_a_model = (
+        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print('training')\ntime.sleep(60)"
+    )
+    launcher = start_launcher(trainer=builds_a_model)
+    wait_until(lambda: _is_training(tmp_path))
+    launcher.send_signal(signal.SIGTERM)
+    output, _ = launcher.communicate(timeout=10)
+    assert launcher.returncode == 130
+    assert "no step was under way" in output
+    assert not living_processes()
+
+
+def test_a_failure_before_the_first_step_waits_for_no_trainer_to_save(
+    start_launcher: StartLauncher, living_processes: LivingProcesses, tmp_path: Path
+) -> None:
+    (tmp_path / "starting").touch()
+    launcher = start_launcher(trainer=SLEEP, orchestrator="raise SystemExit(3)")
+    output, _ = launcher.communicate(timeout=10)
+    assert "orchestrator ended with exit code 3" in output
+    assert "saves the last finished step" not in output
+    assert not living_processes()
+
+
 def test_ctrl_c_while_the_processes_start_is_obeyed(
     start_launcher: StartLauncher, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""A component's log has one format, without noise and secrets."""
+"""A component's log has one format, without noise, secrets and endless repetition."""
 
 from __future__ import annotations
 
@@ -52,3 +52,20 @@ def test_a_crash_in_native_code_leaves_its_stack() -> None:
     log = _log_of("logs.configure(); import ctypes; ctypes.string_at(0)")
     assert "Segmentation fault" in log
     assert "string_at" in log
+
+
+def test_a_message_that_comes_without_end_is_counted_and_others_are_not() -> None:
+    log = _log_of(
+        "logs.configure()\n"
+        "server, other = logging.getLogger('server'), logging.getLogger('other')\n"
+        "for n in range(10_000):\n"
+        "    server.warning('bad request %d', n)\n"
+        "    other.warning('%s', f'notice {n}') if n < 50 else None\n"
+        "    other.info('step %d', n) if n < 100 else None\n"
+        "server.error('something else')"
+    )
+    assert log.count("bad request") == 21
+    assert "WARNING server: 9980 more like this in the last minute: bad request %d\n" in log
+    assert log.count("notice") == 50
+    assert log.count("step") == 100
+    assert log.count("something else") == 1

@@ -34,6 +34,7 @@ components = [
         [sys.executable, "-c", code, str(directory)],
         directory / f"{name}.log",
         is_server=name == "inference",
+        saves_on_stop=name == "trainer",
     )
     for name, code in json.loads(sys.argv[2]).items()
 ]
@@ -44,6 +45,7 @@ try:
             display=display,
             watchdog=Watchdog(directory / "heartbeats", None),
             on_stop_requested=(directory / "stop").touch,
+            has_begun=lambda: not (directory / "starting").exists(),
             grace_seconds=2.0,
         )
 except UserError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from torchrl_ckpt.checkpoint.layout import TRAINER
 from torchrl_ckpt.launcher.components import Component
 from torchrl_ckpt.launcher.display.display import Display
 from torchrl_ckpt.launcher.start import Start
@@ -12,6 +13,7 @@ from torchrl_ckpt.launcher.summary import saved_line
 from torchrl_ckpt.launcher.supervisor import supervise
 from torchrl_ckpt.launcher.watchdog import Watchdog
 from torchrl_ckpt.plugin_api.errors import ComponentFailed
+from torchrl_ckpt.run.run_lock import is_at_work
 
 _COUNT_STEPS = ("trainer", "orchestrator")
 
@@ -24,6 +26,8 @@ def finished_job(start: Start, components: Sequence[Component], *, title: str) -
     """
     attempt, run = start.attempt, start.attempt.run
     names = {component.name for component in components}
+    if TRAINER in names:
+        run.starting.touch()
     with Display(
         title,
         run,
@@ -38,6 +42,10 @@ def finished_job(start: Start, components: Sequence[Component], *, title: str) -
                 display=display,
                 watchdog=Watchdog(run.heartbeats, start.stall_timeout),
                 on_stop_requested=run.stop.touch,
+                has_begun=lambda: (
+                    not run.starting.exists()
+                    and (TRAINER in names or is_at_work(run.root, TRAINER))
+                ),
             )
         except ComponentFailed as failure:
             if (line := saved_line(attempt)) is not None:

@@ -19,6 +19,10 @@ _POLL_SECONDS = 0.05
 _KILL_SECONDS = 10.0
 _TAIL_BYTES = 64 * 1024
 
+# A log beyond the first is cut to its last part, of the second.
+MAX_LOG_BYTES = 64 * 1024 * 1024
+_KEPT_LOG_BYTES = MAX_LOG_BYTES // 2
+
 
 class ComponentProcess:
     """A running component, in a session of its own: Ctrl-C in the terminal does not reach it.
@@ -33,6 +37,7 @@ class ComponentProcess:
         self.log = component.log
         self.kill_reason: str | None = None
         """Why the launcher itself has killed it, if it has."""
+        # Appending, so that `limit_log` may cut the file while the process writes to it.
         with open(component.log, "ab") as log:
             self._popen = subprocess.Popen(
                 [sys.executable, "-I", "-S", parent_death.__file__, *component.argv],
@@ -77,6 +82,23 @@ class ComponentProcess:
         if self.kill_reason is not None:
             hint = f" by the launcher ({self.kill_reason})"
         return f"was killed by {names.get(-code, f'signal {-code}')}{hint}"
+
+    def limit_log(self) -> None:
+        """Keep only the end of its log if that has become too large. Call it every second or so.
+
+        What the process writes in these milliseconds may come before that end.
+        """
+        with suppress(OSError):  # a full disk, or a log that a person has removed, ends no job
+            if self.log.stat().st_size <= MAX_LOG_BYTES:
+                return
+            with open(self.log, "r+b") as log:
+                start = log.seek(-_KEPT_LOG_BYTES, os.SEEK_END)
+                kept = log.read()
+                kept = kept[kept.find(b"\n") + 1 :] + log.read()  # with what came meanwhile
+                log.truncate(0)
+            note = f"[the log exceeded {MAX_LOG_BYTES} bytes: its first {start} are removed]\n"
+            with open(self.log, "ab") as log:
+                log.write(note.encode() + kept)
 
     def log_tail(self, num_lines: int) -> list[str]:
         """Return the last lines of its log."""

@@ -28,6 +28,9 @@ _SAME_SIGNAL_SECONDS = 0.5
 # After a failure elsewhere: a step under way, and a save. A step may take minutes.
 _SAVE_SECONDS = 600.0
 
+# After a requested stop that no step has to be finished for: until all is ended.
+_START_SECONDS = 3.0
+
 # After a requested stop: how long the others may still take once everything is saved.
 _AFTER_SAVE_SECONDS = 30.0
 
@@ -41,6 +44,7 @@ def supervise(
     display: Display,
     watchdog: Watchdog,
     on_stop_requested: Callable[[], None],
+    has_begun: Callable[[], bool] = lambda: True,
     grace_seconds: float = 10.0,
 ) -> None:
     """Start `components` and return once all but the servers have ended with exit code 0.
@@ -52,12 +56,13 @@ def supervise(
     SIGTERM is killed. Call it in the main thread.
 
     The first SIGTERM, SIGHUP or Ctrl-C calls `on_stop_requested`, and waiting goes on. So does a
-    failure, where another component `saves_on_stop`, before it is raised.
+    failure, where another component `saves_on_stop`, before it is raised. Until a step
+    `has_begun` nothing can be lost, and all is ended after 3 s at most.
 
     Raises:
         ComponentFailed: a component failed. The message is that of the user's mistake in its log,
             or the end of the log; of several failures the first one comes first.
-        RunInterrupted: such a signal came a second time.
+        RunInterrupted: such a signal came a second time, or before a step had begun.
     """
     adopt_orphans()
     earlier_children = living_descendants()
@@ -65,7 +70,7 @@ def supervise(
     with _StopRequests() as requests:
         try:
             processes.extend(map(ComponentProcess, components))
-            _watch(processes, display, watchdog, requests, on_stop_requested)
+            _watch(processes, display, watchdog, requests, on_stop_requested, has_begun)
         except RunInterrupted:
             stop_processes(
                 processes, grace_seconds=_INTERRUPT_GRACE_SECONDS, exclude=earlier_children
@@ -81,8 +86,9 @@ def _watch(
     watchdog: Watchdog,
     requests: _StopRequests,
     on_stop_requested: Callable[[], None],
+    has_begun: Callable[[], bool],
 ) -> None:
-    stop_requested = False
+    stopped_at: float | None = None
     saved_at: float | None = None
     restarts = _RestartCounter(processes)
     while any(process.poll() != 0 for process in processes if not process.component.is_server):
@@ -90,27 +96,40 @@ def _watch(
         if _failed(processes):
             order = _in_order_of_failure(processes)
             cause = f"{order[0].name} {order[0].describe_exit()}"
-            order += _let_save(processes, cause, display, requests, on_stop_requested)
+            if has_begun():
+                order += _let_save(processes, cause, display, requests, on_stop_requested)
             raise _failure(order)
         stalled = watchdog.find()
         if stalled is not None and (failure := _kill_stalled(stalled, processes, display)):
-            if stalled.owner not in _saving(processes):
+            if stalled.owner not in _saving(processes) and has_begun():
                 _let_save(processes, stalled.text, display, requests, on_stop_requested)
             raise failure
         if requests.count > 1:
             raise RunInterrupted("stopped at once, as requested; nothing was saved")
-        if requests.count == 1 and not stop_requested:
-            stop_requested = True
+        if requests.count == 1 and stopped_at is None:
+            stopped_at = time.monotonic()
             display.message(
                 "stopping after the current step; Ctrl-C or SIGTERM once more stops at once"
             )
             on_stop_requested()
-        if stop_requested and saved_at is None and _have_saved(processes):
+        is_due = stopped_at is not None and time.monotonic() > stopped_at + _START_SECONDS
+        if is_due and not has_begun():
+            raise RunInterrupted(
+                "stopped, as requested; no step was under way, so there was nothing to save"
+            )
+        if stopped_at is not None and saved_at is None and _have_saved(processes):
             saved_at = time.monotonic()
         if saved_at is not None and time.monotonic() > saved_at + _AFTER_SAVE_SECONDS:
             return
-        display.refresh()
-        time.sleep(_POLL_SECONDS)
+        _pause(processes, display)
+
+
+def _pause(processes: Sequence[ComponentProcess], display: Display) -> None:
+    """What every wait here does between two looks."""
+    for process in processes:
+        process.limit_log()
+    display.refresh()
+    time.sleep(_POLL_SECONDS)
 
 
 def _let_save(
@@ -138,8 +157,7 @@ def _let_save(
     while any(process.poll() is None for process in saving):
         if requests.count > earlier or time.monotonic() > deadline:
             return []
-        display.refresh()
-        time.sleep(_POLL_SECONDS)
+        _pause(processes, display)
     return [process for process in saving if process.poll() != 0]
 
 

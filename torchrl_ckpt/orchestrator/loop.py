@@ -105,7 +105,9 @@ class Loop:
             while True:
                 await asyncio.sleep(_LOOK_SECONDS)
                 last = self._weights.last(self._attempt.id)
-                if last is not None and last.version == (self._attempt.resume_step or 0):
+                if (self._run.stop.exists() and self._run.starting.exists()) or (
+                    last is not None and last.version == (self._attempt.resume_step or 0)
+                ):
                     ended = True
                     block.cancel()
                     return

@@ -61,6 +61,11 @@ class RunDirectory:
         return self.logs / "stop"
 
     @property
+    def starting(self) -> Path:
+        """Exists until the trainer begins its first step; so a full disk cannot hide that."""
+        return self.logs / "starting"
+
+    @property
     def heartbeats(self) -> Path:
         """The files by which processes show progress (`plugin_api/heartbeat.py`)."""
         return self.logs / "heartbeats"

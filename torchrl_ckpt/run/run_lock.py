@@ -109,6 +109,12 @@ def join_pair(root: Path, component: str, options: dict[str, Json]) -> Pair:
         return pair
 
 
+def is_at_work(root: Path, component: str) -> bool:
+    """Whether a `component` that was started by hand is at work in `root`."""
+    with _joining(root):
+        return _held(root, component)
+
+
 def _partner(root: Path, component: str) -> str | None:
     """The component at work that has joined an attempt: its lock's second line names it.
 

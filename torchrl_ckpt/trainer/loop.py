@@ -27,15 +27,17 @@ _log = logging.getLogger(__name__)
 class LoopOptions:
     """When training ends, and which models it writes.
 
-    With `publish_policies`, every step's policy, for the orchestrator to serve; else the final
-    model if `export_weights`. Training ends after `max_steps`, or after the step at whose end
-    `stop_requested` returns true on any rank.
+    `on_begin` is called when the first batch has come. With `publish_policies`, every step's
+    policy, for the orchestrator to serve; else the final model if `export_weights`. Training ends
+    after `max_steps`, or as soon as `stop_requested` returns true on any rank and no step is under
+    way.
     """
 
     max_steps: int
     publish_policies: bool
     export_weights: bool
     stop_requested: Callable[[], bool]
+    on_begin: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,10 @@ class Loop:
         state, options, checkpointer = self._state, self._options, self._checkpointer
         if options.publish_policies:
             self._publisher.publish(state.progress.step, last=False)
+        if self._stop_requested():
+            self._leave(rng_state(), None)
+            return
+        begun = False
         while state.progress.step < options.max_steps:
             heartbeat.beat()
             rng = rng_state()
@@ -87,6 +93,9 @@ class Loop:
             if batch is None:
                 self._leave(rng, failure)
                 return
+            if not begun:
+                begun = True
+                options.on_begin()
             try:
                 row = self._step(batch)
             except (NotFinite, WrongPolicy):  # On all ranks, and no parameter has changed.

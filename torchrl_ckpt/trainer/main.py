@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -97,6 +98,7 @@ def train(
             publish_policies=is_rl,
             export_weights=config.export_weights,
             stop_requested=stop.requested,
+            on_begin=partial(attempt.run.starting.unlink, missing_ok=True),
         )
         with _checkpointer(config, attempt, metadata, world) as checkpointer:
             checkpointer.load(state)
