@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
@@ -26,6 +27,8 @@ AtStop = Callable[[Sequence[int]], bool]
 
 _ROOT = Path(__file__).parents[3]
 _EXIT_SECONDS = 10.0
+_CONTINUE_SECONDS = 1.0
+_HANG_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -128,14 +131,25 @@ class Saver:
 @contextmanager
 def _continuing(processes: Sequence[int], stopped: int, at_stop: AtStop) -> Iterator[None]:
     """Call `at_stop` when the process with index `stopped` has been stopped, and let it continue if
-    that says so."""
+    that says so.
+
+    All processes are killed if the task has not ended `_HANG_SECONDS` after that. Python itself may
+    hang without memory: `Thread.start` waits for ever for a thread that could not begin.
+    """
     has_ended = threading.Event()
 
     def watch() -> None:
         process = processes[stopped]
-        if strace.wait_until_stopped(process, has_ended.is_set) and at_stop(processes):
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGCONT)
+        if not (strace.wait_until_stopped(process, has_ended.is_set) and at_stop(processes)):
+            return
+        deadline = time.monotonic() + _HANG_SECONDS
+        # More than once: the signal is lost if strace has not yet seen that the process stopped.
+        while time.monotonic() < deadline:
+            _signal(process, signal.SIGCONT)
+            if has_ended.wait(_CONTINUE_SECONDS):
+                return
+        for each in processes:
+            _signal(each, signal.SIGKILL)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -144,3 +158,8 @@ def _continuing(processes: Sequence[int], stopped: int, at_stop: AtStop) -> Iter
     finally:
         has_ended.set()
         watcher.join()
+
+
+def _signal(process: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(process, number)
