@@ -279,7 +279,7 @@ async def test_numbers_that_are_not_finite_are_an_error_of_the_server(
     number: float, tmp_path: Path
 ) -> None:
     engine = ScriptedEngine([4, 5])
-    engine.logprob = number
+    engine.logprob = engine.scored_logprob = number
     asked = {"prompt": "ab>", "logprobs": 1}
     async with open_client(engine, tmp_path) as http:
         for more in (
@@ -292,6 +292,6 @@ async def test_numbers_that_are_not_finite_are_an_error_of_the_server(
             assert answer.status_code == 500
             assert answer.json()["error"]["code"] == "not_finite"
             assert "dtype" in answer.json()["error"]["message"]
-        engine.logprob = -0.5
+        engine.logprob = engine.scored_logprob = -0.5
         answer = await http.post("/v1/completions", json=asked)
         assert answer.json()["choices"][0]["logprobs"]["token_logprobs"] == [-0.5, -0.5]

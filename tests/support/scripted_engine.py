@@ -15,8 +15,8 @@ class ScriptedEngine:
 
     `fault` is raised by loads, `crash` by generation after its first step. With `stepwise`, tokens
     wait for `step` and loads for `end_load`. Without `reports_tokens` it violates the contract and
-    reports no token. Every token has the log-probability `logprob`. `events` records what was done,
-    in order.
+    reports no token. Every token drawn has the log-probability `logprob`, every token scored
+    `scored_logprob`. `events` records what was done, in order.
     """
 
     plugin_api = 1
@@ -34,6 +34,7 @@ class ScriptedEngine:
         self.crash: Exception | None = None
         self.stepwise = False
         self.logprob = -0.5
+        self.scored_logprob = 0.0
         self._steps = asyncio.Semaphore(0)
         self._loads = asyncio.Semaphore(0)
 
@@ -65,7 +66,7 @@ class ScriptedEngine:
         self.events.append("scoring")
         await asyncio.sleep(0)
         self.events.append("scored")
-        return [[self.logprob] * (len(sequence) - 1) for sequence in sequences]
+        return [[self.scored_logprob] * (len(sequence) - 1) for sequence in sequences]
 
     async def load_weights(self, directory: Path) -> None:
         self.events.append("loading")
