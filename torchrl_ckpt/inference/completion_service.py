@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
+import math
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from torchrl_ckpt.inference.admission import Admission
 from torchrl_ckpt.inference.cancel import Interrupted, cancel_when
-from torchrl_ckpt.inference.http_errors import BadRequest, NotFound
-from torchrl_ckpt.inference.loop_share import LoopShare
+from torchrl_ckpt.inference.http_errors import BadRequest, NotFinite, NotFound
 from torchrl_ckpt.inference.served_policy import EngineWeights, ServedPolicy
 from torchrl_ckpt.inference.side_thread import SideThread
-from torchrl_ckpt.inference.stream import (
-    Chunk,
-    GrowingCompletion,
-    GrowingCompletions,
-    TextSample,
-    check_finite,
-    join_chunks,
-)
+from torchrl_ckpt.inference.stream import Chunk, GrowingCompletion, TextSample, join_chunks
 from torchrl_ckpt.plugin_api.engines import DrawnTokens, GenerationRequest, Sampling
 from torchrl_ckpt.plugin_api.models import Tokenizer
 from torchrl_ckpt.serving_api.protocol import ChatCompletionRequest, CompletionRequest, Usage
@@ -32,6 +25,11 @@ Request = CompletionRequest | ChatCompletionRequest
 
 # No known vocabulary has a token of more characters.
 _MAX_CHARACTERS_PER_TOKEN = 128
+
+_NOT_FINITE = (
+    "the log-probabilities that the engine has computed are not finite (NaN or infinite): look at "
+    "the weights that were loaded, and at the engine's dtype"
+)
 
 
 class CompletionService:
@@ -57,7 +55,6 @@ class CompletionService:
         self._tokenizer = tokenizer
         self._admission = admission
         self._side_thread = side_thread
-        self._loop_share = LoopShare()
         self._max_sequences = max_sequences
         self._on_usage = on_usage
         self._token_text = functools.cache(lambda token: tokenizer.decode([token]))
@@ -89,7 +86,7 @@ class CompletionService:
         async with self._admitted():
             samples = await self._policy.generate(generation)
             for sample, _ in samples:
-                check_finite(sample.logprobs)
+                _check_finite(sample.logprobs)
             completions = [
                 (sample, self.text(sample.token_ids), policy) for sample, policy in samples
             ]
@@ -111,30 +108,45 @@ class CompletionService:
         in memory until the client has read it.
         """
         generation = self._generation_request(prompts, request, seeds)
-        completions = GrowingCompletions(
-            [
-                GrowingCompletion(index, self._tokenizer, request.stop)
-                for index in range(len(prompts) * request.n)
-            ],
-            on_chunk,
-        )
+        completions = [
+            GrowingCompletion(index, self._tokenizer, request.stop)
+            for index in range(len(prompts) * request.n)
+        ]
+        num_growing, num_completed = len(completions), 0
+        all_stopped = asyncio.get_running_loop().create_future()
+
+        def emit(chunk: Chunk) -> None:
+            nonlocal num_growing, num_completed
+            num_completed += len(chunk.token_ids)
+            num_growing -= chunk.finish_reason is not None
+            if num_growing == 0 and not all_stopped.done():
+                all_stopped.set_result(None)
+            on_chunk(chunk)
 
         def grow(drawn: DrawnTokens, weights: EngineWeights) -> None:
-            completions.add(drawn.prompt * request.n + drawn.sample, drawn, weights)
+            if not _are_finite(drawn.logprobs):
+                if not all_stopped.done():
+                    all_stopped.set_exception(NotFinite(_NOT_FINITE))
+                return
+            completion = completions[drawn.prompt * request.n + drawn.sample]
+            if not completion.finished and (chunk := completion.add(drawn, weights)) is not None:
+                emit(chunk)
 
         async with self._admitted():
-            emitting = asyncio.ensure_future(completions.emit(self._loop_share))
             try:
-                # Interrupted: every completion has reached a stop sequence, or one has failed.
-                with contextlib.suppress(Interrupted):
-                    samples = await cancel_when(emitting, self._policy.generate(generation, grow))
-                    completions.finish([sample.finish_reason for sample, _ in samples])
-                await emitting
+                try:
+                    generating = self._policy.generate(generation, grow)
+                    samples = await cancel_when(all_stopped, generating)
+                except Interrupted:
+                    samples = []  # every completion has finished
+                    all_stopped.result()
+                for completion, (sample, _) in zip(completions, samples, strict=False):
+                    if not completion.finished:
+                        emit(completion.finish(sample.finish_reason))
             finally:
-                emitting.cancel()
                 if emptied is not None:
                     await emptied()
-        return self._count_usage(prompts, completions.num_tokens)
+        return self._count_usage(prompts, num_completed)
 
     async def score(
         self, sequences: Sequence[Sequence[int]]
@@ -148,7 +160,7 @@ class CompletionService:
         async with self._admitted():
             logprobs, weights = await self._policy.score(sequences)
             for values in logprobs:
-                check_finite(values)
+                _check_finite(values)
         return logprobs, weights, self._count_usage(sequences, 0)
 
     async def encode(self, request: CompletionRequest) -> list[list[int]]:
@@ -217,7 +229,7 @@ class CompletionService:
         """Decode each token by itself, special tokens included."""
         return [self._token_text(token) for token in token_ids]
 
-    @contextlib.asynccontextmanager
+    @asynccontextmanager
     async def _admitted(self) -> AsyncIterator[None]:
         """Run the block once the request is admitted; turn `ValueError` into `BadRequest`."""
         async with self._admission.admit():
@@ -259,3 +271,12 @@ class CompletionService:
         )
         self._on_usage(usage)
         return usage
+
+
+def _are_finite(logprobs: Sequence[float]) -> bool:
+    return math.isfinite(sum(logprobs))  # A sum with a NaN or an infinity is not finite.
+
+
+def _check_finite(logprobs: Sequence[float]) -> None:
+    if not _are_finite(logprobs):
+        raise NotFinite(_NOT_FINITE)

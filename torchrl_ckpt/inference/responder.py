@@ -73,9 +73,9 @@ class Responder(ABC, Generic[Request]):
     def choice_chunk(self, chunk: Chunk) -> BaseModel:
         """Return what `chunk` adds to a choice."""
 
-    def opening(self, index: int) -> BaseModel | None:
-        """Return the chunk that a stream sends before the first tokens of completion `index`."""
-        return None
+    def opening(self) -> Sequence[BaseModel]:
+        """Return the chunks that a stream sends before the first tokens."""
+        return ()
 
     def shared_fields(
         self, index: int, tokens: Sample | Chunk, policy: list[PolicySpan]
@@ -99,17 +99,17 @@ class Responder(ABC, Generic[Request]):
         return self.response_type(**self.header, choices=choices, usage=usage)
 
     async def _stream(self, outbox: Outbox) -> None:
-        num_opened = 0
+        opened = False
 
         def emit_choice(choice: BaseModel) -> None:
             outbox.put(self.chunk_type(**self.header, choices=[choice]))
 
         def on_chunk(chunk: Chunk) -> None:
-            nonlocal num_opened
-            while num_opened <= chunk.index:  # in order: OpenAI's client relies on it
-                if (choice := self.opening(num_opened)) is not None:
+            nonlocal opened
+            if not opened:
+                opened = True
+                for choice in self.opening():
                     emit_choice(choice)
-                num_opened += 1
             emit_choice(self.choice_chunk(chunk))
 
         usage = await self.service.stream(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from fastapi import Response
@@ -20,8 +20,6 @@ from torchrl_ckpt.inference.http_errors import (
     log_server_error,
 )
 from torchrl_ckpt.serving_api.protocol import ErrorResponse
-
-_BATCH_BYTES = 64 * 1024
 
 # About 25,000 events of one token each.
 _MAX_UNREAD_BYTES = 8 * 1024 * 1024
@@ -72,27 +70,18 @@ class Outbox:
             self.overflowed.set()
             self.discard()
 
-    async def batches(self) -> AsyncIterator[list[str]]:
-        """Yield the events as JSON, until the end: all that are there, up to about 64 KiB at a
-        time. Some are sent when the next are asked for."""
+    async def events(self) -> AsyncIterator[str]:
+        """Yield the events as JSON, until the end. One is sent when the next is asked for."""
         while True:
             if not self._events:
                 self._empty.set()
                 self._added.clear()
                 await self._added.wait()
-            batch: list[str] = []
-            num_bytes = 0
-            while self._events and num_bytes < _BATCH_BYTES:
-                event = self._events.popleft()
-                if event is None:
-                    if batch:
-                        yield batch
-                    return
-                batch.append(event)
-                num_bytes += len(event)
-                self._num_bytes -= len(event)
-            yield batch
-            await asyncio.sleep(0)  # sending to a client that reads fast may wait for nothing
+            event = self._events.popleft()
+            if event is None:
+                return
+            self._num_bytes -= len(event)
+            yield event
 
     def _append(self, event: str | None) -> None:
         self._events.append(event)
@@ -120,7 +109,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
 
-        async def send_events(contents: Sequence[str]) -> None:
+        async def send_event(content: str) -> None:
             nonlocal started
             if not started:
                 started = True
@@ -131,11 +120,11 @@ class EventStream(Response):
                         "headers": self.raw_headers,
                     }
                 )
-            body = "".join(f"data: {content}\n\n" for content in contents).encode()
+            body = f"data: {content}\n\n".encode()
             await send({"type": "http.response.body", "body": body, "more_body": True})
 
         try:
-            await cancel_on_disconnect(receive, self._send(send_events))
+            await cancel_on_disconnect(receive, self._send_events(send_event))
         except ClientDisconnected:
             if not started:
                 raise
@@ -144,20 +133,18 @@ class EventStream(Response):
             if not started:
                 raise
             log_server_error(f"{scope['method']} {scope['path']}", error)
-            await send_events([ErrorResponse(error=describe_error(error)[1]).model_dump_json()])
+            await send_event(ErrorResponse(error=describe_error(error)[1]).model_dump_json())
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _send(
-        self, send_events: Callable[[Sequence[str]], Coroutine[Any, Any, None]]
-    ) -> None:
+    async def _send_events(self, send_event: Callable[[str], Coroutine[Any, Any, None]]) -> None:
         outbox = Outbox(self._client_timeout)
         producing = asyncio.ensure_future(self._produce(outbox))
         producing.add_done_callback(lambda _: outbox.end())
         overflowing = asyncio.ensure_future(outbox.overflowed.wait())
         overflowing.add_done_callback(lambda _: producing.cancel())
         try:
-            async for events in outbox.batches():
-                await send_events(events)
+            async for event in outbox.events():
+                await send_event(event)
             if outbox.overflowed.is_set():
                 raise SlowReader(
                     "the client reads this stream too slowly: "
@@ -165,7 +152,7 @@ class EventStream(Response):
                     f"or the rest was not read within {self._client_timeout:.0f} s"
                 )
             producing.result()
-            await send_events(["[DONE]"])
+            await send_event("[DONE]")
         finally:
             outbox.discard()
             overflowing.cancel()

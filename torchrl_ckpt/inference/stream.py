@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torchrl_ckpt.inference.http_errors import NotFinite
-from torchrl_ckpt.inference.loop_share import LoopShare
 from torchrl_ckpt.inference.served_policy import EngineWeights, append_span
 from torchrl_ckpt.plugin_api.engines import DrawnTokens, Sample
 from torchrl_ckpt.plugin_api.models import Tokenizer
 from torchrl_ckpt.serving_api.protocol import FinishReason, PolicySpan
 
 _INCOMPLETE = "\ufffd"  # what a tokenizer decodes the first bytes of a character to
-
-_NOT_FINITE = (
-    "the log-probabilities that the engine has computed are not finite (NaN or infinite): look at "
-    "the weights that were loaded, and at the engine's dtype"
-)
-
-Drawn = tuple[DrawnTokens, EngineWeights]
-"""Tokens, and the weights that drew them."""
 
 TextSample = tuple[Sample, str, list[PolicySpan]]
 """A sample, its text, and its policy spans."""
@@ -55,21 +42,16 @@ class GrowingCompletion:
         self._policy: list[PolicySpan] = []
         self.finished = False
 
-    def add(self, news: Sequence[Drawn]) -> Chunk | None:
-        """Add tokens; return a chunk if they make any text certain, else keep them for the next.
-
-        Raises `NotFinite`.
-        """
+    def add(self, drawn: DrawnTokens, weights: EngineWeights) -> Chunk | None:
+        """Add tokens; return a chunk if they make any text certain, else keep them for the next."""
         text = ""
-        for drawn, weights in news:
-            check_finite(drawn.logprobs)
-            for token_id, logprob in zip(drawn.token_ids, drawn.logprobs, strict=True):
-                if self._text.stopped:
-                    break
-                text += self._text.add(token_id)
-                self._token_ids.append(token_id)
-                self._logprobs.append(logprob)
-                append_span(self._policy, weights.span(1))
+        for token_id, logprob in zip(drawn.token_ids, drawn.logprobs, strict=True):
+            if self._text.stopped:
+                break
+            text += self._text.add(token_id)
+            self._token_ids.append(token_id)
+            self._logprobs.append(logprob)
+            append_span(self._policy, weights.span(1))
         if self._text.stopped:
             return self._chunk(text, "stop")
         return self._chunk(text, None) if text else None
@@ -84,70 +66,6 @@ class GrowingCompletion:
         chunk = Chunk(self._index, text, self._token_ids, self._logprobs, self._policy, reason)
         self._token_ids, self._logprobs, self._policy = [], [], []
         return chunk
-
-
-class GrowingCompletions:
-    """All completions of a request. `on_chunk` is called with each chunk of each.
-
-    Chunks are made when the event loop has time for them: of tokens that were drawn meanwhile,
-    those of one completion make one chunk.
-    """
-
-    def __init__(
-        self, completions: Sequence[GrowingCompletion], on_chunk: Callable[[Chunk], None]
-    ) -> None:
-        self.num_tokens = 0
-        """The number of tokens in all chunks so far."""
-        self._completions = completions
-        self._on_chunk = on_chunk
-        self._num_growing = len(completions)
-        self._new: OrderedDict[int, list[Drawn]] = OrderedDict()
-        self._finish_reasons: Sequence[FinishReason] = ()
-        self._arrived = asyncio.Event()
-
-    def add(self, index: int, drawn: DrawnTokens, weights: EngineWeights) -> None:
-        """Add tokens to completion `index`."""
-        self._new.setdefault(index, []).append((drawn, weights))
-        self._arrived.set()
-
-    def finish(self, reasons: Sequence[FinishReason]) -> None:
-        """The engine has drawn all tokens; `reasons` are those of all completions."""
-        self._finish_reasons = reasons
-        self._arrived.set()
-
-    async def emit(self, share: LoopShare) -> None:
-        """Make the chunks, in `share`; return after the last one of the last completion.
-
-        Raises `NotFinite`.
-        """
-        while self._num_growing:
-            await self._arrived.wait()
-            self._arrived.clear()
-            await share.run(self._emit_new())
-
-    def _emit_new(self) -> Iterator[None]:
-        while self._new:
-            index, news = self._new.popitem(last=False)
-            completion = self._completions[index]
-            if not completion.finished:
-                self._emit(completion.add(news))
-            yield
-        for completion, reason in zip(self._completions, self._finish_reasons, strict=False):
-            if not completion.finished:
-                self._emit(completion.finish(reason))
-                yield
-
-    def _emit(self, chunk: Chunk | None) -> None:
-        if chunk is not None:
-            self.num_tokens += len(chunk.token_ids)
-            self._num_growing -= chunk.finish_reason is not None
-            self._on_chunk(chunk)
-
-
-def check_finite(logprobs: Sequence[float]) -> None:
-    """Raises `NotFinite` for a NaN or an infinity, which no JSON number can show."""
-    if not math.isfinite(sum(logprobs)):  # a sum with one of them is none either
-        raise NotFinite(_NOT_FINITE)
 
 
 def join_chunks(chunks: Sequence[Chunk]) -> TextSample:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
@@ -74,17 +74,20 @@ class ChatResponder(Responder[ChatCompletionRequest]):
             **self.shared_fields(chunk.index, chunk, chunk.policy),
         )
 
-    def opening(self, index: int) -> ChatChoiceChunk:
-        """Return a chunk with the role."""
-        return ChatChoiceChunk(
-            index=index,
-            delta=ChatDelta(role="assistant", content=""),
-            logprobs=None,
-            finish_reason=None,
-            token_ids=self.if_requested([]),
-            prompt_token_ids=self.if_requested(self.prompts[0]),
-            policy=[],
-        )
+    def opening(self) -> Sequence[ChatChoiceChunk]:
+        """Return a chunk with the role for each choice, in order: OpenAI's client relies on it."""
+        return [
+            ChatChoiceChunk(
+                index=index,
+                delta=ChatDelta(role="assistant", content=""),
+                logprobs=None,
+                finish_reason=None,
+                token_ids=self.if_requested([]),
+                prompt_token_ids=self.if_requested(self.prompts[0]),
+                policy=[],
+            )
+            for index in range(self.request.n)
+        ]
 
     def _logprobs(self, tokens: Sample | Chunk) -> ChatLogprobs | None:
         if not self.request.logprobs:
