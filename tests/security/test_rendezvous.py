@@ -44,13 +44,22 @@ def training_job(
 def training(directory: Path, *, ranks: int) -> Iterator[psutil.Process]:
     flags = ("--max-steps", 10_000, "--data.batch-size", 32, "--ranks", ranks, "--threads", 1)
     argv = ("sft", "@", RECIPES / "sft_reverse.toml", *flags, "--output-dir", directory / "run")
-    process = start(argv, directory, {}, subprocess.DEVNULL)
+    process = start(argv, directory, public_sockets(), subprocess.DEVNULL)
     try:
         wait_for_step(directory / "run", 1)
         yield psutil.Process(process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
+
+
+def public_sockets() -> dict[str, str]:
+    """Variables, as made for jobs of several machines, that put the ranks' sockets on a network."""
+    for name, addresses in psutil.net_if_addrs().items():
+        inet = [ip_address(each.address) for each in addresses if each.family is socket.AF_INET]
+        if any(not address.is_loopback for address in inet):
+            return {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
+    return {}
 
 
 def listeners(launcher: psutil.Process) -> list[tuple[str, int]]:
