@@ -101,9 +101,11 @@ def start_launcher_fixture(tmp_path: Path) -> Iterator[StartLauncher]:
             argv = ["nohup", *argv] if nohup else argv
             launcher = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
         else:
-            # `setsid --ctty` makes standard input the controlling terminal.
+            # `setsid --ctty` makes standard input the controlling terminal. SIGHUP counts, even
+            # where the tests themselves were started by `nohup`.
+            argv = ["setsid", "--ctty", "env", "--default-signal=HUP", *argv]
             ends = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
-            launcher = subprocess.Popen(["setsid", "--ctty", *argv], **ends)  # type: ignore[call-overload]
+            launcher = subprocess.Popen(argv, **ends)  # type: ignore[call-overload]
         launchers.append(launcher)
         return launcher
 

@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.commands import RECIPES, ROOT, metrics, run, running, succeed
+from tests.support.commands import RECIPES, ROOT, free_port, metrics, run, running, succeed
 from tests.support.vllm_server import RandomPolicies, vllm_server
 from torchrl_ckpt.orchestrator.attestation import attest
 from torchrl_ckpt.plugin_api.errors import WrongPolicy
@@ -67,12 +67,15 @@ def test_the_reward_rises_as_with_the_embedded_engine(workplace: Path) -> None:
 
 
 def test_a_vllm_server_stays_up_over_a_split_run(workplace: Path) -> None:
+    # A port of its own: the recipes' default is taken by tests/jobs, which may run at the same time.
+    port = free_port()
     rl = (
         *("rl", "--trainer", "@", RECIPES / "reverse/train.toml"),
         *("--orchestrator", "@", RECIPES / "reverse/orch.toml"),
+        *("--orchestrator.client.base-url", f"http://127.0.0.1:{port}"),
     )
     serve = ("inference", "@", RECIPES / "reverse/infer.toml", "--engine.type", "vllm")
-    with running(*serve, cwd=workplace) as server:
+    with running(*serve, "--port", port, cwd=workplace) as server:
         succeed(*rl, "--max-steps", 10, "--ckpt", cwd=workplace)
         succeed(*rl, "--max-steps", 20, "--ckpt.resume-step", 10, cwd=workplace)
         assert server.poll() is None
