@@ -211,7 +211,8 @@ class FaultBenchmark:
                 if count is not None:
                     points = self._sample(points, count)
                 done = [inject(trials, point) for point in points]
-            return len(done), [str(trial) for trial in done if trial.violations]
+            num_reached = sum(trial.reached for trial in done)
+            return num_reached, [str(trial) for trial in done if trial.violations]
 
         if count != 0:
             self._measure(fault, str(scenario), run)

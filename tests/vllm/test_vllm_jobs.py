@@ -67,7 +67,7 @@ def test_the_reward_rises_as_with_the_embedded_engine(workplace: Path) -> None:
 
 
 def test_a_vllm_server_stays_up_over_a_split_run(workplace: Path) -> None:
-    # A port of its own: the recipes' default is taken by tests/jobs, which may run at the same time.
+    # A port of its own: tests/jobs takes the recipes' default, and may run at the same time.
     port = free_port()
     rl = (
         *("rl", "--trainer", "@", RECIPES / "reverse/train.toml"),

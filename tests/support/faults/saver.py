@@ -10,11 +10,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,16 +34,21 @@ _HANG_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a process ended. `exit_code` is -9 after SIGKILL; `error` is its message, if any."""
+    """How a process ended. `exit_code` is -9 after SIGKILL; `error` is its message, if any.
+
+    `reached`: whether the fault that was to be injected was; True without one.
+    """
 
     exit_code: int
     error: str
+    reached: bool = True
 
 
 class Saver:
     """A running fork server."""
 
     def __init__(self) -> None:
+        self._directory = tempfile.TemporaryDirectory()
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.support.faults.fork_server"],
             cwd=_ROOT,
@@ -86,6 +92,7 @@ class Saver:
         assert self._server.stdin is not None
         self._server.stdin.close()
         self._server.wait(_EXIT_SECONDS)
+        self._directory.cleanup()
 
     def _execute(
         self,
@@ -110,15 +117,17 @@ class Saver:
         if processes is None:
             raise RuntimeError(f"the task could not be prepared: {self._ask('go')['error']}")
         tracing: AbstractContextManager[None] = nullcontext()
+        injected = Path(self._directory.name, "injected.log")
         if fault is not None:
-            tracing = strace.injecting(processes, run, fault)
+            tracing = strace.injecting(processes, run, fault, injected)
         elif log is not None:
             tracing = strace.recording(processes, log)
         stopping: AbstractContextManager[None] = nullcontext()
         if fault is not None and at_stop is not None:
             stopping = _continuing(processes, fault.point.process, at_stop)
         with tracing, stopping:
-            return Outcome(**self._ask("go"))
+            outcome = Outcome(**self._ask("go"))
+        return replace(outcome, reached=fault is None or strace.reached(injected, fault.point))
 
     def _ask(self, request: Any) -> Any:
         assert self._server.stdin is not None

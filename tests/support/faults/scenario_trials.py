@@ -28,6 +28,7 @@ STOP = "signal=SIGSTOP"
 KILLED = -9
 
 _PAUSE_SECONDS = 0.2
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Trial:
     fault: Fault
     violations: Sequence[str]
     shortage: Shortage | None = None
+    reached: bool = True
+    """False where another rank made the call in each of several runs: nothing was tried then."""
 
     def __str__(self) -> str:
         effect = f"no {self.shortage} from then on" if self.shortage else self.fault.effect
@@ -66,8 +69,9 @@ class ScenarioTrials:
     def kill(self, point: FaultPoint) -> Trial:
         """Kill the whole job right before `point`."""
         fault = Fault(point, KILL)
-        self._reset_run()
         outcome = self._execute(self.scenario.options, [self.scenario.step], fault=fault)
+        if not outcome.reached:
+            return self._unreached(fault)
         if outcome.exit_code != KILLED:
             violations = [f"the process was to be killed and ended with {outcome}"]
         else:
@@ -87,7 +91,6 @@ class ScenarioTrials:
     def pause(self, point: FaultPoint) -> Trial:
         """Stop the process after the call, and let it continue a little later: all must be as if
         nothing had happened."""
-        self._reset_run()
 
         def at_stop(_: Sequence[int]) -> bool:
             time.sleep(_PAUSE_SECONDS)
@@ -95,6 +98,8 @@ class ScenarioTrials:
 
         fault = Fault(point, STOP)
         outcome = self._save_once(fault, at_stop)
+        if not outcome.reached:
+            return self._unreached(fault)
         violations = list(self._violations_if_continued(outcome))
         if self._step_failed():
             violations.append("a save that was only paused failed")
@@ -106,7 +111,6 @@ class ScenarioTrials:
         Training must continue, and report the failure if the step is not saved. A process without
         memory may also die.
         """
-        self._reset_run()
 
         def at_stop(processes: Sequence[int]) -> bool:
             begin(shortage, processes, self._directory)
@@ -117,6 +121,8 @@ class ScenarioTrials:
             outcome = self._save_once(fault, at_stop)
         finally:
             end(shortage, self._directory)
+        if not outcome.reached:
+            return self._unreached(fault)
         violations = list(self._violations_after_shortage(outcome, shortage))
         return Trial(self.scenario.name, fault, violations, shortage)
 
@@ -141,7 +147,6 @@ class ScenarioTrials:
                 shutil.copytree(layout.step(step), layout.root / name)
 
     def _record(self, log: Path) -> list[FaultPoint]:
-        self._reset_run()
         outcome = self._execute(self.scenario.options, [self.scenario.step], log=log)
         assert outcome.exit_code == 0, outcome.error
         return [point for point in fault_points(self._run, log) if self._is_in_scope(point)]
@@ -154,16 +159,31 @@ class ScenarioTrials:
         shutil.copytree(self._template, self._run)
 
     def _execute(self, options: SaveOptions, steps: Sequence[int], **faults: Any) -> Outcome:
-        if self.scenario.task == "restart":
-            return self._saver.restart(self._run, options, **faults)
-        return self._saver.save(self._run, options, steps, **faults)
+        """Do the scenario's task on a new copy of its run. Among several ranks it is done again, a
+        few times at most, until the fault is reached."""
+        for _ in range(_ATTEMPTS if options.ranks > 1 else 1):
+            self._reset_run()
+            if self.scenario.task == "restart":
+                outcome = self._saver.restart(self._run, options, **faults)
+            else:
+                outcome = self._saver.save(self._run, options, steps, **faults)
+            if outcome.reached:
+                break
+        return outcome
+
+    def _unreached(self, fault: Fault) -> Trial:
+        violations = []
+        if self.scenario.options.ranks == 1:
+            violations = ["the call was not made, although nothing competes for it"]
+        return Trial(self.scenario.name, fault, violations, reached=False)
 
     def _continue_after(self, fault: Fault, *, die_together: bool) -> Trial:
         """Save two steps, in the first of which the fault is injected."""
-        self._reset_run()
         options = replace(self.scenario.options, on_failure="continue")
         steps = [self.scenario.step, self.scenario.step + 1]
         outcome = self._execute(options, steps, fault=fault, die_together=die_together)
+        if not outcome.reached:
+            return self._unreached(fault)
         if outcome.exit_code != 0:
             violations = [f"training did not continue: {outcome.error}"]
         else:

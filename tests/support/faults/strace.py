@@ -1,13 +1,14 @@
 """Records the file calls of processes with strace, and injects faults at single ones.
 
 strace counts, for each thread, the calls that concern a given path. A call is therefore identified
-by its name, its path and its number among them, which are the same in every run of a program.
+by its name, its path and its number among them, which are the same in every run of a program. Where
+several ranks make the same directory, only the first of them does so in fact: such a call may be
+missing in another run, and `reached` says whether it was made.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -91,14 +92,22 @@ def recording(processes: Sequence[int], log: Path) -> Iterator[None]:
 
 
 @contextmanager
-def injecting(processes: Sequence[int], root: Path, fault: Fault) -> Iterator[None]:
-    """Inject one fault into one of the processes, which are waiting."""
+def injecting(processes: Sequence[int], root: Path, fault: Fault, log: Path) -> Iterator[None]:
+    """Inject one fault into one of the processes, which are waiting, and write the calls that
+    concern its path to `log`."""
     point = fault.point
     process = processes[point.process]
     arguments = ["-P", str(root / point.path.replace(_PROCESS, str(process)))]
     arguments += ["-e", f"inject={point.name}:{fault.effect}:when={point.number}"]
-    with _attached(process, Path(os.devnull), arguments):
+    with _attached(process, log, arguments):
         yield
+
+
+def reached(log: Path, point: FaultPoint) -> bool:
+    """Whether the call of `point` was made in the run that `injecting` wrote `log` of."""
+    calls = filter(None, map(_CALL.match, log.read_text().splitlines()))
+    counts = Counter(call["thread"] for call in calls if call["name"] == point.name)
+    return max(counts.values(), default=0) >= point.number
 
 
 @contextmanager
