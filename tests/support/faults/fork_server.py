@@ -88,9 +88,12 @@ def _serve(task: dict[str, Any]) -> None:
     go, ready, result = os.pipe(), os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
-        for end in (go[1], ready[0], result[0]):
-            os.close(end)
-        _execute(task, go[0], ready[1], result[1])
+        try:
+            for end in (go[1], ready[0], result[0]):
+                os.close(end)
+            _execute(task, go[0], ready[1], result[1])
+        finally:  # Also where no memory is left to report that: it must not go on as the server.
+            os._exit(2)
     for end in (go[0], ready[1], result[1]):
         os.close(end)
     ranks = task["options"]["ranks"]
