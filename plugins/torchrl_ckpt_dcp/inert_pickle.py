@@ -16,7 +16,6 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-
 PERSISTENT = "persistent"
 """The name of the record of an object that is not in the pickle but beside it."""
 
@@ -140,6 +139,9 @@ class _Machine:
                 push(self._name(str(argument).replace(" ", ".", 1)))
             case "STACK_GLOBAL":
                 name, module = pop(), pop()
+                # The text of anything else may be longer than any memory: lists may share lists.
+                if not (isinstance(module, str) and isinstance(name, str)):
+                    raise PickleRefused("it asks for something that has no name")
                 push(self._name(f"{module}.{name}"))
             case "NEWOBJ" | "REDUCE":
                 arguments, called = pop(), pop()

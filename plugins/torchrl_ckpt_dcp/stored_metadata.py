@@ -142,7 +142,9 @@ def _places(value: object) -> dict[MetadataIndex, _StorageInfo]:
         fqn, file = index.get("fqn"), info.get("relative_path")
         if not isinstance(fqn, str):
             raise PickleRefused("a place is of no tensor")
-        if not isinstance(file, str) or not _FILE_NAME.fullmatch(file):
+        if not isinstance(file, str):
+            raise PickleRefused(f"the place of {_quoted(fqn)} names no file")
+        if not _FILE_NAME.fullmatch(file):
             raise PickleRefused(
                 f"{_quoted(fqn)} points outside of its directory, to {_quoted(file)}"
             )
@@ -244,6 +246,6 @@ def _size(value: object) -> torch.Size:
     raise PickleRefused("a shape is missing")
 
 
-def _quoted(value: object) -> str:
+def _quoted(text: str) -> str:
     """Text out of the file, for a message: short, and without control characters."""
-    return repr(str(value)[:200])
+    return repr(text[:200])

@@ -47,6 +47,14 @@ def _huge_tensor(metadata: Metadata) -> None:
     tensor.size = tensor.chunks[0].sizes = torch.Size([2**20, 2**20])
 
 
+def _doubled(levels: int) -> object:
+    """A tuple that is small in a pickle, whose text has a length of 2 to the power of `levels`."""
+    value: object = ()
+    for _ in range(levels):
+        value = (value, value)
+    return value
+
+
 def _in_a_circle(metadata: Metadata) -> None:
     metadata.state_dict_metadata["itself"] = metadata  # type: ignore[assignment]
 
@@ -75,6 +83,10 @@ CRAFTED: dict[str, Callable[[Path], bytes]] = {
     "each level twice the one below": lambda _: (
         _PROTOCOL + b"}K\x01" + b"".join(b"\x94h%c\x86" % n for n in range(60)) + b"K\x01s."
     ),
+    "a name of levels, each twice the one below": lambda _: (
+        _PROTOCOL + b")\x94" + b"".join(b"h%ch%c\x86\x94" % (n, n) for n in range(60)) + b"N\x93."
+    ),
+    "a name nested ten thousand deep": lambda _: _PROTOCOL + b"N" + b"\x85" * 10_000 + b"N\x93.",
     "two objects": lambda _: _PROTOCOL + b"K\x01K\x02.",
     "empty": lambda _: b"",
     "no pickle": lambda _: b"\xff" * 100,
@@ -86,6 +98,7 @@ CRAFTED: dict[str, Callable[[Path], bytes]] = {
     "a path above": _set(_first_place, relative_path=".."),
     "a path elsewhere": _set(_first_place, relative_path="/etc/passwd"),
     "a path that is a number": _set(_first_place, relative_path=3),
+    "a path of levels, each twice the one below": _set(_first_place, relative_path=_doubled(60)),
     "a path with a zero byte": _set(_first_place, relative_path="a\0b"),
     "a file that is not there": _set(_first_place, relative_path="other.distcp"),
     "a place before its file": _set(_first_place, offset=-1),
