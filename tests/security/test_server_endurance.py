@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -53,10 +54,10 @@ def memory(server: Server) -> int:
 @contextmanager
 def staying_healthy(server: Server, *, growth: int) -> Iterator[None]:
     """Assert that `/health` answers below 1 s, and memory grows by less than `growth` bytes."""
-    before, slowest, largest, ended = memory(server), 0.0, 0, threading.Event()
+    before, ended = memory(server), threading.Event()
 
-    def watch() -> None:
-        nonlocal slowest, largest
+    def watch() -> tuple[float, int]:
+        slowest, largest = 0.0, 0
         while not ended.wait(0.05):
             began = time.monotonic()
             with connect(server) as connection:
@@ -64,14 +65,15 @@ def staying_healthy(server: Server, *, growth: int) -> Iterator[None]:
                 assert connection.recv(12) == b"HTTP/1.1 200"
             slowest = max(slowest, time.monotonic() - began)
             largest = max(largest, memory(server) - before)
+        return slowest, largest
 
-    watching = threading.Thread(target=watch)
-    watching.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watching.join()
+    with ThreadPoolExecutor(1) as thread:
+        watching = thread.submit(watch)
+        try:
+            yield
+        finally:
+            ended.set()
+    slowest, largest = watching.result()  # A check that failed raises here.
     assert slowest < 1, f"a health check took {slowest:.1f} s"
     assert largest < growth, f"memory has grown by {largest / 1e6:.0f} MB"
 
