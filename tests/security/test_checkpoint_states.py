@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from tests.support.rollouts import ATTEMPT_ID, metadata, rollout
 from torchrl_ckpt.checkpoint.layout import STATE, Layout
-from torchrl_ckpt.checkpoint.rollout_part import ORCHESTRATOR
+from torchrl_ckpt.checkpoint.rollout_part import ORCHESTRATOR, restore_policies
 from torchrl_ckpt.orchestrator.state import OrchestratorState
 from torchrl_ckpt.plugin_api.errors import CheckpointDamaged
+from torchrl_ckpt.run.rollout_store import TENSORS, RolloutStore
+from torchrl_ckpt.run.weight_store import Canary, Policy, WeightStore
 from torchrl_ckpt.shuffled_stream import ShuffledStream
 
 GOOD: dict[str, Any] = {
@@ -45,3 +48,38 @@ def test_an_odd_state_of_the_orchestrator_is_damage(odd: str, tmp_path: Path) ->
     (directory / STATE).write_text(odd)
     with pytest.raises(CheckpointDamaged):
         state.restore(layout, 2)
+
+
+OUTSIDE = Path(__file__)
+
+
+def test_a_carried_batch_has_no_link(tmp_path: Path) -> None:
+    carried = RolloutStore(tmp_path / "carried")
+    carried.write(metadata(4), [rollout("apple", [1], [2], [-0.5])])
+    (carried.path(4) / TENSORS).unlink()
+    (carried.path(4) / TENSORS).symlink_to(OUTSIDE)
+    with pytest.raises(CheckpointDamaged, match=TENSORS):
+        RolloutStore(tmp_path / "rollouts").restore(carried.path(4), ATTEMPT_ID)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("more", OUTSIDE), ("policy.json", None), ("policy.json", "{"), ("policy.json", "[]")],
+)
+def test_an_odd_carried_policy_is_damage(
+    name: str, content: str | Path | None, tmp_path: Path
+) -> None:
+    part, weights = tmp_path / ORCHESTRATOR, WeightStore(tmp_path / "weights")
+    canary = Canary([[1, 2]], [[-0.5]], "float32")
+    WeightStore(part / "weights").write(2, lambda _: None, Policy(2, "0" * 32, False, canary, None))
+    (part / STATE).write_text('{"policies": [2]}')
+    restore_policies(part, weights, ATTEMPT_ID)
+    assert weights.read(2, ATTEMPT_ID) is not None
+    path = part / "weights/step_2" / name
+    path.unlink(missing_ok=True)
+    if isinstance(content, Path):
+        path.symlink_to(content)
+    elif content is not None:
+        path.write_text(content)
+    with pytest.raises(CheckpointDamaged, match="step_2"):
+        restore_policies(part, weights, ATTEMPT_ID)

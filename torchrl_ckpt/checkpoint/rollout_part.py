@@ -18,7 +18,12 @@ from pydantic import ConfigDict, Field
 
 from torchrl_ckpt.checkpoint.layout import STATE
 from torchrl_ckpt.checkpoint.part import finish_part, open_part
-from torchrl_ckpt.checkpoint.stored_json import Step, StoredModel, read_stored
+from torchrl_ckpt.checkpoint.stored_json import (
+    Step,
+    StoredModel,
+    damage_unless_fit,
+    read_stored,
+)
 from torchrl_ckpt.plugin_api.checkpoint_backends import FileRecord
 from torchrl_ckpt.plugin_api.durable_files import (
     digest_file,
@@ -85,9 +90,14 @@ def write_from_files(partial: Path, step: int, attempt: Attempt) -> None:
 
 
 def restore_policies(part: Path, weights: WeightStore, attempt_id: str) -> None:
-    """Publish the policies that the orchestrator's `part` carries, as those of `attempt_id`."""
+    """Publish the policies that the orchestrator's `part` carries, as those of `attempt_id`.
+
+    Raises `CheckpointDamaged`.
+    """
     for version in read_stored(part / STATE, _Policies).policies:
-        weights.restore(part / "weights" / f"step_{version}", version, attempt_id)
+        directory = part / "weights" / f"step_{version}"
+        with damage_unless_fit(directory, FileNotFoundError):
+            weights.restore(directory, version, attempt_id)
 
 
 def _metadata(rollouts: RolloutStore, step: int, attempt: Attempt) -> BatchMetadata:

@@ -22,7 +22,7 @@ from safetensors.numpy import load, save
 from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, DataError
 from torchrl_ckpt.plugin_api.plugin import Json
 from torchrl_ckpt.plugin_api.untrusted_files import read_bounded
-from torchrl_ckpt.run.step_directories import StepDirectories
+from torchrl_ckpt.run.step_directories import StepDirectories, copy_carried
 
 TENSORS = "batch.safetensors"
 METADATA = "batch.json"
@@ -154,7 +154,7 @@ class RolloutStore:
         except DataError as error:
             raise CheckpointDamaged(str(error)) from error
         with self._directories.new(metadata.step) as temporary:
-            shutil.copyfile(directory / TENSORS, temporary / TENSORS)
+            copy_carried(directory / TENSORS, temporary / TENSORS)
             (temporary / METADATA).write_text(json.dumps(content))
         return metadata
 

@@ -8,11 +8,13 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from torchrl_ckpt.plugin_api.durable_files import fsync_directory, fsync_tree, make_directory
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged
+from torchrl_ckpt.plugin_api.untrusted_files import open_regular
 
 _OWN_NAME = re.compile(r"step_(0|[1-9]\d*)")
 _LEFTOVER = re.compile(r"\.step_\d+(\.replaced)?\.tmp")
@@ -102,6 +104,20 @@ class StepDirectories:
         if path not in self._warned:
             self._warned.add(path)
             _log.warning("%s %s", path, what)
+
+
+def copy_carried(source: Path, target: Path) -> None:
+    """Copy a file that a checkpoint carries, which somebody else may have made.
+
+    It must be a regular file: a link may lead anywhere, and a device has no end. Raises
+    `CheckpointDamaged`, and `OSError` where the disk refuses the copy.
+    """
+    with ExitStack() as files:
+        try:
+            carried = files.enter_context(open_regular(source))
+        except OSError as error:
+            raise CheckpointDamaged(f"{source} cannot be read ({error.strerror})") from None
+        shutil.copyfileobj(carried, files.enter_context(open(target, "wb")))
 
 
 def _remove(path: Path) -> None:

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from torchrl_ckpt.plugin_api.durable_files import read_json, write_json
-from torchrl_ckpt.run.step_directories import StepDirectories
+from torchrl_ckpt.run.step_directories import StepDirectories, copy_carried
 
 _METADATA = "policy.json"
 
@@ -100,9 +100,13 @@ class WeightStore:
                 (temporary / _METADATA).write_text(json.dumps(asdict(policy)))
 
     def restore(self, directory: Path, version: int, attempt_id: str) -> None:
-        """Copy the policy in `directory`, of an earlier attempt, as one of `attempt_id`."""
+        """Copy the policy in `directory`, of an earlier attempt, as one of `attempt_id`.
+
+        Raises `CheckpointDamaged` for a file that is none, and `OSError`.
+        """
         with self._directories.new(version) as temporary:
-            shutil.copytree(directory, temporary, dirs_exist_ok=True)
+            for path in sorted(directory.iterdir()):
+                copy_carried(path, temporary / path.name)
             self._rewrite(temporary, attempt_id=attempt_id, last=False)
 
     def mark_last(self, version: int) -> None:
