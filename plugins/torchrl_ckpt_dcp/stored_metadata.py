@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -117,7 +117,6 @@ def _tensor(name: str, description: object) -> TensorStorageMetadata:
     if math.prod(size) * dtype.itemsize >= _MAX_BYTES:
         raise PickleRefused(f"{_quoted(name)} is larger than any memory")
     found: list[ChunkStorageMetadata] = []
-    begins: set[torch.Size] = set()
     for chunk in chunks:
         chunk_fields = _state(chunk, "ChunkStorageMetadata")
         offsets, sizes = _size(chunk_fields.get("offsets")), _size(chunk_fields.get("sizes"))
@@ -125,14 +124,36 @@ def _tensor(name: str, description: object) -> TensorStorageMetadata:
             offset + length <= whole
             for offset, length, whole in zip(offsets, sizes, size, strict=True)
         )
-        # Several ranks may have an empty chunk, all at the tensor's end.
-        if not inside or (offsets in begins and math.prod(sizes) > 0):
-            raise PickleRefused(f"a chunk of {_quoted(name)} lies outside of it, or is there twice")
-        begins.add(offsets)
+        if not inside:
+            raise PickleRefused(f"a chunk of {_quoted(name)} lies outside of it")
         found.append(ChunkStorageMetadata(offsets, sizes))
-    if sum(math.prod(chunk.sizes) for chunk in found) != math.prod(size):
+    # Several ranks may have an empty chunk, all at the tensor's end.
+    if not _cover([chunk for chunk in found if math.prod(chunk.sizes) > 0], size):
         raise PickleRefused(f"the chunks of {_quoted(name)} are not the whole tensor")
     return TensorStorageMetadata(TensorProperties(dtype), size, found)
+
+
+def _cover(chunks: Sequence[ChunkStorageMetadata], size: torch.Size, dimension: int = 0) -> bool:
+    """Whether the `chunks`, none of them empty, hold each element of `size` once.
+
+    They must be cut along the first dimension, each of these slabs along the second one, and so on,
+    as those of a DTensor are. `dimension` is the next one to look at.
+    """
+    if math.prod(size) == 0:
+        return not chunks
+    if dimension == len(size):
+        return len(chunks) == 1
+    slabs: dict[tuple[int, int], list[ChunkStorageMetadata]] = defaultdict(list)
+    for chunk in chunks:
+        slabs[chunk.offsets[dimension], chunk.sizes[dimension]].append(chunk)
+    end = 0
+    for offset, length in sorted(slabs):
+        if offset != end:
+            return False
+        end += length
+    return end == size[dimension] and all(
+        _cover(slab, size, dimension + 1) for slab in slabs.values()
+    )
 
 
 def _places(value: object) -> dict[MetadataIndex, _StorageInfo]:

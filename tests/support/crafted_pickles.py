@@ -5,10 +5,16 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorStorageMetadata,
+)
 
 _PROTOCOL = b"\x80\x04"
 _CLASS = b"ctorch.distributed.checkpoint.metadata\n%s\n"
@@ -45,6 +51,23 @@ def _huge_tensor(metadata: Metadata) -> None:
 
     tensor = _first_tensor(metadata)
     tensor.size = tensor.chunks[0].sizes = torch.Size([2**20, 2**20])
+
+
+def _overlapping_chunks(metadata: Metadata) -> None:
+    """Have two chunks with as many elements as a tensor, one of whose rows is in both of them."""
+    import torch
+
+    tensor = _first_tensor(metadata)
+    (whole,) = tensor.chunks
+    name, half = next(iter(metadata.state_dict_metadata)), whole.sizes[0] // 2
+    sizes = torch.Size([half, *whole.sizes[1:]])
+    offsets = torch.Size([half - 1, *whole.offsets[1:]])
+    tensor.chunks = [ChunkStorageMetadata(at, sizes) for at in (whole.offsets, offsets)]
+    place = metadata.storage_data[MetadataIndex(name, whole.offsets)]
+    metadata.storage_data[MetadataIndex(name, offsets)] = replace(
+        place, offset=place.offset + place.length // 2, length=place.length // 2
+    )
+    place.length //= 2
 
 
 def _doubled(levels: int) -> object:
@@ -108,6 +131,7 @@ CRAFTED: dict[str, Callable[[Path], bytes]] = {
     "compressed": _set(_first_place, transform_descriptors=["zstd"]),
     "two tensors in one place": lambda path: _edited(path, _share_bytes),
     "a tensor of 4 TB": lambda path: _edited(path, _huge_tensor),
+    "chunks that overlap": lambda path: _edited(path, _overlapping_chunks),
     "a tensor without a shape": _set(_first_tensor, size=None),
     "a tensor without chunks": _set(_first_tensor, chunks=[]),
     "a tensor without a dtype": _set(_first_tensor, properties=None),
