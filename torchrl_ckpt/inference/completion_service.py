@@ -8,7 +8,7 @@ import math
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 from torchrl_ckpt.inference.admission import Admission
 from torchrl_ckpt.inference.cancel import Interrupted, cancel_when
@@ -22,6 +22,8 @@ from torchrl_ckpt.serving_api.protocol import ChatCompletionRequest, CompletionR
 
 Request = CompletionRequest | ChatCompletionRequest
 
+Unit = Literal["tokens", "messages", "characters"]
+"""What the length of a prompt is counted in before it is tokenized."""
 
 # No known vocabulary has a token of more characters.
 _MAX_CHARACTERS_PER_TOKEN = 128
@@ -171,7 +173,8 @@ class CompletionService:
         """
         self._check_num_sequences(len(request.prompts) * request.n)
         for prompt in request.prompts:
-            self._check_length(prompt, request.max_tokens)
+            unit: Unit = "characters" if isinstance(prompt, str) else "tokens"
+            self._check_length(len(prompt), unit, request.max_tokens)
         return [
             await self._encode(prompt) if isinstance(prompt, str) else prompt
             for prompt in request.prompts
@@ -185,41 +188,22 @@ class CompletionService:
         Raises `BadRequest` for messages that are too long, and for whatever the template raises.
         """
         self._check_num_sequences(request.n)
-        self._check_length(messages, request.max_tokens)
-        contents = [
-            text for message in messages for text in message.values() if isinstance(text, str)
-        ]
-        self._check_length("".join(contents), request.max_tokens)
+        self._check_length(len(messages), "messages", request.max_tokens)
+        num_characters = sum(
+            len(text) for message in messages for text in message.values() if isinstance(text, str)
+        )
+        self._check_length(num_characters, "characters", request.max_tokens)
         try:
             return await self._side_thread.run(
                 lambda: self._tokenizer.apply_chat_template(
                     messages, tokenize=True, add_generation_prompt=True, return_dict=False
                 ),
-                size=sum(map(len, contents)),
+                size=num_characters,
             )
         except Exception as error:
             raise BadRequest(
                 f"the chat template refuses these messages: {error}", "messages"
             ) from error
-
-    async def _encode(self, text: str) -> list[int]:
-        try:
-            return await self._side_thread.run(lambda: self._tokenizer.encode(text), size=len(text))
-        except Exception as error:
-            raise BadRequest(f"the tokenizer refuses this text: {error}", "prompt") from error
-
-    def _check_length(self, prompt: Sequence[Any], max_tokens: int) -> None:
-        """Raise `BadRequest` for tokens, messages or a text that cannot fit, before any work."""
-        longest = self._policy.engine.max_length
-        if longest is None:
-            return
-        limit = longest * _MAX_CHARACTERS_PER_TOKEN if isinstance(prompt, str) else longest
-        if len(prompt) + max_tokens > limit:
-            unit = "characters" if isinstance(prompt, str) else "tokens"
-            raise BadRequest(
-                f"a prompt of {len(prompt)} {unit} and {max_tokens} new tokens exceed the maximum "
-                f"length of {longest}"
-            )
 
     def text(self, token_ids: Sequence[int]) -> str:
         """Decode the tokens without special tokens, such as the end token."""
@@ -228,6 +212,25 @@ class CompletionService:
     def token_texts(self, token_ids: Sequence[int]) -> list[str]:
         """Decode each token by itself, special tokens included."""
         return [self._token_text(token) for token in token_ids]
+
+    async def _encode(self, text: str) -> list[int]:
+        try:
+            return await self._side_thread.run(lambda: self._tokenizer.encode(text), size=len(text))
+        except Exception as error:
+            raise BadRequest(f"the tokenizer refuses this text: {error}", "prompt") from error
+
+    def _check_length(self, length: int, unit: Unit, max_tokens: int) -> None:
+        """Raise `BadRequest` for a prompt that cannot fit, before any work. A message makes at
+        least one token."""
+        longest = self._policy.engine.max_length
+        if longest is None:
+            return
+        limit = longest * _MAX_CHARACTERS_PER_TOKEN if unit == "characters" else longest
+        if length + max_tokens > limit:
+            raise BadRequest(
+                f"a prompt of {length} {unit} and {max_tokens} new tokens exceed the maximum "
+                f"length of {longest} tokens"
+            )
 
     @asynccontextmanager
     async def _admitted(self) -> AsyncIterator[None]:
