@@ -27,8 +27,9 @@ class InferenceConfig(Section):
     endpoint but `/health` then requires the key."""
 
     allowed_hosts: list[str] = []
-    """Names by which clients address the server, besides `host`, this machine's name and
-    `localhost`. A request to any other name is refused: a web page may have made it."""
+    """Names by which clients address the server, besides `host`, `localhost` and, where other
+    machines can reach it, this machine's name and any address. A request to another name is
+    refused: a web page may have made it."""
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """The port to listen on. 0: any free one."""
