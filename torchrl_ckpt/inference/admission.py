@@ -8,8 +8,6 @@ from contextlib import asynccontextmanager
 
 from torchrl_ckpt.inference.http_errors import TooManyRequests
 
-_RETRY_SECONDS = 1
-
 
 class Admission:
     """Lets `max_running` requests run; `max_queued` more wait, in order of arrival."""
@@ -26,8 +24,7 @@ class Admission:
         if self._slots.locked() and self.num_queued >= self._max_queued:
             raise TooManyRequests(
                 f"{self.num_queued} requests are waiting already (`inference.max_queued`); retry "
-                "later",
-                headers={"Retry-After": str(_RETRY_SECONDS)},
+                "later"
             )
         self.num_queued += 1
         try:

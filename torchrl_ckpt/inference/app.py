@@ -11,7 +11,7 @@ from torchrl_ckpt.config.inference import InferenceConfig
 from torchrl_ckpt.inference.admission import Admission
 from torchrl_ckpt.inference.bodies import BoundedBodies
 from torchrl_ckpt.inference.completion_service import CompletionService
-from torchrl_ckpt.inference.gate import HEALTH, AllowedHosts, Gate
+from torchrl_ckpt.inference.gate import AllowedHosts, Gate
 from torchrl_ckpt.inference.http_errors import install_error_handlers
 from torchrl_ckpt.inference.metrics import CountRequests, ServerMetrics, metric_routes
 from torchrl_ckpt.inference.routes.chat import chat_routes
@@ -24,6 +24,8 @@ from torchrl_ckpt.plugin_api.engines import Engine
 from torchrl_ckpt.plugin_api.models import Tokenizer
 from torchrl_ckpt.serving_api.keys import is_loopback
 from torchrl_ckpt.serving_api.protocol import Health
+
+HEALTH = "/health"
 
 
 def build_app(

@@ -27,7 +27,6 @@ Model = TypeVar("Model", bound=BaseModel)
 _FREE_BYTES = 64 * 1024
 
 _BUDGET_IN_LARGEST_BODIES = 4
-_RETRY_SECONDS = 1
 
 # More than any request has: every unknown parameter would be reported.
 _MAX_PARAMETERS = 64
@@ -73,8 +72,7 @@ class BoundedBodies:
         if num_bytes > self._bytes_left:
             raise TooManyRequests(
                 "the bodies of the requests in progress are too large together "
-                f"({_BUDGET_IN_LARGEST_BODIES} times `inference.max_body_bytes`); retry later",
-                headers={"Retry-After": str(_RETRY_SECONDS)},
+                f"({_BUDGET_IN_LARGEST_BODIES} times `inference.max_body_bytes`); retry later"
             )
         self._bytes_left -= num_bytes
 

@@ -91,9 +91,9 @@ class Connections:
 
 
 class BoundedConnection(H11Protocol):
-    """A connection that is counted by `registry`."""
+    """A connection that is `counted_by` a server's `Connections`."""
 
-    registry: Connections
+    counted_by: Connections
 
     _has_part_of_head = False
     _num_resumed = 0
@@ -129,10 +129,10 @@ class BoundedConnection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.registry.opened(self)
+        self.counted_by.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.registry.closed(self)
+        self.counted_by.closed(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -149,8 +149,8 @@ class BoundedConnection(H11Protocol):
 
 
 def bounded_connections(connections: Connections) -> type[BoundedConnection]:
-    """Return the protocol whose connections `connections` counts."""
-    members: dict[str, Any] = {"registry": connections}
+    """Return the protocol, a class, whose connections are counted by `connections`."""
+    members: dict[str, Any] = {"counted_by": connections}
     return type("BoundedConnection", (BoundedConnection,), members)
 
 

@@ -19,8 +19,6 @@ from torchrl_ckpt.inference.http_errors import (
 )
 from torchrl_ckpt.serving_api.keys import is_loopback
 
-HEALTH = "/health"
-
 
 class AllowedHosts:
     """The names by which a server that listens on `bound` may be addressed.

@@ -18,6 +18,8 @@ _log = logging.getLogger(__name__)
 _MAX_MESSAGE_LENGTH = 1000
 _MAX_PARAM_LENGTH = 100
 
+_RETRY_SECONDS = 1
+
 
 class RequestError(HTTPException):
     """Base of the errors of a request, each with its status and OpenAI's `type` and `code`."""
@@ -82,11 +84,14 @@ class TooLarge(RequestError):
 
 
 class TooManyRequests(RequestError):
-    """The queue of waiting requests is full."""
+    """The server has no room for this request now: the client may send it again soon."""
 
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"Retry-After": str(_RETRY_SECONDS)})
 
 
 class ClientDisconnected(RequestError):
@@ -145,10 +150,11 @@ def describe_error(error: BaseException) -> tuple[int, ErrorDetail]:
     )
 
 
-def error_response(error: RequestError) -> JSONResponse:
+def error_response(error: Exception) -> JSONResponse:
     """Return the response to `error` in OpenAI's form."""
     status, detail = describe_error(error)
-    return JSONResponse(ErrorResponse(error=detail).model_dump(), status, error.headers)
+    headers = error.headers if isinstance(error, HTTPException) else None
+    return JSONResponse(ErrorResponse(error=detail).model_dump(), status, headers)
 
 
 def _describe_error(error: BaseException) -> tuple[int, ErrorDetail]:
@@ -179,9 +185,7 @@ async def _respond(request: Request, error: Exception) -> JSONResponse:
     # Any other exception reaches uvicorn after the response, and uvicorn logs it.
     if isinstance(error, RequestError):
         log_server_error(f"{request.method} {request.url.path}", error)
-    status, detail = describe_error(error)
-    headers = error.headers if isinstance(error, HTTPException) else None
-    return JSONResponse(ErrorResponse(error=detail).model_dump(), status, headers)
+    return error_response(error)
 
 
 async def _respond_to_framework_error(request: Request, error: Exception) -> JSONResponse:
