@@ -29,6 +29,11 @@ _OWNER = ".owner.json"
 _LOCK = ".lock"
 _CLAIMING = ".lock.claiming"
 
+_REMEDY = (
+    "Choose another `ckpt.directory`; to go on from one of these checkpoints, add "
+    "`--ckpt.resume-from {0}`, or copy it with `torchrl-ckpt ckpt fork`"
+)
+
 
 class Owner(StoredModel):
     """The run that a checkpoint directory belongs to.
@@ -68,7 +73,7 @@ def shared(layout: Layout, output_dir: Path, run_id: str) -> Iterator[None]:
 def locked_for_removal(layout: Layout, run_root: Path) -> Iterator[None]:
     """Keep everybody out of the checkpoint directory of the run in `run_root`.
 
-    Raises `RunDirectoryInUse` where it belongs to another run or is in use.
+    Raises as `owned` does, and `RunDirectoryDamaged`.
     """
     with _locked(layout, fcntl.LOCK_EX, run_root):
         owner, run_id = _owner(layout), read_run_id(run_root)
@@ -154,12 +159,6 @@ def _of_another(layout: Layout, owner: Owner) -> RunDirectoryInUse:
         f"{layout.root} holds the checkpoints of another run, the one in {owner.output_dir}. "
         f"{_REMEDY.format(layout.root)}"
     )
-
-
-_REMEDY = (
-    "Choose another `ckpt.directory`; to go on from one of these checkpoints, add "
-    "`--ckpt.resume-from {0}`, or copy it with `torchrl-ckpt ckpt fork`"
-)
 
 
 @contextmanager

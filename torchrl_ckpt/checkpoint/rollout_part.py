@@ -49,11 +49,15 @@ class _Policies(StoredModel):
 
 
 def write_part(
-    directory: Path, step: int, state: Mapping[str, Json], carried: Sequence[int], store: Path
+    directory: Path,
+    step: int,
+    state: Mapping[str, Json],
+    carried: Sequence[int],
+    rollouts: RolloutStore,
 ) -> None:
     """Write the part of `step` to `directory`: `state` is the orchestrator's after the last of the
-    `carried` batches, which are in the rollout store at `store`."""
-    finish_part(directory, _write(directory, step, state, carried, (), RolloutStore(store)))
+    `carried` batches, which are in `rollouts`."""
+    finish_part(directory, _write(directory, step, state, carried, (), rollouts))
 
 
 def write_from_files(partial: Path, step: int, attempt: Attempt) -> None:

@@ -71,7 +71,7 @@ class OrchestratorState:
             carried = range(step + 1, self.generated.step + 1)
             try:
                 directory = open_part(partial, ORCHESTRATOR)
-                write_part(directory, step, self.to_json(), carried, rollouts.root)
+                write_part(directory, step, self.to_json(), carried, rollouts)
             except FileExistsError:
                 continue  # The run leaves, and the trainer has written the part itself.
             except OSError as error:

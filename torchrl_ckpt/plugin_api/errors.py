@@ -58,7 +58,7 @@ class RunDirectoryInUse(UserError):
 
 
 class RunDirectoryUnwritable(UserError):
-    """A run's directory cannot be created or written to."""
+    """A directory of a run or of checkpoints cannot be created or written to."""
 
 
 class RunDirectoryDamaged(UserError):
