@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.commands import RECIPES, succeed
 
-# Modules that components, companions or what they import ask for by these names.
+# Modules that components, worker processes or what they import ask for by these names.
 IMPORTED = ("xxhash", "json", "logging", "numpy", "torch", "pydantic", "transformers", "httpx")
 AT_START = ("sitecustomize", "usercustomize")
 

@@ -19,9 +19,8 @@ _POLL_SECONDS = 0.05
 _KILL_SECONDS = 10.0
 _TAIL_BYTES = 64 * 1024
 
-# A log beyond the first is cut to its last part, of the second.
 MAX_LOG_BYTES = 64 * 1024 * 1024
-_KEPT_LOG_BYTES = MAX_LOG_BYTES // 2
+_KEPT_LOG_BYTES = MAX_LOG_BYTES // 2  # What is kept of the end of a log that has become larger.
 
 
 class ComponentProcess:
@@ -86,7 +85,7 @@ class ComponentProcess:
     def limit_log(self) -> None:
         """Keep only the end of its log if that has become too large. Call it every second or so.
 
-        What the process writes in these milliseconds may come before that end.
+        What the process writes in these milliseconds may come before that end, or be lost.
         """
         with suppress(OSError):  # a full disk, or a log that a person has removed, ends no job
             if self.log.stat().st_size <= MAX_LOG_BYTES:

@@ -51,7 +51,7 @@ def supervise(
 
     The servers are stopped then. A server that ends earlier is restarted as often as its component
     allows, unless its log names a mistake of the user's. What `watchdog` finds to hang is killed: a
-    server is restarted then, and a companion of a component replaced by it; any other process ends
+    server is restarted then, and a component replaces its worker process; any other process ends
     the job. No process is left behind, whatever happens; what has not ended `grace_seconds` after
     SIGTERM is killed. Call it in the main thread.
 
@@ -101,7 +101,7 @@ def _watch(
             raise _failure(order)
         stalled = watchdog.find()
         if stalled is not None and (failure := _kill_stalled(stalled, processes, display)):
-            if stalled.owner not in _saving(processes) and has_begun():
+            if not _saves_on_stop(processes, stalled.owner) and has_begun():
                 _let_save(processes, stalled.text, display, requests, on_stop_requested)
             raise failure
         if requests.count > 1:
@@ -161,9 +161,9 @@ def _let_save(
     return [process for process in saving if process.poll() != 0]
 
 
-def _saving(processes: Sequence[ComponentProcess]) -> list[str]:
-    """The names of the components that save on a stop."""
-    return [process.name for process in processes if process.component.saves_on_stop]
+def _saves_on_stop(processes: Sequence[ComponentProcess], name: str) -> bool:
+    """Whether the component called `name` saves on a stop; one that hangs cannot any more."""
+    return any(process.name == name and process.component.saves_on_stop for process in processes)
 
 
 def _have_saved(processes: Sequence[ComponentProcess]) -> bool:

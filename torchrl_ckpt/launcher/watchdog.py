@@ -21,8 +21,11 @@ _DUMP_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Stalled:
-    """A process that makes no progress, as `text` says. `owner` names the component that it
-    belongs to, such as `trainer` for one of its ranks, or a companion process of a component."""
+    """A process that makes no progress, as `text` says.
+
+    `owner` is the component that it is or belongs to, such as `trainer` for one of its ranks. A
+    worker process of a component, such as `checkpoint writer`, is its own owner.
+    """
 
     owner: str
     process: psutil.Process

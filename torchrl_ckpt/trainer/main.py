@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from torchrl_ckpt.checkpoint.layout import TRAINER
+from torchrl_ckpt.checkpoint.rollout_part import ORCHESTRATOR
 from torchrl_ckpt.config.length_limit import model_limit, row_limit, smallest
 from torchrl_ckpt.config.sft_recipe import SftRecipe
 from torchrl_ckpt.config.trainer import RlTrainerConfig
@@ -172,7 +173,7 @@ def _checkpointer(
 ) -> Checkpointer | NullCheckpointer:
     if attempt.ckpt is None:
         return NullCheckpointer()
-    others = ("orchestrator",) if isinstance(config, RlTrainerConfig) else ()
+    others = (ORCHESTRATOR,) if isinstance(config, RlTrainerConfig) else ()
     return Checkpointer(
         attempt,
         create("checkpoint_backends", attempt.ckpt.backend),

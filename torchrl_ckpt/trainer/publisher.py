@@ -63,7 +63,11 @@ class Publisher:
         self._vocabulary: int | None = None
 
     def publish(self, version: int, *, last: bool) -> None:
-        """Write the policy of step `version`; collective. `last`: no later one follows."""
+        """Write the policy of step `version`; collective. `last`: no later one follows.
+
+        Raises `NotFinite` on all ranks for a model whose numbers are not, and `WaitTimeout` on rank
+        0 where the disk refuses the policy for too long.
+        """
         canary, state = self._canary(version), self._gather()
         if self._world.is_rank_zero:
             plugin = self._plugin
@@ -77,7 +81,10 @@ class Publisher:
             self._store.mark_last(version)
 
     def export_final(self, version: int) -> None:
-        """Write the model of step `version` as a result that is not a policy; collective."""
+        """Write the model of step `version` as a result that is not a policy; collective.
+
+        Raises `WaitTimeout` as `publish` does.
+        """
         state = self._gather()
         if self._world.is_rank_zero:
             self._write(version, state, None)
