@@ -100,7 +100,10 @@ def test_a_fifo_in_place_of_a_record_is_not_waited_for(name: str, run: Path) -> 
     os.mkfifo(path)
     for command in ("ls", "verify", "inspect"):
         argv = [BIN / "torchrl-ckpt", "ckpt", command, run, *(["--step", 6] * (command != "ls"))]
-        subprocess.run([*map(str, argv)], capture_output=True, timeout=30)
+        done = subprocess.run([*map(str, argv)], capture_output=True, text=True, timeout=30)
+        assert "Traceback" not in done.stderr
+        if name == "manifest.json" and command != "ls":
+            assert done.returncode == CheckpointDamaged.exit_code
 
 
 def test_a_file_that_something_else_left_is_a_warning(run: Path, ckpt: CkptCommand) -> None:

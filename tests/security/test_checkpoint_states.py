@@ -62,9 +62,27 @@ def test_a_carried_batch_has_no_link(tmp_path: Path) -> None:
         RolloutStore(tmp_path / "rollouts").restore(carried.path(4), ATTEMPT_ID)
 
 
+@pytest.mark.parametrize("link", ["rollouts", "rollouts/step_3"])
+def test_a_carried_batch_is_not_taken_from_elsewhere(link: str, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "checkpoints")
+    directory = layout.step(2) / ORCHESTRATOR
+    (directory / link).parent.mkdir(parents=True)
+    (directory / STATE).write_text(json.dumps(GOOD))
+    (tmp_path / "elsewhere/step_3").mkdir(parents=True)
+    (directory / link).symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    with pytest.raises(CheckpointDamaged, match="leads out"):
+        OrchestratorState(ShuffledStream(9, 0), async_level=1).restore(layout, 2)
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("more", OUTSIDE), ("policy.json", None), ("policy.json", "{"), ("policy.json", "[]")],
+    [
+        ("more", OUTSIDE),
+        ("", OUTSIDE.parent),
+        ("policy.json", None),
+        ("policy.json", "{"),
+        ("policy.json", "[]"),
+    ],
 )
 def test_an_odd_carried_policy_is_damage(
     name: str, content: str | Path | None, tmp_path: Path
@@ -76,6 +94,8 @@ def test_an_odd_carried_policy_is_damage(
     restore_policies(part, weights, ATTEMPT_ID)
     assert weights.read(2, ATTEMPT_ID) is not None
     path = part / "weights/step_2" / name
+    if name == "":
+        path.rename(tmp_path / "elsewhere")
     path.unlink(missing_ok=True)
     if isinstance(content, Path):
         path.symlink_to(content)

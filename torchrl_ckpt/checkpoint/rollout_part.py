@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ConfigDict, Field
 
@@ -22,6 +23,7 @@ from torchrl_ckpt.checkpoint.stored_json import (
     Step,
     StoredModel,
     damage_unless_fit,
+    is_below,
     read_stored,
 )
 from torchrl_ckpt.plugin_api.checkpoint_backends import FileRecord
@@ -33,7 +35,7 @@ from torchrl_ckpt.plugin_api.durable_files import (
     record_json,
     recorded_file,
 )
-from torchrl_ckpt.plugin_api.errors import CheckpointFailed
+from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointFailed
 from torchrl_ckpt.plugin_api.plugin import Json
 from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.rollout_store import METADATA, TENSORS, BatchMetadata, RolloutStore
@@ -99,9 +101,20 @@ def restore_policies(part: Path, weights: WeightStore, attempt_id: str) -> None:
     Raises `CheckpointDamaged`.
     """
     for version in read_stored(part / STATE, _Policies).policies:
-        directory = part / "weights" / f"step_{version}"
+        directory = carried_directory(part, "weights", version)
         with damage_unless_fit(directory, FileNotFoundError):
             weights.restore(directory, version, attempt_id)
+
+
+def carried_directory(part: Path, kind: Literal["rollouts", "weights"], step: int) -> Path:
+    """The directory of a batch or a policy that the orchestrator's `part` carries.
+
+    Raises `CheckpointDamaged` where a link leads out of the part.
+    """
+    directory = part / kind / f"step_{step}"
+    if not is_below(part, directory):
+        raise CheckpointDamaged(f"{directory} is reached by a link that leads out of {part}")
+    return directory
 
 
 def _metadata(rollouts: RolloutStore, step: int, attempt: Attempt) -> BatchMetadata:

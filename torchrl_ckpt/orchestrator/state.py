@@ -12,7 +12,7 @@ from pydantic import ConfigDict
 
 from torchrl_ckpt.checkpoint.layout import STATE, Layout
 from torchrl_ckpt.checkpoint.part import open_part, refuse_part, requests_for
-from torchrl_ckpt.checkpoint.rollout_part import ORCHESTRATOR, write_part
+from torchrl_ckpt.checkpoint.rollout_part import ORCHESTRATOR, carried_directory, write_part
 from torchrl_ckpt.checkpoint.stored_json import (
     Step,
     StoredModel,
@@ -70,10 +70,11 @@ class OrchestratorState:
                 continue
             carried = range(step + 1, self.generated.step + 1)
             try:
-                directory = open_part(partial, ORCHESTRATOR)
+                try:
+                    directory = open_part(partial, ORCHESTRATOR)
+                except FileExistsError:
+                    continue  # The run leaves, and the trainer has written the part itself.
                 write_part(directory, step, self.to_json(), carried, rollouts)
-            except FileExistsError:
-                continue  # The run leaves, and the trainer has written the part itself.
             except OSError as error:
                 _log.warning("cannot write the part of checkpoint step_%d: %s", step, error)
                 refuse_part(partial, ORCHESTRATOR, str(error))
@@ -91,7 +92,7 @@ class OrchestratorState:
         """Restore the state of checkpoint `step`; return the directories of the batches it carries.
 
         Raises `CheckpointMismatch` for a checkpoint without an orchestrator's part or with another
-        `async_level`.
+        `async_level`, and `CheckpointDamaged`.
         """
         directory = layout.step(step) / ORCHESTRATOR
         if not directory.is_dir():
@@ -109,7 +110,7 @@ class OrchestratorState:
         with damage_unless_fit(directory / STATE):
             self.generated = GenerationTotals(**state.generated)
             self.problems.load_state_dict(cast(StreamPosition, state.problems))
-        return [directory / "rollouts" / f"step_{carried}" for carried in state.carried]
+        return [carried_directory(directory, "rollouts", number) for number in state.carried]
 
     def to_json(self) -> Json:
         """Return the state after the batches so far."""
