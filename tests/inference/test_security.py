@@ -114,14 +114,19 @@ def test_on_a_public_address_every_route_but_health_needs_the_key(
         "/WEIGHTS",
         "/weights%00",
         "/weights%2f",
+        "/weights%0a",
+        "/%77eights%0A",
     ],
 )
 def test_no_other_spelling_of_the_path_avoids_the_key(path: str, server: Server) -> None:
     """The path is sent unchanged; httpx would normalize it."""
     url = httpx.URL(server.base_url).copy_with(raw_path=path.encode())
-    answer = httpx.post(url, json={"directory": "/", "version": 1}, trust_env=False)
-    assert answer.status_code in {401, 404}
-    failure(answer, answer.status_code)
+    for answer in (
+        httpx.get(url, trust_env=False),
+        httpx.post(url, json={"directory": "/", "version": 1}, trust_env=False),
+    ):
+        assert answer.status_code in {401, 404}
+        failure(answer, answer.status_code)
 
 
 def forbidden_directories(published: Path, elsewhere: Path) -> dict[str, str]:

@@ -65,7 +65,8 @@ def build_app(
         Gate,
         hosts=AllowedHosts(config.host, config.allowed_hosts),
         key=key,
-        needs_key=lambda path: path != HEALTH if key_everywhere else path == WEIGHTS,
+        # Not `==`: a route also matches its path with a line feed after it (`/weights%0A`).
+        needs_key=lambda path: path != HEALTH if key_everywhere else path.startswith(WEIGHTS),
     )
     app.add_middleware(CountRequests, metrics=metrics)
     install_error_handlers(app)
