@@ -25,7 +25,9 @@ def test_two_runs_have_different_ones(tmp_path: Path) -> None:
     assert settle_run_id(tmp_path / "one") != settle_run_id(tmp_path / "other")
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"run_id": 5}', '{"run_id": ""}', "\0\0"])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"run_id": 5}', '{"run_id": ""}', "\0\0", "[" * 100_000]
+)
 def test_a_damaged_one_is_refused_with_what_to_do(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(RunDirectoryDamaged, match=r"run\.json holds no run's identity.*delete it"):

@@ -19,7 +19,11 @@ from torchrl_ckpt.checkpoint.layout import MANIFEST, Layout
 from torchrl_ckpt.checkpoint.locate import find
 from torchrl_ckpt.checkpoint.resume import choose
 from torchrl_ckpt.plugin_api.durable_files import read_json, write_json
-from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, OutsideDirectory
+from torchrl_ckpt.plugin_api.errors import (
+    CheckpointDamaged,
+    OutsideDirectory,
+    RunDirectoryUnwritable,
+)
 
 
 @pytest.mark.parametrize("what", [*ODD_FIELDS, *ODD_TEXTS])
@@ -176,3 +180,36 @@ def test_a_fork_writes_below_its_target_whatever_the_manifest_says(
     assert "--ckpt.directory checkpoints --ckpt.resume-step 6" in done.out
     assert Layout(tmp_path / "new/checkpoints").steps() == [6]
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("lock", [".lock", "checkpoints/.lock"])
+def test_a_lock_that_is_a_link_does_not_overwrite_what_it_leads_to(
+    lock: str, run: Path, ckpt: CkptCommand, tmp_path: Path
+) -> None:
+    (precious := tmp_path / "precious").write_text("all of my work")
+    (run / lock).unlink(missing_ok=True)
+    (run / lock).symlink_to(precious)
+    done = ckpt("prune", run, "--keep", 1, "--yes")
+    assert done.exit_code == RunDirectoryUnwritable.exit_code
+    assert precious.read_text() == "all of my work"
+    assert Layout(run / "checkpoints").steps() == [2, 4, 6]
+
+
+@pytest.mark.parametrize("name", [".lock", "checkpoints/.lock", "run.json"])
+def test_prune_does_not_wait_for_a_fifo(name: str, run: Path) -> None:
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    argv = [BIN / "torchrl-ckpt", "ckpt", "prune", run, "--keep", "1", "--yes"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("target", ["/", ".step_9.partial"])
+def test_a_link_in_place_of_a_checkpoint_is_not_followed(
+    target: str, run: Path, ckpt: CkptCommand
+) -> None:
+    (run / "checkpoints/.step_9.partial").symlink_to(target)
+    done = ckpt("ls", run, "--json")
+    assert done.exit_code == 0
+    assert [(entry["step"], entry["size"]) for entry in json.loads(done.out)][-1] == (9, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,6 +81,11 @@ def _committed(step: int, path: Path) -> Entry:
 
 
 def _other(state: EntryState, step: int, path: Path) -> Entry:
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    parts = tuple(sorted(part.parent.name for part in path.glob(f"*/{PART}")))
-    return Entry(step, state, path, path.stat().st_mtime, size, parts)
+    # Links are not followed: somebody else may have made them, and they lead anywhere.
+    parts: list[str] = []
+    size = 0
+    for parent, _, files in os.walk(path) if not path.is_symlink() else ():
+        size += sum(os.lstat(os.path.join(parent, name)).st_size for name in files)
+        if PART in files and Path(parent).parent == path:
+            parts.append(os.path.basename(parent))
+    return Entry(step, state, path, path.lstat().st_mtime, size, tuple(sorted(parts)))

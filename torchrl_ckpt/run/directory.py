@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchrl_ckpt.plugin_api.durable_files import make_directory, read_json, write_json
+from torchrl_ckpt.plugin_api.durable_files import make_directory, write_json
 from torchrl_ckpt.plugin_api.errors import RunDirectoryDamaged
+from torchrl_ckpt.plugin_api.untrusted_files import read_bounded
 
 _IDENTITY = "run.json"
+_MAX_IDENTITY_BYTES = 64 * 1024
 # For their owner only: nobody knows what plugins and libraries print.
 LOGS_MODE = 0o700
 
@@ -82,10 +86,14 @@ def read_run_id(root: Path) -> str | None:
     """
     path = root / _IDENTITY
     try:
-        content = read_json(path)
+        content = json.loads(read_bounded(path, _MAX_IDENTITY_BYTES))
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, RecursionError):
+        content = None
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EFBIG):  # A link, a FIFO; too long.
+            raise
         content = None
     run_id = content.get("run_id") if isinstance(content, dict) else None
     if not isinstance(run_id, str) or not run_id:

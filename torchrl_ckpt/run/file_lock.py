@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
+import stat
 from pathlib import Path
 from typing import Self
+
+_MAX_HOLDER_CHARACTERS = 10_000
 
 
 class LockFile:
     """The file at `path`, opened to be locked, and created if need be.
 
-    Leaving the block closes it, which releases the lock. The constructor raises `OSError`.
+    Leaving the block closes it, which releases the lock. The constructor raises `OSError`, also for
+    a link, a FIFO or a device: the directory may be somebody else's, and the file is written to.
     """
 
     def __init__(self, path: Path) -> None:
         # Open for writing: NFS grants an exclusive lock on no other file.
-        self._file = open(path, "a+")  # noqa: SIM115 - `__exit__` closes it
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o666)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "a FIFO or a device is in the place of the lock", str(path))
+        self._file = os.fdopen(descriptor, "a+", errors="replace")
 
     def __enter__(self) -> Self:
         return self
@@ -47,7 +58,7 @@ class LockFile:
     def holder(self) -> str:
         """Return the first line of what a holder has written; empty if none has."""
         self._file.seek(0)
-        return self._file.readline().strip()
+        return self._file.readline(_MAX_HOLDER_CHARACTERS).strip()
 
     def fileno(self) -> int:
         return self._file.fileno()
