@@ -18,7 +18,7 @@ from tests.support.crafted_manifests import ODD_FIELDS, ODD_TEXTS, edit_manifest
 from torchrl_ckpt.checkpoint.layout import MANIFEST, Layout
 from torchrl_ckpt.checkpoint.locate import find
 from torchrl_ckpt.checkpoint.resume import choose
-from torchrl_ckpt.plugin_api.durable_files import read_json, write_json
+from torchrl_ckpt.plugin_api.durable_files import digest_file, read_json, write_json
 from torchrl_ckpt.plugin_api.errors import (
     CheckpointDamaged,
     OutsideDirectory,
@@ -213,3 +213,55 @@ def test_a_link_in_place_of_a_checkpoint_is_not_followed(
     done = ckpt("ls", run, "--json")
     assert done.exit_code == 0
     assert [(entry["step"], entry["size"]) for entry in json.loads(done.out)][-1] == (9, 0)
+
+
+_ESCAPES = "\x1b]0;title\x07\x1b[31m\x9b2J"
+
+
+def _escapes_in_manifest(run: Path) -> None:
+    def edit(content: dict[str, Any]) -> None:
+        content["versions"][_ESCAPES] = _ESCAPES
+        content["plugins"][_ESCAPES] = dict.fromkeys(("name", "distribution", "version"), _ESCAPES)
+        content["recipe"]["loss"]["type"] = _ESCAPES
+
+    edit_manifest(run / "checkpoints/step_6", edit)
+
+
+def _escapes_in_state(run: Path) -> None:
+    path = run / "checkpoints/step_6/trainer/state.json"
+    write_json(path, {**read_json(path), _ESCAPES: _ESCAPES})
+    edit_manifest(run / "checkpoints/step_6", lambda content: _record_anew(content, path))
+
+
+def _record_anew(content: dict[str, Any], path: Path) -> None:
+    (file,) = (file for file in content["files"] if file["path"] == "trainer/state.json")
+    file["size"], file["digest"] = digest_file(path)
+
+
+def _escapes_in_name(run: Path) -> None:
+    (part := run / "checkpoints/.step_9.partial" / _ESCAPES).mkdir(parents=True)
+    (part / "part.json").write_text("")
+
+
+def _escapes_in_directory(run: Path) -> None:
+    resolved = read_json(run / "resolved.json")
+    resolved["attempt"]["ckpt"]["directory"] = f"/{_ESCAPES}"
+    write_json(run / "resolved.json", resolved)
+
+
+@pytest.mark.parametrize(
+    ("arrange", "command"),
+    [
+        (_escapes_in_manifest, "inspect"),
+        (_escapes_in_state, "diff"),
+        (_escapes_in_name, "ls"),
+        (_escapes_in_directory, "ls"),
+    ],
+)
+def test_no_control_character_of_a_file_reaches_the_terminal(
+    arrange: Callable[[Path], None], command: str, run: Path, ckpt: CkptCommand
+) -> None:
+    arrange(run)
+    done = ckpt(command, run, *([run / "checkpoints/step_4"] if command == "diff" else []))
+    assert "title" in done.out + done.err
+    assert not [c for c in done.out + done.err if c != "\n" and not c.isprintable()]

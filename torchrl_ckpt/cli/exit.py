@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 
+from torchrl_ckpt.cli.terminal import harmless
 from torchrl_ckpt.config.variables import redacted
 from torchrl_ckpt.plugin_api.errors import RunInterrupted, UserError
 
@@ -29,7 +30,8 @@ def exit_code_of(action: Callable[[], int | None]) -> int:
         return stop.exit_code
     except UserError as error:
         # Later lines are indented: the supervisor, which reads the log, finds the message's end.
-        print(textwrap.indent(redacted(f"error: {error}"), "  ")[2:], file=sys.stderr, flush=True)
+        message = harmless(redacted(f"error: {error}"))
+        print(textwrap.indent(message, "  ")[2:], file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -12,19 +12,26 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from torchrl_ckpt.cli.terminal import harmless
 from torchrl_ckpt.plugin_api.checkpoint_backends import Advance
 
 _WIDE = 200
 
 
+class _HarmlessConsole(Console):
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(harmless(text), **options)
+
+
 def console() -> Console:
-    """Return a console for standard output.
+    """Return a console for standard output, which writes control characters in texts out.
 
     Where that is no terminal, the console is wide, so that `grep` finds a table's row in one line.
     """
     width = None if sys.stdout.isatty() else _WIDE
-    return Console(highlight=False, markup=False, soft_wrap=True, width=width)
+    return _HarmlessConsole(highlight=False, markup=False, soft_wrap=True, width=width)
 
 
 def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
