@@ -95,6 +95,27 @@ def test_bodies_that_are_never_finished_hold_little_memory_and_end(small: Server
             assert_disconnected(connection)
 
 
+def test_bodies_in_tiny_chunks_are_not_parsed_to_their_end(small: Server) -> None:
+    head = (
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n"
+    )
+    with ExitStack() as stack:
+        before = sum(psutil.Process(small.process.pid).cpu_times()[:2])
+        connections = [stack.enter_context(connect(small)) for _ in range(10)]
+        for connection in connections:
+            with suppress(OSError):
+                connection.sendall(head + b"1\r\n \r\n" * (MEGABYTE // 6))
+        for connection in connections:
+            assert_disconnected(connection)
+        assert sum(psutil.Process(small.process.pid).cpu_times()[:2]) - before < 4
+    text = json.dumps({"prompt": "ab>", "max_tokens": 1}).encode()
+    with connect(small) as connection:
+        chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in text)
+        connection.sendall(head + chunks + b"0\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 200"
+
+
 def test_half_sent_heads_keep_nobody_out_and_end(small: Server) -> None:
     with ExitStack() as stack, staying_healthy(small, growth=60 * MEGABYTE):
         opened = []

@@ -22,6 +22,11 @@ _SPARE_FILES = 256
 
 _MIN_CONNECTIONS = 16
 
+# To parse a chunk takes as long as to parse much text: less than so many bytes a chunk on average,
+# after the first ones, are refused.
+_MIN_CHUNK_BYTES = 64
+_FREE_CHUNKS = 1000
+
 
 class Phase(Enum):
     """What a connection waits for."""
@@ -90,10 +95,36 @@ class Connections:
         newcomer.abort()
 
 
+class _Requests(h11.Connection):
+    """The requests of a connection. One whose body has too many too small chunks is aborted."""
+
+    def __init__(self, connection: BoundedConnection) -> None:
+        super().__init__(h11.SERVER)
+        self._connection = connection
+        self._num_chunks = self._num_bytes = 0
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._num_chunks = self._num_bytes = 0
+        elif isinstance(event, h11.Data):
+            self._num_chunks += 1
+            self._num_bytes += len(event.data)
+            if (self._num_chunks - _FREE_CHUNKS) * _MIN_CHUNK_BYTES > self._num_bytes:
+                _log.warning("a client is disconnected: its body is in too many small chunks")
+                self._connection.abort()
+                return h11.NEED_DATA
+        return event
+
+
 class BoundedConnection(H11Protocol):
     """A connection that is `counted_by` a server's `Connections`."""
 
     counted_by: Connections
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.conn = _Requests(self)
 
     _has_part_of_head = False
     _num_resumed = 0
