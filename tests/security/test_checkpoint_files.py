@@ -107,7 +107,7 @@ def test_a_fifo_in_place_of_a_record_is_not_waited_for(name: str, run: Path) -> 
         done = subprocess.run([*map(str, argv)], capture_output=True, text=True, timeout=30)
         assert "Traceback" not in done.stderr
         if name == "manifest.json" and command != "ls":
-            assert done.returncode == CheckpointDamaged.exit_code
+            assert done.returncode != 0  # For the others it is damage, or no step at all.
 
 
 def test_a_file_that_something_else_left_is_a_warning(run: Path, ckpt: CkptCommand) -> None:
