@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -32,7 +37,14 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
 
 
-def grow(tokenizer: PreTrainedTokenizerFast, token_ids: list[int], *stop: str) -> list[str]:
+class Letters:
+    """A tokenizer of one letter a token."""
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        return "".join(map(chr, token_ids))
+
+
+def grow(tokenizer: Any, token_ids: list[int], *stop: str) -> list[str]:
     """Return the text that is released after each token, and at the end."""
     text = GrowingText(tokenizer, stop)
     released = []
@@ -84,6 +96,17 @@ def test_text_from_the_stop_sequence_on_is_never_released(
     text: str, stop: list[str], expected: str, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     assert "".join(grow(tokenizer, tokenizer.encode(text), *stop)) == expected
+
+
+@given(st.text("ab", max_size=40), st.lists(st.text("ab", min_size=1, max_size=12), max_size=3))
+def test_any_stop_sequences_end_a_text_where_they_begin(text: str, stop: list[str]) -> None:
+    released = "".join(grow(Letters(), [ord(character) for character in text], *stop))
+    # Letter by letter, as it grows: the first letter that completes any of them ends it.
+    ends = (n for n in range(len(text) + 1) if any(word in text[:n] for word in stop))
+    if (end := next(ends, None)) is None:
+        assert released == text
+    else:
+        assert released == text[: min(text.find(word) for word in stop if word in text[:end])]
 
 
 def test_only_what_may_become_a_stop_sequence_is_held_back(

@@ -99,6 +99,26 @@ def test_a_circle_of_includes_is_an_error_that_shows_the_chain(recipes: Recipes)
     )
 
 
+def test_includes_that_double_are_refused_before_long(recipes: Recipes) -> None:
+    recipes.write(f0="whole = 1")
+    for n in range(1, 30):
+        recipes.write(**{f"f{n}": f'"@" = ["f{n - 1}.toml", "f{n - 1}.toml"]'})
+    assert "that is the include number 1001" in recipes.error(Values, "@ f29.toml")
+
+
+def test_a_chain_of_includes_has_an_end(recipes: Recipes) -> None:
+    recipes.write(f0="whole = 1")
+    for n in range(1, 60):
+        recipes.write(**{f"f{n}": f'"@" = "f{n - 1}.toml"'})
+    assert recipes.error(Values, "@ f59.toml").endswith("50 files deep: that is too deep")
+    assert recipes.resolve(Values, "@ f49.toml").whole == 1
+
+
+def test_a_file_without_an_end_is_refused(recipes: Recipes) -> None:
+    recipes.write(top='"@" = "/dev/zero"')
+    assert "a recipe has at most" in recipes.error(Values, "@ top.toml")
+
+
 def test_a_missing_file_is_reported_with_the_place_that_includes_it(recipes: Recipes) -> None:
     recipes.write(top='whole = 1\nlimits = "@ sub/gone.toml"')
     assert recipes.error(Values, "@ top.toml") == (

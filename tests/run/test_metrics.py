@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from torchrl_ckpt.run import metrics
 from torchrl_ckpt.run.json_lines import Tail
@@ -47,6 +50,29 @@ def test_nan_and_infinities_can_be_read_back(tmp_path: Path) -> None:
     (row,) = metrics.read(tmp_path / "m")
     assert (row["loss"], row["grad_norm"], row["low"]) == ("nan", "inf", "-inf")
     assert math.isnan(float(row["loss"]))
+
+
+def test_lines_that_are_no_rows_are_left_out_and_removed_on_resume(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    odd = ["5", "{}", '{"component": "trainer"}', '{"component": 1, "step": 1}', "[" * 100_000]
+    odd += [
+        '{"component": "trainer", "step": "1"}',
+        '{"component": "trainer", "step": 2, "loss": []}',
+    ]
+    path.write_text("".join(f"{line}\n" for line in odd))
+    MetricsLog(path).write("trainer", 1, {"loss": 0.5})
+    assert metrics.values_by_step(path, "trainer", "loss") == {1: 0.5}
+    metrics.truncate_after(path, 1, backup=tmp_path / "backup")
+    assert [row["step"] for row in metrics.read(path)] == [1]
+    assert len(path.read_text().splitlines()) == 1
+
+
+def test_a_fifo_in_place_of_the_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m")
+    with pytest.raises(OSError, match="not a file"):
+        metrics.read(tmp_path / "m")
+    with pytest.raises(OSError, match="not a file"):
+        metrics.truncate_after(tmp_path / "m", 1, backup=tmp_path / "backup")
 
 
 ON_A_FULL_DISK = """

@@ -140,6 +140,39 @@ def test_a_prompt_of_a_million_ids_is_refused_at_once(small: Server, token: byte
         assert len(failure(answer, 400)["message"]) < 1100
 
 
+MILLION = 1_000_000
+MANY_VALUES = {
+    "lists": b'{"prompt": [' + b",".join([b"[]"] * MILLION) + b"]}",
+    "nested lists": b'{"user": ' + b"[" * MILLION,
+    "objects": b'{"messages": [' + b",".join([b"{}"] * MILLION) + b"]}",
+    "keys": b'{"prompt": {' + b",".join(b'"k%d":1' % n for n in range(MILLION // 2)) + b"}}",
+    "items": b'{"stop_token_ids": [' + b",".join([b"1"] * 3 * MILLION) + b"]}",
+    "texts": b'{"prompt": [' + b",".join([b'""'] * 2_500_000) + b"]}",
+    "a text without an end": b'{"prompt": "' + b'\\"[' * (2 * MILLION),
+}
+
+
+@pytest.mark.parametrize("what", MANY_VALUES)
+def test_a_body_of_many_values_is_refused_before_it_is_parsed(what: str, small: Server) -> None:
+    with staying_healthy(small, growth=60 * MEGABYTE):
+        answer = httpx.post(
+            f"{small.base_url}/v1/completions",
+            content=MANY_VALUES[what],
+            headers=JSON,
+            timeout=30,
+            trust_env=False,
+        )
+        failure(answer, 400)
+
+
+def test_signs_in_a_text_are_no_values(small: Server) -> None:
+    request = {"prompt": "ab>", "max_tokens": 1, "user": '{[\\":,"]}' * 300_000}
+    answer = httpx.post(
+        f"{small.base_url}/v1/completions", json=request, timeout=30, trust_env=False
+    )
+    assert answer.status_code == 200
+
+
 def test_a_text_that_is_too_long_is_refused_before_it_is_tokenized(small: Server) -> None:
     with staying_healthy(small, growth=60 * MEGABYTE):
         for request in (
@@ -181,6 +214,7 @@ def test_other_hosts_and_other_bodies_are_refused(small: Server) -> None:
             "127.0.0.1.evil.example",
             "10.0.0.1",
             "localhost.evil.example",
+            "[::1]evil.example",
         ):
             assert failure(http.get("/health", headers={"Host": host}), 421)["code"] == "wrong_host"
         for host in ("localhost", "localhost:9000", "127.0.0.1", "[::1]:80", "LOCALHOST."):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable
+import re
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -30,6 +32,13 @@ _BUDGET_IN_LARGEST_BODIES = 4
 
 # More than any request has: every unknown parameter would be reported.
 _MAX_PARAMETERS = 64
+
+# What a body may hold outside of its texts: far more than any request needs. To parse and check
+# them takes a thousand times as long as to read so many bytes of text, and holds the event loop.
+_MAX_CONTAINERS = 32 * 1024
+_MAX_KEYS = 128 * 1024
+_MAX_ITEMS = 2 * 1024 * 1024
+_TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
 class BoundedBodies:
@@ -127,6 +136,7 @@ def parsed_body(form: type[Model], side_thread: SideThread) -> Callable[..., Awa
 
 
 def _parse(form: type[Model], body: bytes) -> Model:
+    _refuse_many_values(body)
     try:
         parameters: Any = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -145,3 +155,38 @@ def _parse(form: type[Model], body: bytes) -> Model:
         raise RequestValidationError(
             [{**mistake, "loc": ("body", *mistake["loc"])} for mistake in mistakes]
         ) from None
+
+
+def _refuse_many_values(body: bytes) -> None:
+    """Raise `BadRequest` for a body of more values than the limits."""
+    if _within_limits(_count(body)):
+        return  # With those signs that are in texts, such as code in a prompt.
+    counts: Counter[bytes] = Counter()
+    for piece in _outside_texts(body):
+        counts += _count(piece)
+        if not _within_limits(counts):
+            raise BadRequest(
+                f"the body has more than {_MAX_CONTAINERS} lists and objects, {_MAX_KEYS} keys or "
+                f"{_MAX_ITEMS} items; split it into several requests"
+            )
+
+
+def _outside_texts(body: bytes) -> Iterator[bytes]:
+    start = 0
+    for text in _TEXT.finditer(body):
+        yield body[start : text.start()]
+        start = text.end()
+    yield body[start:]
+
+
+def _count(text: bytes) -> Counter[bytes]:
+    """Count the signs that begin lists and objects, that follow keys, and that part items."""
+    return Counter({sign: text.count(sign) for sign in (b"[", b"{", b":", b",")})
+
+
+def _within_limits(counts: Counter[bytes]) -> bool:
+    return (
+        counts[b"["] + counts[b"{"] <= _MAX_CONTAINERS
+        and counts[b":"] <= _MAX_KEYS
+        and counts[b","] <= _MAX_ITEMS
+    )

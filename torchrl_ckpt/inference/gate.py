@@ -41,7 +41,9 @@ class AllowedHosts:
         """Whether `host`, the value of a `Host` header, names this server."""
         name = host.lower()
         if name.startswith("["):
-            name = name[1:].partition("]")[0]
+            name, _, port = name[1:].partition("]")
+            if port and not port.startswith(":"):
+                return False
         elif name.count(":") == 1:
             name = name.partition(":")[0]
         name = name.removesuffix(".")

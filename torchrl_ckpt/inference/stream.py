@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from torchrl_ckpt.inference.served_policy import EngineWeights, append_span
 from torchrl_ckpt.plugin_api.engines import DrawnTokens, Sample
@@ -93,7 +94,7 @@ class GrowingText:
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
         self._tokenizer = tokenizer
-        self._stop = stop
+        self._searches = list(map(_Search, stop))
         # A token's text may depend on the token before it (a leading space), so the tokens of the
         # last release are decoded together with the new ones.
         self._last: list[int] = []
@@ -122,19 +123,56 @@ class GrowingText:
         return both[len(before) :]
 
     def _release(self, new: str, *, at_end: bool) -> str:
+        found = [start for each in self._searches if (start := each.add(new)) is not None]
+        start_of_new = len(self._held)
         text, self._held = self._held + new, ""
-        starts = [start for stop in self._stop if (start := text.find(stop)) >= 0]
-        if starts:
+        if found:
             self.stopped = True
-            return text[: min(starts)]
+            return text[: start_of_new + min(found)]
         if at_end:
             return text
-        certain = len(text) - max((_overlap(text, stop) for stop in self._stop), default=0)
+        certain = len(text) - max((each.num_matched for each in self._searches), default=0)
         self._held = text[certain:]
         return text[:certain]
 
 
-def _overlap(text: str, stop: str) -> int:
-    """Return how many characters at the end of `text` are the beginning of `stop`."""
-    longest = min(len(text), len(stop) - 1)
-    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
+class _Search:
+    """Looks for the word `word` in a text that grows.
+
+    The algorithm of Knuth, Morris and Pratt (1977): its time is proportional to the text's length,
+    whatever the word. `num_matched`: how many characters at the end of the text so far are the
+    beginning of the word.
+    """
+
+    def __init__(self, word: str) -> None:
+        self._word = word
+        self.num_matched = 0
+
+    def add(self, new: str) -> int | None:
+        """Add to the text; return where the word's first occurrence begins, counted from the begin
+        of what was added, hence negative for one that began earlier. None without one."""
+        if self.num_matched == 0 and self._word[0] not in new:
+            return None
+        borders = _borders(self._word)
+        for index, character in enumerate(new):
+            self.num_matched = _longer(self._word, borders, self.num_matched, character)
+            if self.num_matched == len(self._word):
+                return index + 1 - len(self._word)
+        return None
+
+
+@lru_cache(maxsize=128)  # All completions of a request look for the same words.
+def _borders(word: str) -> list[int]:
+    """Return for each n how many characters of `word[:n + 1]` are both its begin and its end, at
+    most n of them."""
+    borders = [0]
+    for character in word[1:]:
+        borders.append(_longer(word, borders, borders[-1], character))
+    return borders
+
+
+def _longer(word: str, borders: Sequence[int], num_matched: int, character: str) -> int:
+    """Return how much of the begin of `word` a text ends with once `character` is added to it."""
+    while num_matched and character != word[num_matched]:
+        num_matched = borders[num_matched - 1]
+    return num_matched + (character == word[num_matched])

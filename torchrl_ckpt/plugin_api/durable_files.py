@@ -162,7 +162,9 @@ def record_json(root: Path, relative: str, value: Any) -> FileRecord:
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace the file at `path` by `data`: a reader sees the old file or the new one, whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
+    # A link in its place, in a directory of somebody else's, would lead anywhere.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    with open(os.open(temporary, flags, 0o666), "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ from torchrl_ckpt.recipe.toml_lines import key_lines
 from torchrl_ckpt.recipe.tree import Node, Origin, Table, display, merge
 
 INCLUDE = "@"
+
+# More than any recipe needs; files that include others twice are expanded again and again.
+_MAX_BYTES = 4 * 1024 * 1024
+_MAX_DEPTH = 50
+_MAX_INCLUDES = 1000
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,8 @@ class Include:
     at: Key
     requested_by: str
     parent: Include | None = None
+    numbers: Iterator[int] = field(default_factory=count, repr=False, compare=False)
+    """Counts all includes of the outermost file."""
 
     @property
     def chain(self) -> list[Include]:
@@ -53,9 +61,9 @@ def file_layers(include: Include, root: OptionSpec) -> Iterator[Layer]:
     What the recipe's root or one of its sections includes is a layer of its own, below the file's
     keys, so that a shared key of this file beats it. Every other include is expanded in its table:
     a shared key is handed down whole, wherever its parts are written. Raises `RecipeError` for a
-    file that cannot be read and for includes in a circle.
+    file that cannot be read and for includes in a circle, too deep or too many.
     """
-    _refuse_cycle(include)
+    _refuse_endless(include)
     text, document = _read(include)
     reader = _Reader(include, root, key_lines(text, document))
     tree = reader.table(document, (), root.find(include.at))
@@ -107,6 +115,7 @@ class _Reader:
                 at=self._include.at + at,
                 requested_by=f"{location} includes `{name}`",
                 parent=self._include,
+                numbers=self._include.numbers,
             )
             for name in names
         ]
@@ -132,7 +141,11 @@ def _read(include: Include) -> tuple[str, dict[str, Any]]:
     """The text of the file, and its TOML document."""
     path = include.path
     try:
-        text = path.read_bytes().decode()
+        with open(path, "rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise RecipeError(f"{display(path)}: a recipe has at most {_MAX_BYTES} bytes")
+        text = content.decode()
         return text, tomli.loads(text)
     except tomli.TOMLDecodeError as error:
         location = f"{display(path)}:{error.lineno}"
@@ -150,10 +163,14 @@ def _read(include: Include) -> tuple[str, dict[str, Any]]:
     raise RecipeError(f"{include.requested_by}: {reason}")
 
 
-def _refuse_cycle(include: Include) -> None:
+def _refuse_endless(include: Include) -> None:
     chain = include.chain
+    if next(include.numbers) >= _MAX_INCLUDES:
+        raise RecipeError(f"{include.requested_by}: that is the include number {_MAX_INCLUDES + 1}")
     files = [os.path.realpath(link.path) for link in chain]
     if files[-1] in files[:-1]:
         links = chain[files.index(files[-1]) + 1 :]
         steps = "".join(f"\n  {link.requested_by}" for link in links)
         raise RecipeError(f"recipes include each other in a circle:{steps}")
+    if len(chain) > _MAX_DEPTH:
+        raise RecipeError(f"{include.requested_by}, {_MAX_DEPTH} files deep: that is too deep")

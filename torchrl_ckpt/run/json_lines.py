@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torchrl_ckpt.plugin_api.untrusted_files import open_regular
+
 
 def append(path: Path, row: Mapping[str, Any]) -> None:
     """Append `row` as one line; lines of several processes never mix.
@@ -39,7 +41,7 @@ def parse(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
 
@@ -54,9 +56,9 @@ class Tail:
     def read(self) -> list[dict[str, Any]]:
         """Return the rows completed since the last call."""
         try:
-            with open(self._path, "rb") as file:
+            with open_regular(self._path) as file:
                 file.seek(self._position)
-                data = file.read()
+                data = file.readall()
         except FileNotFoundError:
             return []
         whole = data[: data.rfind(b"\n") + 1]

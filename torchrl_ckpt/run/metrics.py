@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torchrl_ckpt.plugin_api import durable_files
+from torchrl_ckpt.plugin_api.untrusted_files import open_regular
 from torchrl_ckpt.run import json_lines
 
 Value = float | int | str
@@ -55,32 +56,50 @@ class MetricsLog:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return all rows in the order of writing, without lines that a crash has truncated."""
-    return json_lines.Tail(path).read()
+    """Return all rows in the order of writing, without lines that are none.
+
+    Raises `OSError` for a link or a FIFO in place of the file.
+    """
+    return [row for row in json_lines.Tail(path).read() if _is_row(row)]
 
 
 def values_by_step(path: Path, component: str, name: str) -> dict[int, float]:
     """Return the values of a component's metric `name` by step, NaN and infinities included."""
-    rows = [row for row in read(path) if row["component"] == component and name in row]
-    return {row["step"]: float(row[name]) for row in rows}
+    rows = [row for row in read(path) if row["component"] == component]
+    values = {row["step"]: _number(row.get(name)) for row in rows}
+    return {step: value for step, value in values.items() if value is not None}
 
 
 def truncate_after(path: Path, step: int, *, backup: Path) -> None:
-    """Remove the rows of all steps after `step`, and truncated lines.
+    """Remove the rows of all steps after `step`, and lines that are no rows.
 
     Called before the processes of a resumed run start, so that each component has each step once;
     a fresh run gives -1. If anything is removed, the previous file is copied to `backup`.
     """
     if not path.exists():
         return
-    before = path.read_bytes()
+    with open_regular(path) as file:
+        before = file.readall()
     lines = before.splitlines(keepends=True)
     after = b"".join(
-        line for line in lines if (row := json_lines.parse(line)) and row["step"] <= step
+        line
+        for line in lines
+        if (row := json_lines.parse(line)) and _is_row(row) and row["step"] <= step
     )
     if after != before:
         durable_files.write_bytes(backup, before)
         durable_files.write_bytes(path, after)
+
+
+def _is_row(row: Mapping[str, Any]) -> bool:
+    return isinstance(row.get("component"), str) and type(row.get("step")) is int
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def _to_json(value: Value) -> Value:

@@ -42,7 +42,9 @@ class _Request(BaseModel):
     top_p: Annotated[float, Field(ge=1e-6, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0, lt=2**31)] = 0
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
-    stop: Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=16)] = []
+    stop: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=1024)]], Field(max_length=16)
+    ] = []
     stop_token_ids: TokenIds = []
     stream: bool = False
     stream_options: StreamOptions | None = None
