@@ -38,6 +38,7 @@ _MAX_PARAMETERS = 64
 _MAX_CONTAINERS = 32 * 1024
 _MAX_KEYS = 128 * 1024
 _MAX_ITEMS = 2 * 1024 * 1024
+_PIECES_AT_A_TIME = 64 * 1024
 _TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
@@ -162,8 +163,8 @@ def _refuse_many_values(body: bytes) -> None:
     if _within_limits(_count(body)):
         return  # With those signs that are in texts, such as code in a prompt.
     counts: Counter[bytes] = Counter()
-    for piece in _outside_texts(body):
-        counts += _count(piece)
+    for part in _outside_texts(body):
+        counts += _count(part)
         if not _within_limits(counts):
             raise BadRequest(
                 f"the body has more than {_MAX_CONTAINERS} lists and objects, {_MAX_KEYS} keys or "
@@ -172,11 +173,15 @@ def _refuse_many_values(body: bytes) -> None:
 
 
 def _outside_texts(body: bytes) -> Iterator[bytes]:
-    start = 0
+    """Yield what is outside of texts, part by part."""
+    pieces, start = [], 0
     for text in _TEXT.finditer(body):
-        yield body[start : text.start()]
+        pieces.append(body[start : text.start()])
         start = text.end()
-    yield body[start:]
+        if len(pieces) == _PIECES_AT_A_TIME:
+            yield b"".join(pieces)
+            pieces = []
+    yield b"".join([*pieces, body[start:]])
 
 
 def _count(text: bytes) -> Counter[bytes]:
