@@ -86,7 +86,7 @@ def compare(a: Path, b: Path, *, advance: Advance = lambda _: None) -> Differenc
     of ranks over which the tensors are sharded. Raises `CheckpointDamaged` and what `StoredTensors`
     raises.
     """
-    with ThreadPoolExecutor(2) as threads:  # One for each checkpoint: files are read by both.
+    with ThreadPoolExecutor(2) as threads:  # One for each checkpoint.
         return _compare((a, b), threads, advance)
 
 
@@ -107,8 +107,9 @@ def _compare(
         values += _compare_values("tensors", *shapes)
         common = [t for t in described[0] if shapes[0][t.name] == shapes[1].get(t.name)]
         for names in batches(common):
-            read = list(threads.map(StoredTensors.read, stored, repeat(names)))
-            compared = (compare_tensors(name, read[0][name], read[1][name]) for name in names)
+            read = threads.map(StoredTensors.read, stored, repeat(names))
+            pairs = ([tensors[name] for name in names] for tensors in read)
+            compared = threads.map(compare_tensors, names, *pairs)
             tensors += [difference for difference in compared if difference is not None]
     return Differences(tensors, values, information)
 
