@@ -43,6 +43,14 @@ except BlockingIOError:
 '
 }
 
+# Ctrl-C ends the set-up with one line, in place of the traceback of venv or the output of pip.
+stop_making() {
+  rm -f "$here/.venv.log"
+  trap - INT
+  echo "interrupted: the environment in .venv is not complete; the next start finishes it" >&2
+  exit 130
+}
+
 make_environment() {
   local extras="${extras:-}" stamp="$here/.venv/.made-from" source="" python
   if environment_is_made; then
@@ -54,10 +62,16 @@ make_environment() {
     return
   fi
   echo "setting up the environment in .venv (first use; takes a minute or two)" >&2
+  trap stop_making INT
   if [ ! -x "$here/.venv/bin/python" ] || ! "$here/.venv/bin/python" -P -m pip --version >/dev/null 2>&1; then
     python="$(environment_python)"
     echo "  creating it with $("$python" --version)" >&2
-    "$python" -P -m venv --clear "$here/.venv"
+    if ! "$python" -P -m venv --clear "$here/.venv" >"$here/.venv.log" 2>&1; then
+      tail -n 20 "$here/.venv.log" >&2
+      echo "error: no environment could be made; all of the output is in .venv.log" >&2
+      return 1
+    fi
+    rm -f "$here/.venv.log"
   fi
   echo "  installing torchrl-ckpt$extras and what it needs" >&2
   if ! "$here/.venv/bin/python" -P -m pip install --quiet --disable-pip-version-check \
@@ -67,6 +81,7 @@ make_environment() {
     return 1
   fi
   printf '%s\n' "$source" "$extras" >"$stamp"
+  trap - INT
   exec 9>&-
   echo "  done" >&2
 }
