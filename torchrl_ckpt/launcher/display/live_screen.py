@@ -27,6 +27,7 @@ class LiveScreen:
     def __init__(
         self, console: Console, title: str, last_steps: Mapping[str, int], start_step: int
     ) -> None:
+        self._console = console
         self._title = title
         self._started = time.monotonic()
         self._bars = Progress(
@@ -107,13 +108,18 @@ class LiveScreen:
 
     def _headline(self) -> Text:
         """The title, the time since the start, and an estimate of the time that remains."""
-        line = Text(self._title, style="bold", no_wrap=True, overflow="ellipsis")
-        line.append(f"  {_whole_seconds(time.monotonic() - self._started)}", style="dim")
+        times = f"  {_whole_seconds(time.monotonic() - self._started)}"
         step_bars = set(self._step_bars.values())
         bars = [bar for bar in self._bars.tasks if bar.id in step_bars]
         remaining = max((bar.time_remaining or 0 for bar in bars), default=0)
         if remaining:
-            line.append(f", about {_whole_seconds(remaining)} to go", style="dim")
+            times += f", about {_whole_seconds(remaining)} to go"
+        # In a narrow terminal the title is cut off: the times matter more.
+        line = Text(self._title, style="bold", no_wrap=True)
+        room = max(1, self._console.width - len(times))
+        line.truncate(room, overflow="ellipsis")
+        line.append(times, style="dim")
+        line.overflow = "ellipsis"
         return line
 
 
