@@ -65,7 +65,7 @@ def test_a_path_without_checkpoints_is_an_error(tmp_path: Path, layout: Layout, 
     ):
         find(tmp_path / "empty")
     save(2)
-    with pytest.raises(CheckpointNotFound, match=r"no checkpoint of step 3.*there are steps 2"):
+    with pytest.raises(CheckpointNotFound, match=r"no checkpoint of step 3.*there is step 2"):
         find_one(layout.root, 3)
 
 

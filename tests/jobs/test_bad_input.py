@@ -47,7 +47,7 @@ def test_an_unknown_plugin_and_what_there_is(tmp_path: Path) -> None:
 def test_a_resume_step_that_is_not_there(sft_run: Path, workplace: Path) -> None:
     before = sorted(sft_run.rglob("*"))
     finished = run("sft", "@", SFT, "--max-steps", 50, "--ckpt.resume-step", 7, cwd=workplace)
-    refused(finished, "no checkpoint of step 7", "there are steps 40")
+    refused(finished, "no checkpoint of step 7", "there is step 40")
     assert sorted(sft_run.rglob("*")) == before
 
 

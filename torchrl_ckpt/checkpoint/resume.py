@@ -75,6 +75,8 @@ def describe_steps(steps: list[int]) -> str:
     """Describe `steps` for a message about a step that is not among them."""
     if not steps:
         return "it holds none"
+    if len(steps) == 1:
+        return f"there is step {steps[0]}"
     return "there are steps " + ", ".join(map(str, steps))
 
 

@@ -61,9 +61,13 @@ def _findings(recipe: Section, resume_step: int | None) -> Iterator[Finding]:
 def _data_findings(recipe: SftRecipe) -> list[Finding]:
     from torchrl_ckpt.trainer.sft_data import check_data
 
-    started, notices = time.monotonic(), Notices()
+    started: float | None = None
+    notices = Notices()
 
     def show(completed: int, total: int) -> None:
+        nonlocal started
+        if started is None:  # loading the tokenizer does not count
+            started = time.monotonic()
         if notices.is_due(time.monotonic() - started):
             print(f"checking {total:,} samples: {completed:,} so far", file=sys.stderr)
 

@@ -105,7 +105,7 @@ def _watch(
                 _let_save(processes, stalled.text, display, requests, on_stop_requested)
             raise failure
         if requests.count > 1:
-            raise RunInterrupted("stopped at once, as requested; nothing was saved")
+            raise RunInterrupted("stopped at once, as requested; the step under way is not saved")
         if requests.count == 1 and stopped_at is None:
             stopped_at = time.monotonic()
             display.message(
