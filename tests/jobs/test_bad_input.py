@@ -38,6 +38,35 @@ def test_an_unknown_key_and_its_nearest_neighbour(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_recipe_of_the_other_kind(tmp_path: Path) -> None:
+    refused(run("sft", "@", RECIPES / "rl_reverse.toml", cwd=tmp_path), "start it with `rl`")
+    refused(run("rl", "@", SFT, cwd=tmp_path), "start it with `sft`")
+
+
+def test_the_recipe_command_without_a_recipe_and_with_an_at_sign(tmp_path: Path) -> None:
+    refused(run("torchrl-ckpt", "run", cwd=tmp_path), "needs a recipe file")
+    shown = succeed("torchrl-ckpt", "run", "@", SFT, "--show-config", cwd=tmp_path)
+    assert "max_steps = 40" in shown.out
+    misspelled = run("torchrl-ckpt", "run", SFT, "--show-configg", cwd=tmp_path)
+    refused(misspelled, "did you mean `--show-config`?")
+
+
+def test_a_missing_data_file_is_found_before_a_model_is_loaded(tmp_path: Path) -> None:
+    model = ("--model.type", "transformers", "--model.name", "nobody/has-this")
+    finished = run("sft", *model, "--data.files", '["train.jsonl"]', cwd=tmp_path, timeout=30)
+    refused(finished, "there is no data file", "train.jsonl (`data.files`)")
+
+
+def test_a_new_run_where_an_earlier_one_left_weights_says_so(workplace: Path) -> None:
+    left = workplace / "earlier/weights/step_20"
+    left.mkdir(parents=True)
+    started = succeed(
+        *("sft", "@", SFT, "--max-steps", 1, "--output-dir", "earlier"), cwd=workplace
+    )
+    assert "holds an earlier run without checkpoints: its weights of step 20" in started.out
+    assert left.is_dir()
+
+
 def test_an_unknown_plugin_and_what_there_is(tmp_path: Path) -> None:
     finished = run("sft", "@", SFT, "--loss", "cross_entrpy", cwd=tmp_path)
     refused(finished, "--loss cross_entrpy", "did you mean", "`cross_entropy`")
@@ -163,10 +192,8 @@ def test_a_dry_run_says_what_it_would_resume_from_and_changes_nothing_else(
     assert "it would resume from step 40, whose files are verified" in shown.out
     assert "1,800 samples of 6 to 18 tokens; the limit is 128 tokens" in shown.out
     after = {path: path.stat().st_mtime_ns for path in sft_run.rglob("*") if path.is_file()}
-    assert {path.name for path in after if after[path] != before[path]} <= {
-        "resolved.json",
-        ".lock",
-    }
+    after.pop(sft_run / "dry_run.json")
+    assert {path.name for path in after if after[path] != before[path]} <= {".lock"}
 
     damaged = tmp_path / "run"
     shutil.copytree(sft_run / "checkpoints", damaged / "checkpoints")

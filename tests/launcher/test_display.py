@@ -229,8 +229,8 @@ def test_plain_lines_mention_a_task_that_takes_long(
     display.finish()
     assert capsys.readouterr().out.splitlines() == [
         "run",
-        "orchestrator  waiting for policy 3 for 6 s now",
-        "orchestrator  waiting for policy 3 for 13 s now",
+        "orchestrator  waiting for policy 3, 6 s so far",
+        "orchestrator  waiting for policy 3, 13 s so far",
     ]
 
 

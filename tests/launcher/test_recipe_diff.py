@@ -95,6 +95,16 @@ def test_a_component_started_alone_is_compared_with_its_own_section() -> None:
         notes_on_resume(saved, "orchestrator", {"seed": 3})
 
 
+def test_another_model_of_an_rl_run_is_noted_but_not_where_a_warm_start_has_named_it() -> None:
+    model = {"type": "transformers", "config": {"num_hidden_layers": 2}}
+    saved = manifest("rl", {"trainer": {**RECIPE, "model": model}, "orchestrator": {"seed": 0}})
+    deeper = {**RECIPE, "model": {"type": "transformers", "config": {"num_hidden_layers": 3}}}
+    (note,) = notes_on_resume(saved, "trainer", deeper)
+    assert "`trainer.model.config.num_hidden_layers` was 2 and is 3 now: the tensors must" in note
+    warm = {**RECIPE, "model": {"type": "transformers", "name": "outputs/sft/weights/step_40"}}
+    assert notes_on_resume(saved, "trainer", warm) == []
+
+
 @pytest.mark.parametrize(
     "odd",
     [

@@ -94,7 +94,7 @@ def test_everything_that_is_wrong_with_a_table_is_reported_at_once() -> None:
         create_acme(rate=-1, nmae="x")
 
     assert str(raised.value) == (
-        "The losses plugin `acme` does not take these options: "
+        "the losses plugin `acme` does not take these options: "
         "unknown option `nmae`; did you mean `name`?; "
         "`rate` is -1; expected a number, at least 0"
     )

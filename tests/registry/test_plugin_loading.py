@@ -68,7 +68,7 @@ def test_a_table_of_a_foreign_checkpoint_gets_no_other_variable(
 
 def test_a_broken_plugin_is_named_with_its_distribution_and_entry_point(site: SitePackages) -> None:
     assert why_broken(site, "raise ValueError('no luck')").startswith(
-        "The losses plugin `acme` cannot be used: ValueError: no luck "
+        "the losses plugin `acme` cannot be used: ValueError: no luck "
         f"({site.directory / 'acme_toys.py'}:1).\n"
         "  distribution: acme-toys 2.3\n"
         "  entry point:  acme_toys:Acme\n"

@@ -106,7 +106,7 @@ def test_a_loss_is_told_what_is_wrong_with_what_it_returned(
     code, out = _check(site, capsys, _loss(body))
 
     assert code == 1
-    assert "The losses plugin `acme` cannot be used" in out
+    assert "the losses plugin `acme` cannot be used" in out
     assert words in out
 
 
@@ -195,7 +195,7 @@ def test_a_dry_run_tries_the_loss_and_the_environment_with_the_recipes_options(
         site.install(name, entry, modules={name: source})
     recipe = str(RECIPES / "rl_reverse.toml")
     for flags, words in (
-        (("--trainer.loss", "acme_loss"), "The losses plugin `acme_loss` cannot be used"),
+        (("--trainer.loss", "acme_loss"), "the losses plugin `acme_loss` cannot be used"),
         (("--orchestrator.environment", "acme_env"), "score of problem 'p0' returned 1.0 (float)"),
     ):
         assert main(["run", recipe, *flags, "--dry-run"]) == 2

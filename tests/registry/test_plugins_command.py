@@ -117,5 +117,5 @@ def test_check_imports_all_of_them(site: SitePackages) -> None:
 
     assert finished.returncode == 1
     assert "losses acme: acme-losses 1.0" in finished.stdout
-    assert "The losses plugin `broken` cannot be used" in finished.stdout
+    assert "the losses plugin `broken` cannot be used" in finished.stdout
     assert "losses grpo: torchrl-ckpt" in finished.stdout

@@ -65,9 +65,8 @@ def refuse_to_overwrite(layout: Layout) -> None:
     if steps := list(layout.named()):
         raise RunDirectoryInUse(
             f"{layout.root} already holds checkpoints ({describe_steps(steps)}). To resume from "
-            f"one of them add `--ckpt.resume-step {steps[-1]}` (or `latest`), without "
-            "`--ckpt.resume-from`; to start afresh choose another `--output-dir`, or remove that "
-            "directory"
+            f"one of them start it with `--ckpt.resume-step {steps[-1]}` (or `latest`) and without "
+            "`--ckpt.resume-from`; for a new run choose another directory, or remove that one"
         )
 
 

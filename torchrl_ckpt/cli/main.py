@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from torchrl_ckpt.cli import plugins
 from torchrl_ckpt.cli.ckpt import main as ckpt
@@ -31,6 +32,8 @@ def _execute(argv: Sequence[str]) -> int | None:
     if argv[:1] == ["run"]:
         return run(argv[1:])
     parser = argparse.ArgumentParser(prog="torchrl-ckpt", description=_DESCRIPTION)
+    installed = f"torchrl-ckpt {version('torchrl-ckpt')}"
+    parser.add_argument("--version", action="version", version=installed)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("run", help="run a recipe", add_help=False)
     plugins.add_parser(commands)

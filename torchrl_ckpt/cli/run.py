@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from torchrl_ckpt.cli.dry_run import dry_run
@@ -33,6 +34,8 @@ _DESCRIPTIONS = {
     "inference": "An inference server, which runs until it is stopped.",
 }
 
+_MODES = ("--show-config", "--dry-run")
+
 _RUN_HELP = """\
 usage: torchrl-ckpt run RECIPE.toml [--any.key value ...]
 
@@ -46,7 +49,7 @@ meaning and their defaults:
 options:
   -h, --help     show this help message and exit
   --show-config  print every value of the recipe and where it comes from, and exit
-  --dry-run      check recipe, plugins, data and checkpoint, write resolved.json, and exit
+  --dry-run      check recipe, plugins, data and checkpoint, write dry_run.json, and exit
 
 example:
   torchrl-ckpt run recipes/sft_reverse.toml --max-steps 20 --ckpt
@@ -55,13 +58,14 @@ example:
 
 def run(argv: Sequence[str]) -> int | None:
     """Carry out `torchrl-ckpt run RECIPE.toml [flags]` and return its exit code (None: 0)."""
-    if not argv or argv[0] in ("-h", "--help"):
+    if argv[:1] == ["@"]:  # As the other commands are written.
+        argv = argv[1:]
+    if argv and argv[0] in ("-h", "--help"):
         print(_RUN_HELP, end="")
-        return 0 if argv else 2
-    if argv[0].startswith("-"):
-        raise RecipeError(
-            f"`torchrl-ckpt run` needs a recipe file as its first argument, but found {argv[0]!r}"
-        )
+        return 0
+    if not argv or argv[0].startswith("-"):
+        found = f", but found {argv[0]!r}" if argv else ": `torchrl-ckpt run RECIPE.toml`"
+        raise RecipeError(f"`torchrl-ckpt run` needs a recipe file as its first argument{found}")
     files = [Path(argv[0])]
     return _recipe_command(detect_command(files), argv[1:], files=files)
 
@@ -102,7 +106,14 @@ def _recipe_command(command: str, argv: Sequence[str], *, files: Sequence[Path] 
         text = help_text(SCHEMAS[command], command, _DESCRIPTIONS[command], defaults=defaults)
         print(text, end="")
         return None
-    modes = {"--show-config", "--dry-run"} & set(argv)
+    for word in argv:
+        if (
+            word.startswith("--")
+            and word not in _MODES
+            and (near := get_close_matches(word, _MODES))
+        ):
+            raise RecipeError(f"unknown option `{word}`; did you mean `{near[0]}`?")
+    modes = {*_MODES} & set(argv)
     loaded = load_recipe(command, [word for word in argv if word not in modes], files=files)
     if "--show-config" in modes:
         print("\n".join(loaded.origins))

@@ -57,7 +57,6 @@ _NOT_NOTED = (
     "trainer.export_weights",
     "trainer.launcher",
     "trainer.max_steps",
-    "trainer.model",  # A warm start names a directory, which a resume does not need.
     "trainer.output_dir",
     "trainer.publish_timeout",
     "trainer.rollout_timeout",
@@ -119,7 +118,7 @@ def notes_on_resume(manifest: Manifest, command: str, recipe: Json) -> list[str]
                 f"cannot resume from step {manifest.step}: {change}; {_REFUSED[change.option]}. "
                 "Use the old value, or start a new run from the weights"
             )
-    notes = [_note(change) for change in changes if not _is_below(change.option, _NOT_NOTED)]
+    notes = [_note(change) for change in changes if _is_noted(change)]
     if "trainer" in now:
         notes = [*_note_on_schedule(before["trainer"], now["trainer"]), *notes]
     return notes
@@ -146,6 +145,14 @@ def _can_read(reader: str, writer: str) -> bool:
     except UserError:
         return False
     return bool(formats[0] == formats[1])
+
+
+def _is_noted(change: Change) -> bool:
+    if _is_below(change.option, ("trainer.model",)):
+        # A warm start names a directory and nothing else, and a resume does not need it.
+        given = change.before is not _UNSET and change.now is not _UNSET
+        return given and change.option != "trainer.model.name"
+    return not _is_below(change.option, _NOT_NOTED)
 
 
 def _note(change: Change) -> str:

@@ -10,7 +10,7 @@ from torchrl_ckpt.config.rl_recipe import RlRecipe
 from torchrl_ckpt.config.section import Section
 from torchrl_ckpt.config.settings import named_plugins
 from torchrl_ckpt.plugin_api.errors import RecipeError
-from torchrl_ckpt.recipe.compose import compose, root_files
+from torchrl_ckpt.recipe.compose import Composition, compose, root_files
 from torchrl_ckpt.recipe.show_config import show_config
 from torchrl_ckpt.recipe.validate import validate
 from torchrl_ckpt.registry.loading import config_class, load_plugin
@@ -37,6 +37,7 @@ def load_recipe(command: str, argv: Sequence[str], *, files: Sequence[Path] = ()
     name_sources = [*files, *root_files(argv, schema), Path(command)]
     defaults = default_values(name_sources[0].stem)
     composition = compose(argv, schema, files=files, defaults=defaults)
+    _refuse_other_kind(command, composition)
     recipe = validate(composition, schema, config_class)
     for kind, plugin in named_plugins(recipe):
         load_plugin(kind, plugin)
@@ -48,6 +49,21 @@ def load_recipe(command: str, argv: Sequence[str], *, files: Sequence[Path] = ()
 def default_values(name: str) -> dict[str, str]:
     """Return the defaults that depend on the run's `name`: its directory."""
     return {"output_dir": f"outputs/{name}"}
+
+
+def _refuse_other_kind(command: str, composition: Composition) -> None:
+    """Raise `RecipeError` for a recipe of `rl` that is given to `sft`, and the reverse."""
+    given = {name for name, node in composition.tree.entries.items() if node.origin.is_given}
+    if command == "sft" and given & {"trainer", "orchestrator"}:
+        raise RecipeError(
+            "this is a recipe for reinforcement learning (it has [trainer] or [orchestrator]): "
+            "start it with `rl` or `torchrl-ckpt run`"
+        )
+    if command == "rl" and "data" in given:
+        raise RecipeError(
+            "this is a recipe for fine-tuning (it has [data]): start it with `sft` or "
+            "`torchrl-ckpt run`"
+        )
 
 
 def detect_command(files: Sequence[Path]) -> str:

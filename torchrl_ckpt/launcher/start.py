@@ -8,7 +8,7 @@ or begins one. It removes no checkpoint. Both settle the attempt in the same way
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from torchrl_ckpt.checkpoint import ownership
 from torchrl_ckpt.checkpoint.commit import recover
 from torchrl_ckpt.checkpoint.fork import fork
 from torchrl_ckpt.checkpoint.layout import Layout
-from torchrl_ckpt.checkpoint.locate import find, latest_attempt
+from torchrl_ckpt.checkpoint.locate import find
 from torchrl_ckpt.checkpoint.manifest import Manifest
 from torchrl_ckpt.checkpoint.resume import choose, quarantine_after, refuse_to_overwrite
 from torchrl_ckpt.config.ckpt import CheckpointConfig
@@ -29,12 +29,13 @@ from torchrl_ckpt.config.settings import to_json
 from torchrl_ckpt.config.sft_recipe import SftRecipe
 from torchrl_ckpt.config.trainer import RlTrainerConfig
 from torchrl_ckpt.launcher.recipe_diff import notes_on_resume
-from torchrl_ckpt.plugin_api.errors import RecipeError
+from torchrl_ckpt.plugin_api.errors import DataError, RecipeError
 from torchrl_ckpt.run import metrics
 from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.directory import LOGS_MODE, RunDirectory, next_attempt, settle_run_id
 from torchrl_ckpt.run.resolved import write_resolved
 from torchrl_ckpt.run.run_lock import join_pair, locked_component, locked_run
+from torchrl_ckpt.run.step_directories import StepDirectories
 
 Recipe = SftRecipe | RlRecipe | RlTrainerConfig | OrchestratorConfig
 
@@ -63,7 +64,9 @@ def begin_attempt(command: str, recipe: SftRecipe | RlRecipe) -> Iterator[Start]
         recover(layout)
         number = next_attempt(shared.output_dir)
         start, manifest = _settle(command, recipe, number, quarantine=True)
-        if manifest is not None:
+        if manifest is None:
+            start.notes.extend(_notes_on_earlier_run(start.attempt.run))
+        else:
             quarantine_after(layout, manifest.step)
             if shared.ckpt is not None and shared.ckpt.resume_from is not None:
                 fork(find(shared.ckpt.resume_from).layout.step(manifest.step), layout)
@@ -105,24 +108,21 @@ class Preview:
 
 
 def preview(command: str, recipe: Section) -> Preview:
-    """Settle a start without making it: verify the checkpoint, and write `resolved.json` alone.
+    """Settle a start without making it: verify the checkpoint, and write `dry_run.json` alone.
 
-    What the latest start of the run has resumed from stays on record there. Raises as
-    `begin_attempt` does.
+    Not `resolved.json`, which says what the latest start has done. Raises as `begin_attempt` does.
     """
     if isinstance(recipe, InferenceConfig):
         run = RunDirectory(recipe.output_dir, attempt=0)
         with locked_run(run.root, command):
-            write_resolved(run.resolved, command, recipe, None)
-        return Preview(run.resolved, None, [])
+            write_resolved(run.dry_run, command, recipe, None)
+        return Preview(run.dry_run, None, [])
     assert isinstance(recipe, Recipe)
     run = RunDirectory(_shared_options(recipe).output_dir, attempt=0)
     with locked_run(run.root, command):
         start, _ = _settle(command, recipe, 0, quarantine=False)
-        latest = latest_attempt(run)
-        attempt = _attempt(recipe, 0, None if latest is None else latest.resume_step)
-        write_resolved(run.resolved, command, recipe, attempt)
-    return Preview(run.resolved, start.attempt.resume_step, start.notes)
+        write_resolved(run.dry_run, command, recipe, start.attempt)
+    return Preview(run.dry_run, start.attempt.resume_step, start.notes)
 
 
 def _settle(
@@ -131,6 +131,8 @@ def _settle(
     """The attempt, and the manifest of the verified checkpoint that it resumes from, if any."""
     shared = _shared_options(recipe)
     layout = _layout(shared.output_dir, shared.ckpt)
+    if isinstance(recipe, SftRecipe):
+        _check_data_files(recipe.data.files)
     manifest = _checkpoint(layout, shared.ckpt or CheckpointConfig(), quarantine=quarantine)
     notes = _notes_on_cores(shared)
     if manifest is not None:
@@ -194,6 +196,24 @@ def _check_steps_left(step: int, max_steps: int) -> None:
             f"the checkpoint is of step {step} and `max_steps` is {max_steps}, so there is nothing "
             "left to train; raise `--max-steps`"
         )
+
+
+def _check_data_files(files: Sequence[Path]) -> None:
+    """Raise `DataError` for a file that does not exist, before a model is loaded for it."""
+    for path in files:
+        if not path.exists():
+            raise DataError(f"there is no data file {path} (`data.files`)")
+
+
+def _notes_on_earlier_run(run: RunDirectory) -> list[str]:
+    steps = StepDirectories(run.weights).steps()
+    if not steps:
+        return []
+    return [
+        f"{run.root} holds an earlier run without checkpoints: its weights of step {max(steps)} "
+        f"stay in {run.weights} until this run writes some of that step, and its metrics are kept "
+        "in the new `logs/attempt_N`; another `--output-dir` keeps the two apart"
+    ]
 
 
 def _notes_on_cores(config: SftRecipe | RlTrainerConfig | OrchestratorConfig) -> list[str]:

@@ -48,6 +48,8 @@ def saved_line(attempt: Attempt) -> str | None:
         return None
     saved = _saved_steps(attempt)
     step = _last_step(attempt, saved)
+    if step == attempt.resume_step:
+        return None  # What it has resumed from is known.
     if not saved:
         return f"step {step} was finished, and no checkpoint is saved" if step else None
     which = (

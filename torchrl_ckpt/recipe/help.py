@@ -28,7 +28,7 @@ A recipe is a TOML file. Each of its keys is also a flag, and flags beat files.
   --SECTION          switch on a section that is off by default
   --no-KEY           switch off a section, a boolean, or a value that can be off
   --show-config      print every value and where it comes from, and exit
-  --dry-run          check recipe, plugins, data and checkpoint, write resolved.json, and exit
+  --dry-run          check recipe, plugins, data and checkpoint, write dry_run.json, and exit
   --help             print this help, and exit
 
 In a file, `"@" = "other.toml"` in a table merges that file below the table's own keys, and

@@ -128,7 +128,7 @@ def require_variables(kind: Kind, table: PluginTable) -> None:
         try:
             map_secrets(table.options, OptionSpec(plugin.config), require_variable)
         except RecipeError as error:
-            raise RecipeError(f"The {kind} plugin `{table.type}`: {error}") from error
+            raise RecipeError(f"the {kind} plugin `{table.type}`: {error}") from error
 
 
 def _is_config(candidate: Any) -> bool:
@@ -141,7 +141,7 @@ def _constructor_arguments(
     plugin: LoadedPlugin, options: Mapping[str, Any], *, any_variable: bool
 ) -> tuple[Any, ...]:
     """What to call the class with: its `Config`, or nothing if it has none."""
-    owner = f"The {plugin.found.kind} plugin `{plugin.found.name}`"
+    owner = f"the {plugin.found.kind} plugin `{plugin.found.name}`"
     if plugin.config is None:
         if options:
             raise RecipeError(f"{owner} takes no options, but was given {', '.join(options)}.")
@@ -230,7 +230,7 @@ def _broken(
             f"{found.distribution} is not installed from there, delete {found.metadata.name}."
         )
     return PluginBroken(
-        f"The {found.kind} plugin `{found.name}` cannot be used: {cause.rstrip('.')}.\n"
+        f"the {found.kind} plugin `{found.name}` cannot be used: {cause.rstrip('.')}.\n"
         f"  distribution: {found.distribution} {found.version}\n"
         f"  entry point:  {found.entry_point}\n"
         f"  announced in: {found.metadata}\n"

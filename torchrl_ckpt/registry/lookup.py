@@ -58,7 +58,7 @@ def _absence(kind: Kind | None, name: str, installed: Installed) -> str:
         None if namesakes else similar_name(bare_name, {plugin.name for plugin in of_kind})
     )
     lines = [
-        f"No plugin{f' of kind `{kind}`' if kind else ''} called `{name}` is installed{hint or '.'}"
+        f"no plugin{f' of kind `{kind}`' if kind else ''} called `{name}` is installed{hint or '.'}"
     ]
     if namesakes:
         offers = ", ".join(f"{plugin.kind} `{plugin.qualified_name}`" for plugin in namesakes)

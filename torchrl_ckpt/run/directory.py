@@ -40,6 +40,11 @@ class RunDirectory:
         return self.root / "resolved.json"
 
     @property
+    def dry_run(self) -> Path:
+        """What `--dry-run` would start, in the form of `resolved`; nothing reads it."""
+        return self.root / "dry_run.json"
+
+    @property
     def metrics(self) -> Path:
         return self.root / "metrics.jsonl"
 

@@ -34,7 +34,8 @@ class DataFile:
             self._file = _opened(path)
             self._starts, self._numbers = _lines(self._file)
         except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"cannot read the data file {path}: {error}") from None
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"cannot read the data file {path}: {reason}") from None
 
     def __len__(self) -> int:
         return len(self._numbers)

@@ -67,4 +67,4 @@ class PlainScreen:
 
 def _notice(update: TaskUpdate, seconds: float) -> str:
     count = "" if update.total is None else f" {update.completed}/{update.total}"
-    return f"{update.component:<{COMPONENT_WIDTH}}{update.task}{count} for {seconds:.0f} s now"
+    return f"{update.component:<{COMPONENT_WIDTH}}{update.task}{count}, {seconds:.0f} s so far"
