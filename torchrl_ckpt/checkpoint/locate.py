@@ -7,9 +7,9 @@ from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import MANIFEST, Layout
 from torchrl_ckpt.checkpoint.resume import describe_steps
-from torchrl_ckpt.checkpoint.stored_json import is_below
 from torchrl_ckpt.config.ckpt import CheckpointConfig
 from torchrl_ckpt.plugin_api.errors import CheckpointNotFound, DataError, OutsideDirectory
+from torchrl_ckpt.plugin_api.untrusted_files import is_below
 from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.directory import RunDirectory
 from torchrl_ckpt.run.resolved import read_attempt

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.manifest import read_manifest
-from torchrl_ckpt.checkpoint.stored_json import StoredModel, is_below, read_stored
+from torchrl_ckpt.checkpoint.stored_json import StoredModel, read_stored
 from torchrl_ckpt.plugin_api.durable_files import make_directory, write_json
 from torchrl_ckpt.plugin_api.errors import (
     CheckpointDamaged,
@@ -22,6 +22,7 @@ from torchrl_ckpt.plugin_api.errors import (
     RunDirectoryInUse,
     RunDirectoryUnwritable,
 )
+from torchrl_ckpt.plugin_api.untrusted_files import is_below
 from torchrl_ckpt.run.directory import read_run_id
 from torchrl_ckpt.run.file_lock import LockFile
 

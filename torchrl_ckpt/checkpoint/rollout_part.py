@@ -23,7 +23,6 @@ from torchrl_ckpt.checkpoint.stored_json import (
     Step,
     StoredModel,
     damage_unless_fit,
-    is_below,
     read_stored,
 )
 from torchrl_ckpt.plugin_api.checkpoint_backends import FileRecord
@@ -37,6 +36,7 @@ from torchrl_ckpt.plugin_api.durable_files import (
 )
 from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, CheckpointFailed
 from torchrl_ckpt.plugin_api.plugin import Json
+from torchrl_ckpt.plugin_api.untrusted_files import is_below
 from torchrl_ckpt.run.attempt import Attempt
 from torchrl_ckpt.run.rollout_store import METADATA, TENSORS, BatchMetadata, RolloutStore
 from torchrl_ckpt.run.weight_store import WeightStore

@@ -132,11 +132,3 @@ def damage_unless_fit(path: Path, *more: type[Exception]) -> Iterator[None]:
         raise CheckpointDamaged(
             f"{path} does not hold what was saved there: {type(error).__name__}: {error}"
         ) from error
-
-
-def is_below(root: Path, path: Path) -> bool:
-    """Whether `path` is `root` or below it, once links are followed."""
-    try:
-        return path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError, ValueError):  # A circle of links; a zero byte.
-        return False

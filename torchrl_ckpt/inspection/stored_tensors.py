@@ -10,7 +10,7 @@ import torch
 
 from torchrl_ckpt.checkpoint.layout import MANIFEST, TENSORS, TRAINER
 from torchrl_ckpt.checkpoint.manifest import Manifest
-from torchrl_ckpt.checkpoint.stored_json import checked, is_below
+from torchrl_ckpt.checkpoint.stored_json import checked
 from torchrl_ckpt.config.section import PluginTable
 from torchrl_ckpt.plugin_api.checkpoint_backends import (
     CheckpointBackend,
@@ -18,6 +18,7 @@ from torchrl_ckpt.plugin_api.checkpoint_backends import (
     TensorDescription,
 )
 from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, UnsupportedByPlugin
+from torchrl_ckpt.plugin_api.untrusted_files import is_below
 from torchrl_ckpt.registry.loading import create
 
 _BATCH_BYTES = 256 * 1024 * 1024

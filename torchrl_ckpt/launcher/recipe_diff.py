@@ -148,18 +148,18 @@ def _can_read(reader: str, writer: str) -> bool:
 
 
 def _is_noted(change: Change) -> bool:
-    if _is_below(change.option, ("trainer.model",)):
+    if _is_in_section(change.option, ("trainer.model",)):
         # A warm start names a directory and nothing else, and a resume does not need it.
         given = change.before is not _UNSET and change.now is not _UNSET
         return given and change.option != "trainer.model.name"
-    return not _is_below(change.option, _NOT_NOTED)
+    return not _is_in_section(change.option, _NOT_NOTED)
 
 
 def _note(change: Change) -> str:
     if change.now is _UNSET:  # Such as an option that this version does not have.
         return f"{change}: it has no effect any more"
     for option, consequence in _CONSEQUENCES.items():
-        if _is_below(change.option.removeprefix("trainer."), (option,)):
+        if _is_in_section(change.option.removeprefix("trainer."), (option,)):
             return f"{change}: {consequence}"
     return f"{change}: it applies from the next step on"
 
@@ -187,7 +187,7 @@ def _changes(before: Json, now: Json, option: str) -> Iterator[Change]:
         yield Change(option, before, now)
 
 
-def _is_below(option: str, sections: tuple[str, ...]) -> bool:
+def _is_in_section(option: str, sections: tuple[str, ...]) -> bool:
     return any(option == section or option.startswith(f"{section}.") for section in sections)
 
 

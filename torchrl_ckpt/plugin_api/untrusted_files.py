@@ -1,4 +1,4 @@
-"""Opens files that somebody else may have made, such as those of a copied checkpoint.
+"""Opens and reads files that somebody else may have made, such as those of a copied checkpoint.
 
 A link, a FIFO or a device in place of a file is refused before it is read: a FIFO would block for
 ever, and a link leads elsewhere. No more is read than was promised.
@@ -7,12 +7,14 @@ ever, and a link leads elsewhere. No more is read than was promised.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -59,6 +61,26 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
         while len(content) < size and (chunk := file.read(size - len(content))):
             content += chunk
     return bytes(content)
+
+
+def read_bounded_json(path: Path, max_bytes: int) -> Any:
+    """Read JSON from the regular file at `path`.
+
+    Raises `OSError` as `read_bounded` does, and `ValueError` for what is not JSON or nested too
+    deep.
+    """
+    try:
+        return json.loads(read_bounded(path, max_bytes))
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def is_below(root: Path, path: Path) -> bool:
+    """Whether `path` is `root` or below it, once links are followed."""
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError):  # A circle of links; a zero byte.
+        return False
 
 
 def _not_a_file(path: Path) -> OSError:

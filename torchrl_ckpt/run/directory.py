@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import re
 import secrets
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from torchrl_ckpt.plugin_api.durable_files import make_directory, write_json
 from torchrl_ckpt.plugin_api.errors import RunDirectoryDamaged
-from torchrl_ckpt.plugin_api.untrusted_files import read_bounded
+from torchrl_ckpt.plugin_api.untrusted_files import read_bounded_json
 
 _IDENTITY = "run.json"
 _MAX_IDENTITY_BYTES = 64 * 1024
@@ -91,10 +90,10 @@ def read_run_id(root: Path) -> str | None:
     """
     path = root / _IDENTITY
     try:
-        content = json.loads(read_bounded(path, _MAX_IDENTITY_BYTES))
+        content = read_bounded_json(path, _MAX_IDENTITY_BYTES)
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError):
+    except ValueError:
         content = None
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EFBIG):  # A link, a FIFO; too long.

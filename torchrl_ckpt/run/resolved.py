@@ -5,7 +5,6 @@ It holds the command, the attempt, the recipe with every value in place, and the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from torchrl_ckpt.config.trainer import RlTrainerConfig
 from torchrl_ckpt.plugin_api.durable_files import read_json, write_json
 from torchrl_ckpt.plugin_api.errors import DataError
 from torchrl_ckpt.plugin_api.plugin import Json
-from torchrl_ckpt.plugin_api.untrusted_files import read_bounded
+from torchrl_ckpt.plugin_api.untrusted_files import read_bounded_json
 from torchrl_ckpt.registry.lookup import find_plugin
 from torchrl_ckpt.run.attempt import Attempt
 
@@ -62,11 +61,11 @@ def section_of(recipe: Section, component: str) -> Section:
 def read_attempt(path: Path) -> Attempt | None:
     """The attempt that the launcher has settled; None for a server alone. Raises `DataError`."""
     try:
-        attempt = json.loads(read_bounded(path, _MAX_BYTES)).get("attempt")  # Once there was none.
+        attempt = read_bounded_json(path, _MAX_BYTES).get("attempt")  # Once there was none.
         return None if attempt is None else Attempt.model_validate(attempt)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (ValueError, AttributeError) as error:
         raise DataError(
             f"{path} is not the record of a run, or is one of another version of torchrl-ckpt: "
             f"{str(error)[:500]}"

@@ -21,7 +21,7 @@ from safetensors.numpy import load, save
 
 from torchrl_ckpt.plugin_api.errors import CheckpointDamaged, DataError
 from torchrl_ckpt.plugin_api.plugin import Json
-from torchrl_ckpt.plugin_api.untrusted_files import read_bounded
+from torchrl_ckpt.plugin_api.untrusted_files import read_bounded_json
 from torchrl_ckpt.run.step_directories import StepDirectories, copy_carried
 
 TENSORS = "batch.safetensors"
@@ -140,10 +140,10 @@ class RolloutStore:
         """
         path = directory / METADATA
         try:
-            content = json.loads(read_bounded(path, _MAX_METADATA_BYTES))
+            content = read_bounded_json(path, _MAX_METADATA_BYTES)
         except OSError as error:
             raise CheckpointDamaged(f"{path} cannot be read ({error.strerror})") from None
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise CheckpointDamaged(f"{path} is not JSON: {error}") from None
         if not isinstance(content, dict):
             raise CheckpointDamaged(f"{path} is not the record of a batch")

@@ -10,7 +10,6 @@ from torchrl_ckpt.checkpoint.fork import fork
 from torchrl_ckpt.checkpoint.layout import Layout
 from torchrl_ckpt.checkpoint.manifest import read_manifest
 from torchrl_ckpt.checkpoint.resume import refuse_to_overwrite
-from torchrl_ckpt.checkpoint.stored_json import is_below
 from torchrl_ckpt.checkpoint.verify import verify
 from torchrl_ckpt.cli.ckpt.arguments import (
     add_command,
@@ -23,6 +22,7 @@ from torchrl_ckpt.cli.ckpt.arguments import (
 from torchrl_ckpt.cli.ckpt.printing import byte_progress, print_json
 from torchrl_ckpt.config.ckpt import CheckpointConfig
 from torchrl_ckpt.plugin_api.errors import OutsideDirectory
+from torchrl_ckpt.plugin_api.untrusted_files import is_below
 from torchrl_ckpt.run.run_lock import locked_run
 
 _DESCRIPTION = """\
