@@ -18,6 +18,7 @@ from torchrl_ckpt.plugin_api.errors import UserError
 from torchrl_ckpt.run import metrics
 
 STALL_SECONDS = 15.0
+PUBLISH_SECONDS = 20
 """`launcher.stall_timeout` of the jobs that have a process stopped."""
 
 
@@ -65,6 +66,9 @@ def run_with_faults(
         argv += ["--ckpt.resume-step", "latest"] if before else []
         if fault is not None and fault.effect == "stop":
             argv += ["--launcher.stall-timeout", str(STALL_SECONDS)]
+        if fault is not None and fault.effect == "descriptors":
+            # Nothing gives the process any: it tries for so long, and then ends with that reason.
+            argv += ["--publish-timeout", str(PUBLISH_SECONDS)]
         attempt = JobAttempt(argv, output_dir, _logs(output_dir))
         injected = attempt.inject(fault) if fault else None
         code = attempt.wait()
