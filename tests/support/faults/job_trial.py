@@ -68,7 +68,8 @@ def run_with_faults(
             argv += ["--launcher.stall-timeout", str(STALL_SECONDS)]
         if fault is not None and fault.effect == "descriptors":
             # Nothing gives the process any: it tries for so long, and then ends with that reason.
-            argv += ["--publish-timeout", str(PUBLISH_SECONDS)]
+            for prefix in ("",) if job.async_level is None else ("trainer.", "orchestrator."):
+                argv += [f"--{prefix}publish-timeout", str(PUBLISH_SECONDS)]
         attempt = JobAttempt(argv, output_dir, _logs(output_dir))
         injected = attempt.inject(fault) if fault else None
         code = attempt.wait()
