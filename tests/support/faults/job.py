@@ -37,7 +37,7 @@ class Job:
         victims += ["orchestrator", "inference"] if self.async_level is not None else []
         return tuple(victims)
 
-    def argv(self, output_dir: Path) -> list[str]:
+    def argv(self, output_dir: Path, max_steps: int = MAX_STEPS) -> list[str]:
         if self.async_level is None:
             words = f"sft @ {_RECIPES}/sft_reverse.toml --data.batch-size 8 --threads 1"
             words += f" --ranks {self.ranks}"
@@ -46,7 +46,7 @@ class Job:
             words += f" --trainer.ranks {self.ranks} --inference.threads 1"
             words += " --orchestrator.prompts-per-step 6 --orchestrator.samples-per-prompt 4"
             words += f" --no-orchestrator.evaluation --orchestrator.async-level {self.async_level}"
-        words += f" --max-steps {MAX_STEPS} --ckpt.interval 2"
+        words += f" --max-steps {max_steps} --ckpt.interval 2"
         words += " --ckpt.save-async" if self.save_async else ""
         command, *arguments = words.split()
         program = Path(sys.executable).with_name(command)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,16 +12,21 @@ from typing import Any
 from tests.support.faults.job import MAX_STEPS, Job
 from tests.support.faults.job_attempt import JobAttempt
 from tests.support.faults.job_fault import JobFault
-from torchrl_ckpt.checkpoint.layout import Layout
+from torchrl_ckpt.checkpoint.layout import STATE, Layout
 from torchrl_ckpt.checkpoint.manifest import Manifest
+from torchrl_ckpt.checkpoint.rollout_part import ORCHESTRATOR
 from torchrl_ckpt.checkpoint.verify import verify
 from torchrl_ckpt.plugin_api.durable_files import digest_file
 from torchrl_ckpt.plugin_api.errors import UserError
 from torchrl_ckpt.run import metrics
 
 STALL_SECONDS = 15.0
-PUBLISH_SECONDS = 20
 """`launcher.stall_timeout` of the jobs that have a process stopped."""
+
+PUBLISH_SECONDS = 20
+"""`publish_timeout` of the jobs that have a process run out of descriptors."""
+
+_MORE_STEPS = 2
 
 
 @dataclass
@@ -35,6 +42,7 @@ class JobTrial:
 class JobResult:
     """What a job left behind: digests of its state by file, and its rows of metrics."""
 
+    output_dir: Path
     digests: dict[str, str]
     rows: list[dict[str, Any]]
 
@@ -84,8 +92,31 @@ def run_with_faults(
             return trial
         trial.violations += _checkpoint_violations(layout, before)
     may_lack_rows = any(fault.loses_rows for fault in faults)
-    trial.violations += _differences(_result(output_dir), expected, may_lack_rows)
+    if _carries_policies(output_dir):
+        # A run that leaves without its orchestrator saves, in place of batches, the policies that
+        # generate them. Whether that is the same shows when both go on.
+        copy = _logs(output_dir) / "uninterrupted"
+        shutil.copytree(expected.output_dir, copy)
+        result, expected = _go_on(job, output_dir), _go_on(job, copy)
+    else:
+        result = _result(output_dir)
+    trial.violations += _differences(result, expected, may_lack_rows)
     return trial
+
+
+def _carries_policies(output_dir: Path) -> bool:
+    state = Layout(output_dir / "checkpoints").step(MAX_STEPS) / ORCHESTRATOR / STATE
+    return state.exists() and "policies" in json.loads(state.read_text())
+
+
+def _go_on(job: Job, output_dir: Path) -> JobResult:
+    """Resume a finished `job` for a few steps more."""
+    steps = MAX_STEPS + _MORE_STEPS
+    argv = [*job.argv(output_dir, steps), "--ckpt.resume-step", str(MAX_STEPS)]
+    attempt = JobAttempt(argv, output_dir, _logs(output_dir))
+    if attempt.wait() != 0:
+        raise RuntimeError(f"{job} cannot go on:\n{attempt.output()}")
+    return _result(output_dir, steps)
 
 
 def _logs(output_dir: Path) -> Path:
@@ -106,15 +137,15 @@ def _checkpoint_violations(layout: Layout, before: Sequence[int]) -> Iterator[st
             yield f"step {step} is listed and bad: {error}"
 
 
-def _result(output_dir: Path) -> JobResult:
-    directory = Layout(output_dir / "checkpoints").step(MAX_STEPS)
+def _result(output_dir: Path, step: int = MAX_STEPS) -> JobResult:
+    directory = Layout(output_dir / "checkpoints").step(step)
     digests = _digests(verify(directory))
-    weights = output_dir / "weights" / f"step_{MAX_STEPS}"
+    weights = output_dir / "weights" / f"step_{step}"
     for file in sorted(weights.glob("*.safetensors")):
         digests[file.name] = digest_file(file)[1]
     rows = [row for row in metrics.read(output_dir / "metrics.jsonl") if _is_compared(row)]
     rows.sort(key=lambda row: (row["component"], row["step"]))
-    return JobResult(digests, [_without_times(row) for row in rows])
+    return JobResult(output_dir, digests, [_without_times(row) for row in rows])
 
 
 def _digests(manifest: Manifest) -> dict[str, str]:
