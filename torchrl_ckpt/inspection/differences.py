@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -86,30 +83,21 @@ def compare(a: Path, b: Path, *, advance: Advance = lambda _: None) -> Differenc
     of ranks over which the tensors are sharded. Raises `CheckpointDamaged` and what `StoredTensors`
     raises.
     """
-    with ThreadPoolExecutor(2) as threads:  # One for each checkpoint.
-        return _compare((a, b), threads, advance)
-
-
-def _compare(
-    directories: tuple[Path, Path], threads: ThreadPoolExecutor, advance: Advance
-) -> Differences:
-    a, b = directories
-    manifests = list(threads.map(partial(verify, advance=advance), directories))
+    manifests = verify(a, advance=advance), verify(b, advance=advance)
     files = _state_files(manifests[0]), _state_files(manifests[1])
     found = list(_compare_files(a, b, *files))
     values = [value for value in found if not _is_information(value)]
     information = [value for value in found if _is_information(value)]
     tensors: list[TensorDifference] = []
     if _tensor_files(manifests[0]) != _tensor_files(manifests[1]):
-        stored = list(map(StoredTensors, directories, manifests))
-        described = [each.describe() for each in stored]
-        shapes = list(map(_shapes, described))
+        stored = StoredTensors(a, manifests[0]), StoredTensors(b, manifests[1])
+        described = stored[0].describe(), stored[1].describe()
+        shapes = _shapes(described[0]), _shapes(described[1])
         values += _compare_values("tensors", *shapes)
         common = [t for t in described[0] if shapes[0][t.name] == shapes[1].get(t.name)]
         for names in batches(common):
-            read = threads.map(StoredTensors.read, stored, repeat(names))
-            pairs = ([tensors[name] for name in names] for tensors in read)
-            compared = threads.map(compare_tensors, names, *pairs)
+            read = [s.read(names) for s in stored]
+            compared = (compare_tensors(name, read[0][name], read[1][name]) for name in names)
             tensors += [difference for difference in compared if difference is not None]
     return Differences(tensors, values, information)
 
