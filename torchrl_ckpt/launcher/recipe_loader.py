@@ -53,7 +53,7 @@ def default_values(name: str) -> dict[str, str]:
 
 def _refuse_other_kind(command: str, composition: Composition) -> None:
     """Raise `RecipeError` for a recipe of `rl` that is given to `sft`, and the reverse."""
-    given = {name for name, node in composition.tree.entries.items() if node.origin.is_given}
+    given = _given_sections(composition)
     if command == "sft" and given & {"trainer", "orchestrator"}:
         raise RecipeError(
             "this is a recipe for reinforcement learning (it has [trainer] or [orchestrator]): "
@@ -66,13 +66,17 @@ def _refuse_other_kind(command: str, composition: Composition) -> None:
         )
 
 
+def _given_sections(composition: Composition) -> set[str]:
+    """The keys at the root that a file or a flag gives, sections among them."""
+    return {name for name, node in composition.tree.entries.items() if node.origin.is_given}
+
+
 def detect_command(files: Sequence[Path]) -> str:
     """Return `rl` or `sft`, whichever the recipe's sections belong to.
 
     Raises `RecipeError` if they belong to neither.
     """
-    tree = compose([], RlRecipe, files=files).tree
-    given = {name for name, node in tree.entries.items() if node.origin.is_given}
+    given = _given_sections(compose([], RlRecipe, files=files))
     if given & {"trainer", "orchestrator"}:
         return "rl"
     if "data" in given:
